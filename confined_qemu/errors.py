@@ -1,0 +1,111 @@
+"""One family of errors: what went wrong, where, and how to mend it, in one line."""
+
+from __future__ import annotations
+
+import os
+
+LAUNCHER_FAILED = 125
+"""Exit status when the launcher refuses or fails, as `env(1)` and container runtimes use it."""
+CANNOT_EXECUTE = 126
+"""Exit status when the emulator was found and could not be executed."""
+NOT_FOUND = 127
+"""Exit status when the emulator was not found."""
+TIMED_OUT = 124
+"""Exit status of `settle` when its time runs out, as `timeout(1)` uses it."""
+
+
+def printable(text: str) -> str:
+    """Return `text` fit for one line of a terminal: control characters and stray bytes are escaped.
+
+    A path may hold a newline, an escape sequence, or bytes that are not UTF-8 (surrogates here).
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def why(error: OSError) -> str:
+    """Return the operating system's words for `error`, without number or path."""
+    return os.strerror(error.errno) if error.errno else printable(str(error))
+
+
+class ConfinedQemuError(Exception):
+    """The base of everything that this project raises for a person to read.
+
+    `what` is a sentence without a full stop, `where` a path or `file:line:column` that starts the line,
+    `hint` a command or a change that mends it.
+    """
+
+    exit_code = LAUNCHER_FAILED
+
+    def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        line = f"{self.where}: {self.what}" if self.where else self.what
+        return printable(f"{line}; {self.hint}" if self.hint else line)
+
+
+class UsageError(ConfinedQemuError):
+    """The command line of confined-qemu itself is wrong."""
+
+
+class ValueProblem(ConfinedQemuError):
+    """A level, range, context or other value is malformed."""
+
+
+class SpecError(ConfinedQemuError):
+    """A VM description is wrong; `problems` holds a line for each thing found, in order of place."""
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n".join(printable(p) for p in self.problems)
+
+
+class CommandLineError(ConfinedQemuError):
+    """QEMU's command line cannot be read, or names something that may not be used."""
+
+
+class HostError(ConfinedQemuError):
+    """The host cannot do what is asked, or could not be asked."""
+
+
+class LsmError(ConfinedQemuError):
+    """An operation of SELinux failed; the sentence holds operation, object and cause."""
+
+
+class LabelError(ConfinedQemuError):
+    """A file could not be labelled, or is not the file that was planned for."""
+
+
+class JournalError(ConfinedQemuError):
+    """The record of labels cannot be written or read; nothing is labelled without it."""
+
+
+class Refused(ConfinedQemuError):
+    """A plan with refusals was to be run; nothing was changed. `lines` holds each refusal."""
+
+    def __init__(self, lines: tuple[str, ...]) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+    def __str__(self) -> str:
+        return "\n".join(printable(line) for line in self.lines)
+
+
+class EmulatorNotFound(ConfinedQemuError):
+    """There is no such emulator on this host."""
+
+    exit_code = NOT_FOUND
+
+
+class EmulatorNotExecutable(ConfinedQemuError):
+    """The emulator is there and could not be executed."""
+
+    exit_code = CANNOT_EXECUTE

@@ -1,0 +1,71 @@
+"""What both a VM spec and a raw command line come to: QEMU's arguments and the host files they name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from confined_qemu.context import Context
+from confined_qemu.resource import Listener, Resource
+
+
+class Accel(StrEnum):
+    """The accelerator that was asked for. `auto` takes KVM where VT-x or AMD-V is really there, else TCG."""
+
+    AUTO = "auto"
+    KVM = "kvm"
+    TCG = "tcg"
+
+
+class Confinement(StrEnum):
+    """What must hold the VM. `auto` takes SELinux where the kernel has it, else says that nothing holds it."""
+
+    SELINUX = "selinux"
+    AUTO = "auto"
+    NONE = "none"
+
+
+class SeclabelType(StrEnum):
+    """libvirt's `<seclabel type=>`: who gives the VM its label."""
+
+    DYNAMIC = "dynamic"
+    STATIC = "static"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Seclabel:
+    """The VM's seclabel. `label` is a static VM's whole process context, `baselabel` gives a dynamic one its type."""
+
+    type: SeclabelType = SeclabelType.DYNAMIC
+    relabel: bool = True
+    label: Context | None = None
+    baselabel: Context | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """One QEMU command line and every host file that it names.
+
+    `arguments` do not hold the emulator itself. `accel_index` is the number of the argument whose text the plan
+    replaces with the accelerator that it chose, None where the command line decides (raw mode). `query` is true
+    for a command line that prints something and starts no VM (`-version`, `-device help`).
+    """
+
+    name: str
+    emulator: str
+    arguments: tuple[str, ...]
+    resources: tuple[Resource, ...] = ()
+    listeners: tuple[Listener, ...] = ()
+    accel: Accel = Accel.AUTO
+    accel_index: int | None = None
+    confinement: Confinement = Confinement.SELINUX
+    seclabel: Seclabel = field(default_factory=Seclabel)
+    require_domain: bool = False
+    user: str | None = None
+    needs_tmpdir: bool = False
+    """QEMU will make temporary files (`-snapshot`), so it gets a folder of its own."""
+    daemonize: bool = False
+    query: bool = False
+    snapshot: bool = False
+    """Every disk is written to a temporary overlay only (`-snapshot`)."""

@@ -1,0 +1,103 @@
+"""A host file that QEMU will use: which one, what for, how, and who else may.
+
+`plan --json` prints these values under the same names (`Sharing` as `class`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from confined_qemu.context import Context
+
+
+class Access(StrEnum):
+    """What QEMU does with the file."""
+
+    READ = "ro"
+    READ_WRITE = "rw"
+    WRITE = "wo"
+    CREATE = "create"
+    """QEMU makes the file when it is missing and writes it: a log, a pidfile, a memory file."""
+    DIRECTORY = "dir"
+    CONNECT = "connect"
+    LISTEN = "listen"
+
+
+class Sharing(StrEnum):
+    """How the file is labelled (`class` in the plan's JSON), after the sVirt rules."""
+
+    PRIVATE = "private"
+    """The VM's own: the image type at the VM's pair."""
+    SHARED = "shared"
+    """Read and written by several VMs: the image type without categories, and it stays."""
+    CONTENT = "content"
+    """Read only, by any number of VMs: the content type without categories."""
+    UNLABELLED = "unlabelled"
+    """Left as it is: a system's file, a device, an inherited descriptor."""
+
+
+class Role(StrEnum):
+    """What the file is to the VM."""
+
+    DISK = "disk"
+    CDROM = "cdrom"
+    FLOPPY = "floppy"
+    BACKING = "backing"
+    DATA_FILE = "data-file"
+    KERNEL = "kernel"
+    INITRD = "initrd"
+    DTB = "dtb"
+    FIRMWARE = "firmware"
+    NVRAM = "nvram"
+    ACPI_TABLE = "acpi_table"
+    FW_CFG = "fw_cfg"
+    SMBIOS = "smbios"
+    OPTION_ROM = "option_rom"
+    CHARDEV = "chardev"
+    SOCKET = "socket"
+    PIDFILE = "pidfile"
+    LOG = "log"
+    MEMORY = "memory"
+    SECRET = "secret"  # noqa: S105 - the name of a role
+    SHARE = "share"
+    TPM = "tpm"
+    HELPER = "helper"
+    HOST_DEVICE = "host_device"
+    CONFIG = "config"
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """One host file of a VM.
+
+    `path` is as QEMU gets it (relative paths start at QEMU's working directory), `source` names the place
+    that asked for it (`disks[0].file`, `-drive file=`), for messages. `format` is the stated image format.
+    `label` is a context of the user's own, `relabel` False keeps the label that the file has; None leaves
+    both to the VM's seclabel.
+    """
+
+    path: str
+    role: Role
+    access: Access
+    sharing: Sharing
+    source: str
+    format: str | None = None
+    label: Context | None = None
+    relabel: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A unix socket that the launcher makes for QEMU and hands over as a descriptor.
+
+    The argument number `index` of the emulator's arguments is `before`, the descriptor's number, `after`.
+    `name` stands for the number in a printed plan (`fd={name}`).
+    """
+
+    name: str
+    path: str
+    source: str
+    index: int
+    before: str
+    after: str
