@@ -1,0 +1,74 @@
+"""What `escape` doubles, `split` undoubles, and QEMU reads the same list."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from confined_qemu.commas import escape, split
+from tests.strategies import hostile, stray
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+QEMU_IMG = shutil.which("qemu-img")
+HOSTILE_BYTES = [bytes((number,)).decode("utf-8", "surrogateescape") for number in range(1, 256)]
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("", ("",)),
+        ("a", ("a",)),
+        ("a,b", ("a", "b")),
+        ("a,,b", ("a,b",)),
+        ("a,,,b", ("a,", "b")),
+        ("a,,,,b", ("a,,b",)),
+        (",", ("", "")),
+        (",,", (",",)),
+        (",,,", (",", "")),
+        ("a,", ("a", "")),
+        ("a,,", ("a,",)),
+        ("file=/a,,b,format=raw", ("file=/a,b", "format=raw")),
+    ],
+)
+def test_split_reads_from_left_to_right(text: str, options: tuple[str, ...]) -> None:
+    assert split(text) == options
+
+
+@pytest.mark.parametrize("byte", HOSTILE_BYTES)
+@pytest.mark.parametrize("form", ["{}", "{}x", "x{}", "x{}{}x", "{0}{0}{0}"])
+def test_every_byte_survives(byte: str, form: str) -> None:
+    value = form.format(byte, byte)
+    text = f"file={escape(value)},format=raw,readonly=on"
+    assert split(text) == (f"file={value}", "format=raw", "readonly=on")
+
+
+@given(st.lists(hostile | stray | st.just(""), min_size=1))
+@example([",", ",,", "", ",a,"])
+def test_options_round_trip(values: list[str]) -> None:
+    text = ",".join(f"key{number}={escape(value)}" for number, value in enumerate(values))
+    assert split(text) == tuple(f"key{number}={value}" for number, value in enumerate(values))
+
+
+@given(hostile)
+def test_a_value_cannot_add_an_option(value: str) -> None:
+    assert len(split(f"file={escape(value)},readonly=on")) == 2
+
+
+@pytest.mark.skipif(QEMU_IMG is None, reason="qemu-img is not installed")
+@pytest.mark.parametrize(
+    "name", ["a,b", ",a", "a,", ",,", "a,,,b", "a,format=qcow2", "a\nb", "a=b", "\udcff,\udcfe"]
+)
+def test_qemu_opens_the_file_that_was_meant(name: str, tmp_path: Path) -> None:
+    image = tmp_path / name
+    image.write_bytes(bytes(512))
+    options = f"driver=raw,file.driver=file,file.filename={escape(str(image))}"
+    command = [str(QEMU_IMG), "info", "--output=json", "--image-opts", options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
