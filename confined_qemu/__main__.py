@@ -1,0 +1,26 @@
+"""The `confined-qemu` command: hands launching over to the launch script, and does the rest itself."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from confined_qemu.paths import LAUNCH_SCRIPT
+
+LAUNCHED = frozenset({"run", "exec", "recover", "settle"})
+"""The verbs that the launch script serves, in the launcher's domain."""
+
+
+def main() -> None:
+    """Run the command line of this process; does not return."""
+    if len(sys.argv) > 1 and sys.argv[1] in LAUNCHED and os.access(LAUNCH_SCRIPT, os.X_OK):
+        from confined_qemu.environment import initial
+
+        os.execve(LAUNCH_SCRIPT, [LAUNCH_SCRIPT, *sys.argv[1:]], initial())
+    from confined_qemu.cli import main as cli
+
+    sys.exit(cli(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

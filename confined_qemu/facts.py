@@ -1,0 +1,140 @@
+"""What the host said, as frozen records: the whole of what a plan may know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from confined_qemu.context import Context
+    from confined_qemu.mcs import Pair
+    from confined_qemu.svirt import PolicyContexts
+
+
+class SelinuxMode(StrEnum):
+    """The kernel's SELinux; "could not read" is an error, never one of these."""
+
+    DISABLED = "disabled"
+    PERMISSIVE = "permissive"
+    ENFORCING = "enforcing"
+
+
+class FileKind(StrEnum):
+    """The type of a file, in the names of SELinux's object classes."""
+
+    REGULAR = "file"
+    DIRECTORY = "dir"
+    BLOCK = "blk_file"
+    CHARACTER = "chr_file"
+    FIFO = "fifo_file"
+    SOCKET = "sock_file"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which inode a path named. `generation` is the file system's (FS_IOC_GETVERSION), None where it has none."""
+
+    device: int
+    inode: int
+    generation: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """One file as found: `real` is its path without links; `problem` says why it could not be looked at."""
+
+    path: str
+    real: str
+    kind: FileKind
+    identity: Identity | None = None
+    links: int = 1
+    owner: int = 0
+    group: int = 0
+    mode: int = 0
+    label: Context | None = None
+    default: Context | None = None
+    """The policy's label for the path; looked up only where the label found is one that a VM got."""
+    folder_label: Context | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DescriptorFacts:
+    """One inherited descriptor. `swapped`: SELinux put a null device in its place at exec."""
+
+    number: int
+    kind: str
+    """An SELinux object class: `file`, `fifo_file`, `unix_stream_socket`, `chr_file`, …"""
+    label: Context | None
+    swapped: bool = False
+    readable: bool = True
+    writable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class KvmFacts:
+    """What `/dev/kvm` and the CPU said, each by being used. `problem` and `hint` name the first thing missing."""
+
+    flag: str | None
+    api_version: int | None
+    problem: str | None = None
+    hint: str | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Tell whether VT-x or AMD-V is there and the API answers."""
+        return self.problem is None
+
+
+@dataclass(frozen=True, slots=True)
+class LiveProcess:
+    """A process that holds a level, as the kernel shows it."""
+
+    pid: int
+    context: Context
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A live VM of ours that has an image in use. `exclusive` is false for content and shareable images."""
+
+    name: str
+    pid: int
+    exclusive: bool
+    original: Context | None
+    """The label to put back when the last one ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class SelinuxFacts:
+    """The policy's side of the host."""
+
+    mode: SelinuxMode
+    own: Context | None = None
+    caller: Context | None = None
+    contexts: PolicyContexts | None = None
+    module: int | None = None
+    """The version of our policy module that the kernel has, None without it."""
+    in_domain: bool = False
+    live: tuple[LiveProcess, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything that a plan is made from."""
+
+    selinux: SelinuxFacts
+    kvm: KvmFacts
+    emulator: FileFacts
+    files: Mapping[str, FileFacts] = field(default_factory=dict)
+    """By the path as a resource gives it."""
+    holders: Mapping[Identity, tuple[Holder, ...]] = field(default_factory=dict)
+    descriptors: tuple[DescriptorFacts, ...] = ()
+    pair: Pair | None = None
+    uid: int = 0
+    runtime_folder: str = "/run/confined-qemu"
+    temporary_folder: str = "/var/tmp"  # noqa: S108 - QEMU's own default for its temporary files

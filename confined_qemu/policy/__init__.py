@@ -1,0 +1,1 @@
+"""The SELinux module that the project ships, and its installation."""

@@ -1,0 +1,164 @@
+"""`policy install`, `status` and `remove`: the module, the launch script, and the state folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+from confined_qemu import lsm, paths
+from confined_qemu.context import Context
+from confined_qemu.errors import HostError, why
+from confined_qemu.facts import SelinuxMode
+from confined_qemu.mcs import Level, Range
+from confined_qemu.policy import module, script
+
+SCRIPT_TYPE = "confined_qemu_exec_t"
+INSTALL = "confined-qemu policy install"
+_PRIORITY = "400"
+_UNIT = f"""[Unit]
+Description=Put back the labels of virtual machines that a crash or a power loss left
+After=local-fs.target
+
+[Service]
+Type=oneshot
+ExecStart={paths.LAUNCH_SCRIPT} recover
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What is installed. `loaded` is the module's version in the kernel; `advice` what to run, None when all is well."""
+
+    mode: SelinuxMode
+    loaded: int | None
+    script: bool
+    script_label: Context | None
+    advice: str | None
+
+
+def loaded_version() -> int | None:
+    """Return the version of the module that the kernel has loaded, None without it.
+
+    Raises:
+        LsmError: the kernel cannot be asked.
+    """
+    for version in range(module.VERSION + 1, 0, -1):
+        if lsm.is_valid(_object(module.version_type(version))):
+            return version
+    return None
+
+
+def status() -> Status:
+    """Look at the kernel and the launch script.
+
+    Raises:
+        LsmError: SELinux's state cannot be read.
+    """
+    mode = lsm.mode()
+    there = os.path.exists(paths.LAUNCH_SCRIPT)
+    if mode is SelinuxMode.DISABLED:
+        return Status(mode, None, there, None, "SELinux is disabled in this kernel: nothing to install")
+    loaded = loaded_version()
+    label = lsm.context_of(paths.LAUNCH_SCRIPT) if there else None
+    advice = None
+    if loaded != module.VERSION or not there:
+        advice = f"run: {INSTALL}"
+    elif label is None or label.type != SCRIPT_TYPE:
+        advice = f"run: restorecon -F {paths.LAUNCH_SCRIPT}"
+    return Status(mode, loaded, there, label, advice)
+
+
+def install(*, load: bool) -> None:
+    """Install or renew the module, the launch script, the state folder and the boot unit.
+
+    With `load` false the kernel is not touched, for building images: labels are then setfiles' business.
+
+    Raises:
+        HostError: not root, no semodule, or a step failed.
+        LsmError: SELinux's state cannot be read.
+    """
+    _require_root("install")
+    text = script.text()
+    _write(paths.MODULE, module.text(_levels(load=load)), 0o644)
+    _semodule(load, "-X", _PRIORITY, "-i", paths.MODULE)
+    _write(paths.LAUNCH_SCRIPT, text, 0o755)
+    _write(paths.RECOVER_UNIT, _UNIT, 0o644)
+    if not os.path.lexists(paths.RECOVER_WANTED):
+        os.makedirs(os.path.dirname(paths.RECOVER_WANTED), exist_ok=True)
+        os.symlink(paths.RECOVER_UNIT, paths.RECOVER_WANTED)
+    # sticky and writable for all, as /var/tmp is: each user's folder is the user's own
+    os.makedirs(paths.STATE, exist_ok=True)
+    os.chmod(paths.STATE, 0o1777)  # noqa: S103 - see above
+    pairs = os.path.join(paths.STATE, paths.PAIRS)
+    with open(pairs, "ab"):
+        os.chmod(pairs, 0o666)  # noqa: S103 - every user's launcher locks bytes in it; it holds no data
+    if load:
+        _run(["restorecon", "-RF", os.path.dirname(paths.LAUNCH_SCRIPT), paths.STATE, paths.RECOVER_UNIT], "labelling")
+
+
+def remove() -> None:
+    """Remove all that `install` made; the caller has put back every label before.
+
+    Raises:
+        HostError: not root, or a step failed.
+    """
+    _require_root("remove")
+    for path in (paths.RECOVER_WANTED, paths.RECOVER_UNIT, paths.LAUNCH_SCRIPT, paths.MODULE):
+        if os.path.lexists(path):
+            os.unlink(path)
+    for folder in (paths.STATE, paths.RUNTIME, os.path.dirname(paths.LAUNCH_SCRIPT), os.path.dirname(paths.MODULE)):
+        if os.path.isdir(folder):
+            shutil.rmtree(folder)
+    # last: a file that still carried one of the module's types would be left unlabelled
+    _semodule(True, "-X", _PRIORITY, "-r", module.NAME)  # noqa: FBT003 - the one flag of a private helper
+
+
+def _levels(*, load: bool) -> module.Levels:
+    if load:
+        s1 = Level(1)
+        known = lsm.is_valid(Context("system_u", "object_r", "usr_t", Range.single(s1)))
+        return module.Levels.MLS if known else module.Levels.MCS
+    with open("/etc/selinux/config", encoding="utf-8", errors="replace") as file:
+        chosen = [line.partition("=")[2].strip() for line in file if line.startswith("SELINUXTYPE=")]
+    return module.Levels.MLS if "mls" in chosen else module.Levels.MCS
+
+
+def _object(type_name: str) -> Context:
+    return Context("system_u", "object_r", type_name, Range.single(Level(0)))
+
+
+def _require_root(verb: str) -> None:
+    if os.geteuid() != 0:
+        raise HostError(f"policy {verb} changes the host's policy", hint=f"run it as root: sudo confined-qemu policy {verb}")
+
+
+def _semodule(load: bool, *arguments: str) -> None:
+    _run(["semodule", *([] if load else ["-n"]), *arguments], "changing the policy")
+
+
+def _run(command: list[str], doing: str) -> None:
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise HostError(f"{doing} failed: {command[0]}: {why(error)}", hint="install policycoreutils") from error
+    if done.returncode != 0:
+        said = " ".join((done.stderr or done.stdout).split())
+        raise HostError(f"{doing} failed: {' '.join(command)}: exit {done.returncode}: {said or 'it said nothing'}")
+
+
+def _write(path: str, text: str, mode: int) -> None:
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        temporary = f"{path}.new"
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        os.rename(temporary, path)
+    except OSError as error:
+        raise HostError(f"cannot be written: {why(error)}", where=path) from error

@@ -1,0 +1,38 @@
+"""The text of the policy module: one file for every policy, a fragment for its range, and a version."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from importlib import resources
+
+NAME = "confined_qemu"
+VERSION = 1
+"""Raised with every change of the rules; the kernel knows it as a type alias, so that anyone can ask for it."""
+
+
+class Levels(StrEnum):
+    """Which levels the host's policy has: categories only, or sensitivities too."""
+
+    MCS = "mcs"
+    MLS = "mls"
+
+
+def version_type(version: int) -> str:
+    """Return the type alias that says that this version of the module is loaded."""
+    return f"confined_qemu_version_{version}"
+
+
+def text(levels: Levels) -> str:
+    """Return the module as CIL for a policy with these levels."""
+    folder = resources.files(__package__)
+    alias = version_type(VERSION)
+    return "\n".join(
+        (
+            (folder / f"{NAME}.cil").read_text(encoding="ascii"),
+            (folder / f"{levels}.cil").read_text(encoding="ascii"),
+            f"; version {VERSION}",
+            f"(typealias {alias})",
+            f"(typealiasactual {alias} confined_qemu_exec_t)",
+            "",
+        )
+    )
