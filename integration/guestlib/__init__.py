@@ -1,0 +1,1 @@
+"""Builds, boots and talks to the SELinux-enforcing guest that the integration tests run in."""

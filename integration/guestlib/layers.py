@@ -1,0 +1,131 @@
+"""The guest's layers above the plain Debian root: a policy, then the project's module, then a bootable disk."""
+
+import os
+import shutil
+from dataclasses import dataclass
+
+from guestlib import base, cache, initramfs, programs, sshkeys, wheel
+from guestlib.report import GuestError, progress
+
+FILES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "files")
+INIT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "init.sh")
+DISK_SIZE = "8G"
+BOOT_MODULES = ["virtio_pci", "virtio_blk", "virtio_net", "crc32c_generic", "ext4"]
+ENABLED = ("confined-qemu-ready.service",)
+# Timers and daemons that would work, or relabel, while tests run.
+MASKED = (
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "dpkg-db-backup.timer",
+    "fstrim.timer",
+    "e2scrub_all.timer",
+    "e2scrub_reap.service",
+    "systemd-tmpfiles-clean.timer",
+    "systemd-pstore.service",
+    "systemd-timesyncd.service",
+    "selinux-autorelabel-mark.service",
+    "getty@tty1.service",
+)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A SELinux policy that a guest can enforce; `name` is its folder in /etc/selinux."""
+
+    name: str
+
+    def contexts(self, root: str) -> str:
+        """Return the file that says which label a path has."""
+        return os.path.join(root, "etc/selinux", self.name, "contexts/files/file_contexts")
+
+
+POLICIES = {policy.name: policy for policy in (Policy("default"),)}
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A guest that can be booted: the folder of its disk, kernel and initramfs."""
+
+    folder: str
+
+    @property
+    def disk(self) -> str:
+        """Its root file system, never written to: boots work on a throw-away overlay."""
+        return os.path.join(self.folder, "disk.img")
+
+    @property
+    def kernel(self) -> str:
+        """Its kernel."""
+        return os.path.join(self.folder, "vmlinuz")
+
+    @property
+    def initrd(self) -> str:
+        """Its initramfs."""
+        return os.path.join(self.folder, "initrd")
+
+
+def policy_named(name: str) -> Policy:
+    """Return the policy of that name."""
+    if name not in POLICIES:
+        raise GuestError(f"no guest with the policy {name}; there are: {' '.join(POLICIES)}")
+    return POLICIES[name]
+
+
+def guest(policy: Policy) -> Guest:
+    """Return the bootable guest with this policy; builds what is not in the cache."""
+    key = cache.digest(
+        _policy_key(policy), DISK_SIZE, *BOOT_MODULES, cache.digest_files(INIT, wheel.POLICY), sshkeys.public_keys()
+    )
+
+    def build(path: str) -> None:
+        root = policy_root(policy)
+        progress(f"building the guest's disk (policy {policy.name})")
+        os.mkdir(path)
+        _build_guest(policy, root, path)
+
+    return Guest(cache.entry(f"guest-{policy.name}", key, build))
+
+
+def _policy_key(policy: Policy) -> str:
+    return cache.digest(base.key(), policy.name, *ENABLED, *MASKED, cache.digest_files(FILES, __file__))
+
+
+def policy_root(policy: Policy) -> str:
+    """Return the folder of a root that enforces `policy`, with nothing of the project in it."""
+    return cache.entry(f"root-{policy.name}", _policy_key(policy), lambda path: _build_policy_root(policy, path))
+
+
+def _build_policy_root(policy: Policy, root: str) -> None:
+    archive = base.layer()
+    progress(f"building the root with the policy {policy.name}")
+    os.mkdir(root)
+    programs.run(["tar", "-C", root, "--xattrs", "--xattrs-include=*", "-xpf", archive])
+    cache.remove(os.path.join(root, ".autorelabel"))
+    shutil.copytree(FILES, root, dirs_exist_ok=True)
+    with open(os.path.join(root, "etc/selinux/config"), "w", encoding="ascii") as file:
+        file.write(f"SELINUX=enforcing\nSELINUXTYPE={policy.name}\n")
+    programs.chroot(root, "systemctl", "--quiet", "enable", *ENABLED)
+    programs.chroot(root, "systemctl", "--quiet", "mask", *MASKED)
+    programs.chroot(root, "python3", "-m", "venv", "--system-site-packages", wheel.VENV)
+    progress("  rebuilding the policy without its dontaudit rules")
+    programs.chroot(root, "semodule", "-n", "-s", policy.name, "-DB")
+
+
+def _build_guest(policy: Policy, layer: str, path: str) -> None:
+    """Make disk, kernel and initramfs in the folder `path` from a policy layer's root."""
+    root = os.path.join(path, "root")
+    programs.run(["cp", "-a", layer, root])
+    sshkeys.install(root)
+    wheel.bake_policy(root)
+    progress("  labelling")
+    # -F: user and role too, not only the type.
+    programs.run(["setfiles", "-F", "-r", root, policy.contexts(root), root])
+    progress("  writing the file system")
+    made = Guest(path)
+    programs.run(["mke2fs", "-q", "-t", "ext4", "-d", root, made.disk, DISK_SIZE])
+    shutil.copy(os.path.join(root, "boot", f"vmlinuz-{initramfs.kernel_version(root)}"), made.kernel)
+    with open(INIT, encoding="ascii") as file:
+        init = file.read()
+    with open(made.initrd, "wb") as archive:
+        archive.write(initramfs.build(root, BOOT_MODULES, init))
+    cache.remove(root)

@@ -1,0 +1,285 @@
+"""Boots a guest under QEMU's TCG and ends it; what runs is recorded in the cache folder, one folder a guest."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+from guestlib import cache, layers, programs, sshkeys
+from guestlib.report import GuestError, progress
+
+READY = b"confined-qemu-guest: ready"
+# Seconds. A boot takes 15 to 30 on two cores; a quiet guest is a hung one.
+BOOT_LIMIT = 240.0
+SILENCE_LIMIT = 90.0
+END_LIMIT = 10.0
+BOOTS = 2
+MEMORY_MIB = 3072
+# security=selinux: Debian's kernel also has AppArmor. net.ifnames: init.sh knows the card as eth0.
+KERNEL_ARGUMENTS = (
+    "console=ttyS0 security=selinux selinux=1 enforcing=1 audit=1 audit_backlog_limit=65536 "
+    "net.ifnames=0 mitigations=off nokaslr loglevel=4 panic=-1"
+)
+UNIX_PATH_LIMIT = 90  # bytes; the kernel takes 107, ssh appends a suffix of its own
+USER_CONTEXT = "unconfined_u:unconfined_r:unconfined_t:s0-s0:c0.c1023"
+
+
+class BootHungError(GuestError):
+    """The guest went silent or took too long; booting again may help."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A started guest. `ticks` is the start time of its process, so that a reused pid is not taken for it."""
+
+    name: str
+    policy: str
+    pid: int
+    ticks: int
+    port: int
+    retries: int
+
+    def alive(self) -> bool:
+        """Tell whether its QEMU runs."""
+        return start_ticks(self.pid) == self.ticks
+
+    def ssh(self, *options: str) -> list[str]:
+        """Return the ssh command line up to the command to run."""
+        settings = {
+            "BatchMode": "yes",
+            "ControlPath": file_of(self.name, "ssh.sock"),
+            "HostKeyAlias": "guest",
+            "IdentitiesOnly": "yes",
+            "LogLevel": "ERROR",
+            "ServerAliveInterval": "60",
+            "StrictHostKeyChecking": "yes",
+            "UserKnownHostsFile": sshkeys.known_hosts(),
+        }
+        pairs = [item for key, value in settings.items() for item in ("-o", f"{key}={value}")]
+        login = ["-p", str(self.port), "-i", sshkeys.private_key(), "-l", "root"]
+        return ["ssh", "-F", "none", *pairs, *login, *options, "127.0.0.1"]
+
+
+def file_of(name: str, file: str) -> str:
+    """Return the path of one of a guest's files."""
+    path = os.path.join(cache.subfolder("guests", name, mode=0o700), file)
+    if len(os.fsencode(path)) > UNIX_PATH_LIMIT:
+        raise GuestError(f"{path}: too long for a socket; set CONFINED_QEMU_CACHE to a shorter folder")
+    return path
+
+
+def start_ticks(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since boot, or None where there is none (or a zombie)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] == b"Z" else int(fields[19])
+
+
+def find(name: str) -> Running | None:
+    """Return the guest as recorded, alive or not, or None where none was started."""
+    try:
+        with open(file_of(name, "state.json"), encoding="ascii") as file:
+            return Running(**json.load(file))
+    except FileNotFoundError:
+        return None
+
+
+def running(name: str) -> Running:
+    """Return the guest, which must be alive."""
+    found = find(name)
+    if found is None:
+        raise GuestError(f"no guest {name} runs; start it with: integration/guest up --name {name}")
+    if not found.alive():
+        raise GuestError(
+            f"the QEMU of guest {name} (pid {found.pid}) has died; its last words are in "
+            f"{file_of(name, 'qemu.log')}; start anew with: integration/guest up --name {name}"
+        )
+    return found
+
+
+def up(name: str, policy: str) -> Running:
+    """Boot the guest, or return it where it runs already; a boot that hangs is tried once more, and said."""
+    with cache.locked(f"up-{name}"):
+        found = find(name)
+        if found is not None and found.alive():
+            if found.policy != policy:
+                raise GuestError(f"guest {name} runs with the policy {found.policy}; use another --name, or down first")
+            return found
+        image = layers.guest(layers.policy_named(policy))
+        for retries in range(BOOTS):
+            _clean(name)
+            try:
+                return _boot(name, policy, image, retries)
+            except BootHungError as error:
+                down(name)
+                if retries + 1 == BOOTS:
+                    raise
+                progress(f"{error}; booting again (retry {retries + 1} of {BOOTS - 1})")
+    raise AssertionError
+
+
+def down(name: str) -> bool:
+    """End the guest's QEMU and remove its overlay; tells whether one was alive."""
+    found = find(name)
+    alive = found is not None and found.alive()
+    if found is not None and alive:
+        _kill(found.pid)
+    _clean(name)
+    return alive
+
+
+def _boot(name: str, policy: str, image: layers.Guest, retries: int) -> Running:
+    progress(f"booting guest {name} (policy {policy})")
+    started = time.monotonic()
+    programs.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", image.disk, file_of(name, "overlay")])
+    listeners = {part: _listener(file_of(name, f"{part}.sock")) for part in ("console", "qmp")}
+    with contextlib.ExitStack() as stack:
+        for listener in listeners.values():
+            stack.enter_context(listener)
+        console = stack.enter_context(_connect(file_of(name, "console.sock")))
+        monitor = stack.enter_context(_connect(file_of(name, "qmp.sock")))
+        log = stack.enter_context(open(file_of(name, "qemu.log"), "wb"))
+        numbers = {part: listener.fileno() for part, listener in listeners.items()}
+        process = subprocess.Popen(
+            _command(name, image, numbers), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            pass_fds=tuple(numbers.values()), start_new_session=True,
+        )  # fmt: skip
+        try:
+            ticks = start_ticks(process.pid)
+            if ticks is None:
+                raise GuestError(f"QEMU ended at once; see {log.name}")
+            state = Running(name, policy, process.pid, ticks, _forwarded_port(monitor, log.name), retries)
+            _wait_ready(state, console, started)
+            _record(state)
+            _open_connection(state)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+    process.returncode = 0  # It outlives this command: keep Popen from warning about that.
+    progress(f"guest {name} is ready after {time.monotonic() - started:.1f} s, {retries} retries")
+    return state
+
+
+def _command(name: str, image: layers.Guest, listeners: dict[str, int]) -> list[str]:
+    overlay = file_of(name, "overlay").replace(",", ",,")
+    log = file_of(name, "console.log").replace(",", ",,")
+    return [
+        "qemu-system-x86_64", "-name", f"confined-qemu-guest-{name}", "-no-user-config", "-nodefaults",
+        "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", str(MEMORY_MIB),
+        "-display", "none", "-no-reboot",
+        "-drive", f"if=virtio,format=qcow2,cache=unsafe,discard=unmap,file={overlay}",
+        "-nic", "user,model=virtio-net-pci,restrict=on,hostfwd=tcp:127.0.0.1:0-:22",
+        "-object", "rng-random,id=random,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=random",
+        "-chardev", f"socket,id=console,fd={listeners['console']},server=on,wait=on,logfile={log}",
+        "-serial", "chardev:console",
+        "-chardev", f"socket,id=qmp,fd={listeners['qmp']},server=on,wait=off", "-mon", "chardev=qmp,mode=control",
+        "-kernel", image.kernel, "-initrd", image.initrd, "-append", KERNEL_ARGUMENTS,
+    ]  # fmt: skip
+
+
+def _listener(path: str) -> socket.socket:
+    """Return a listening socket that QEMU inherits: a client can connect before QEMU runs."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen(1)
+    return listener
+
+
+def _connect(path: str) -> socket.socket:
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(path)
+    return client
+
+
+def _forwarded_port(monitor: socket.socket, log: str) -> int:
+    """Ask QEMU which port of 127.0.0.1 it took for the guest's ssh."""
+    monitor.settimeout(SILENCE_LIMIT)
+    with monitor.makefile("rw", encoding="utf-8") as stream:
+        for request in (None, {"execute": "qmp_capabilities"}, _human("info usernet")):
+            if request is not None:
+                stream.write(json.dumps(request) + "\n")
+                stream.flush()
+            try:
+                line = stream.readline()
+            except ConnectionError:
+                line = ""
+            if not line:
+                raise GuestError(f"QEMU ended at its start; see {log}")
+    for row in json.loads(line)["return"].splitlines():
+        if "HOST_FORWARD" in row:
+            return int(row.split()[3])
+    raise GuestError(f"QEMU forwards no port: {line}")
+
+
+def _human(command: str) -> dict[str, object]:
+    return {"execute": "human-monitor-command", "arguments": {"command-line": command}}
+
+
+def _wait_ready(state: Running, console: socket.socket, started: float) -> None:
+    """Read the console until the line that says commands are taken."""
+    log = file_of(state.name, "console.log")
+    seen = b""
+    while READY not in seen:
+        left = started + BOOT_LIMIT - time.monotonic()
+        if not select.select([console], [], [], max(0.0, min(left, SILENCE_LIMIT)))[0]:
+            what = f"was silent for {SILENCE_LIMIT:.0f} s" if left > 0 else f"took more than {BOOT_LIMIT:.0f} s"
+            raise BootHungError(f"the boot of guest {state.name} {what}; its console is in {log}")
+        data = console.recv(65536)
+        if not data:
+            raise GuestError(f"QEMU ended during the boot of guest {state.name}; see {log} and qemu.log beside it")
+        seen = seen[-len(READY) :] + data
+
+
+def _open_connection(state: Running) -> None:
+    """Log in once; later commands share this connection. Then see that it is the guest that tests need."""
+    master = state.ssh("-M", "-N", "-f")
+    done = subprocess.run(
+        master, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False,
+        timeout=SILENCE_LIMIT, start_new_session=True,
+    )  # fmt: skip
+    if done.returncode:
+        raise GuestError(f"ssh does not get into guest {state.name}: {done.stderr.strip()}")
+
+
+def _record(state: Running) -> None:
+    path = file_of(state.name, "state.json")
+    with open(path + ".new", "w", encoding="ascii") as file:
+        json.dump(dataclasses.asdict(state), file)
+    os.rename(path + ".new", path)
+
+
+def _kill(pid: int) -> None:
+    """End a process and wait until it is gone."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            signal.pidfd_send_signal(handle, number)
+            if select.select([handle], [], [], END_LIMIT)[0]:
+                return
+    except ProcessLookupError:
+        return
+    finally:
+        os.close(handle)
+    print(f"pid {pid} does not end", file=sys.stderr)
+
+
+def _clean(name: str) -> None:
+    """Remove what a guest that is gone left; its logs stay until the next boot."""
+    for file in ("state.json", "state.json.new", "overlay", "console.sock", "qmp.sock", "ssh.sock"):
+        cache.remove(file_of(name, file))
