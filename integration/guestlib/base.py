@@ -9,7 +9,8 @@ SUITE = "bookworm"
 
 # One line for each reason that they are there.
 PACKAGES = (
-    "systemd-sysv udev dbus kmod linux-image-amd64 procps iproute2 "  # a Debian that boots
+    "systemd-sysv udev dbus kmod procps iproute2 "  # a Debian that boots
+    "linux-image-cloud-amd64 "  # has all that is needed, unpacks in a tenth of the time, and is small
     "policycoreutils policycoreutils-python-utils semodule-utils checkpolicy setools auditd selinux-basics "  # SELinux
     "selinux-policy-default "  # the policy; others join in their own layer
     "qemu-system-x86 qemu-utils "  # what is confined
@@ -18,16 +19,11 @@ PACKAGES = (
     "openssh-server busybox-static less"  # how commands come in
 ).split()
 
-# Never used in the guest, and a third of its size.
+# Never read in the guest.
 LEFT_OUT = (
     "/usr/share/man/*",
     "/usr/share/doc/*",
     "/usr/share/locale/*",
-    "/lib/modules/*/kernel/drivers/gpu/*",
-    "/lib/modules/*/kernel/drivers/media/*",
-    "/lib/modules/*/kernel/drivers/infiniband/*",
-    "/lib/modules/*/kernel/drivers/net/wireless/*",
-    "/lib/modules/*/kernel/sound/*",
 )
 
 
