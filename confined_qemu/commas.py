@@ -19,7 +19,7 @@ def split(text: str) -> tuple[str, ...]:
     """Return the options of a comma list, their commas single again; the empty text has one, empty, option.
 
     It undoes `",".join` of options whose values went through `escape`, as long as none but the first is empty
-    or begins with a comma, which `key=value` never does (`a,,,b` is `a,` and `b`; QEMU cannot say `a` and `,b`).
+    or begins with a comma, which `key=value` never does: `a,,,b` is `a,` and `b`.
     """
     options: list[str] = []
     current = ""

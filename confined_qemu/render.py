@@ -1,0 +1,277 @@
+"""A VM to QEMU's arguments and the host files that they name.
+
+`-nodefaults` and `-no-user-config` make the VM what the spec says and nothing else; so the screen's card, the
+serial line and the boot order are given here. Checked against QEMU 7.2; every option is also in 8.x and 9.x.
+Images go in by `-drive`, whose driver follows the file (a block device is none that `-blockdev
+driver=file` takes), and devices by `-device`, so that bus, boot order and sharing can be said.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from typing import TYPE_CHECKING
+
+from confined_qemu.commas import escape
+from confined_qemu.errors import ValueProblem
+from confined_qemu.invocation import Accel, Invocation
+from confined_qemu.resource import Access, Listener, Resource, Role, Sharing
+from confined_qemu.vm import Bus, Char, CharKind, Disk, NetworkType, NicModel
+
+if TYPE_CHECKING:
+    from confined_qemu.vm import VM
+
+_PC = ("pc", "q35", "isapc")
+_Q35 = ("q35", "pc-q35")
+_AHCI_PORTS = 6
+
+
+def _options(*options: str, **values: str) -> str:
+    """Return a comma list: `options` as they are, then `values` escaped."""
+    # A key of QEMU's may hold a dash, a Python name may not.
+    return ",".join([*options, *(f"{key.replace('_', '-')}={escape(value)}" for key, value in values.items())])
+
+
+def _on(flag: bool) -> str:
+    return "on" if flag else "off"
+
+
+class _Command:
+    """The growing command line of one VM."""
+
+    def __init__(self, vm: VM, folder: str) -> None:
+        self.vm = vm
+        self.folder = folder
+        self.arguments: list[str] = []
+        self.resources: list[Resource] = []
+        self.listeners: list[Listener] = []
+        self._controllers: set[str] = set()
+        self._boot = 0
+
+    def add(self, *arguments: str) -> int:
+        """Append arguments; return the number of the last one."""
+        self.arguments += arguments
+        return len(self.arguments) - 1
+
+    def path(self, path: str) -> str:
+        """Return the path from the root; `..` stays, because a link may stand before it."""
+        return posixpath.join(self.folder, path)
+
+    def content(self, path: str, role: Role) -> str:
+        """Note a file that the VM only reads; return its path."""
+        return self.file(path, role, Access.READ, Sharing.CONTENT, role.value)
+
+    def file(self, path: str, role: Role, access: Access, sharing: Sharing, source: str) -> str:
+        """Note a file; return its path."""
+        whole = self.path(path)
+        # Flash and ISO images are never probed either.
+        form = "raw" if role in {Role.CDROM, Role.FIRMWARE, Role.NVRAM} else None
+        self.resources.append(Resource(whole, role, access, sharing, source, format=form))
+        return whole
+
+    def boot_index(self) -> str:
+        """Return the next place in the boot order; 0 is QEMU's own, for `-kernel`."""
+        self._boot += 1
+        return str(self._boot)
+
+    def virtio(self, kind: str) -> str:
+        """Return the virtio device for the machine's bus; microvm has no PCI, the rest is QEMU's alias."""
+        return f"virtio-{kind}-device" if self.vm.machine == "microvm" else f"virtio-{kind}"
+
+    def controller(self, name: str, device: str) -> str:
+        """Add a controller before its first device; return its name."""
+        if name not in self._controllers:
+            self._controllers.add(name)
+            self.add("-device", _options(device, id=name))
+        return name
+
+
+def _machine(command: _Command) -> int:
+    """Add what every VM has; return the number of the accelerator's argument."""
+    vm = command.vm
+    command.add("-name", _options(guest=vm.name))
+    command.add("-no-user-config", "-nodefaults", "-machine", vm.machine)
+    # The plan replaces this word by what the host can do.
+    accel = command.add("-accel", "kvm" if vm.accel is Accel.KVM else "tcg")
+    if vm.cpu is not None:
+        command.add("-cpu", vm.cpu)
+    command.add("-smp", str(vm.cpus), "-m", vm.memory, "-display", vm.display)
+    if vm.machine.startswith(_PC):
+        # A boot loader writes to the screen even where nobody looks at it.
+        command.add("-vga", "std")
+    return accel
+
+
+def _flash(command: _Command) -> None:
+    vm = command.vm
+    if vm.firmware is not None:
+        code = command.file(vm.firmware, Role.FIRMWARE, Access.READ, Sharing.UNLABELLED, "firmware")
+        command.add("-drive", _options("if=pflash,unit=0,format=raw,readonly=on", file=code))
+    if vm.nvram is not None:
+        variables = command.file(vm.nvram, Role.NVRAM, Access.READ_WRITE, Sharing.PRIVATE, "nvram")
+        command.add("-drive", _options("if=pflash,unit=1,format=raw,readonly=off", file=variables))
+
+
+def _kernel(command: _Command) -> None:
+    vm = command.vm
+    for option, path, role in (
+        ("-kernel", vm.kernel, Role.KERNEL),
+        ("-initrd", vm.initrd, Role.INITRD),
+        ("-dtb", vm.dtb, Role.DTB),
+    ):
+        if path is not None:
+            # A whole argument: QEMU takes its commas literally.
+            command.add(option, command.content(path, role))
+    if vm.cmdline is not None:
+        command.add("-append", vm.cmdline)
+
+
+def _disk_device(command: _Command, disk: Disk, number: int) -> str:
+    """Return the device for a disk, its controller added before."""
+    on_bus = sum(1 for other in command.vm.disks[:number] if other.bus is disk.bus)
+    match disk.bus:
+        case Bus.VIRTIO:
+            return command.virtio("blk")
+        case Bus.SCSI:
+            return _options("scsi-hd", bus=command.controller("vm-scsi", command.virtio("scsi")) + ".0")
+        case Bus.USB:
+            return _options("usb-storage", bus=command.controller("vm-usb", "qemu-xhci,p2=15,p3=15") + ".0")
+        case Bus.SATA if not command.vm.machine.startswith(_Q35):
+            ahci = command.controller(f"vm-ahci{on_bus // _AHCI_PORTS}", "ahci")
+            return _options("ide-hd", bus=f"{ahci}.{on_bus % _AHCI_PORTS}")
+        case Bus.IDE | Bus.SATA:
+            # QEMU takes the next free place, on a pc's two channels as on a q35's six ports.
+            return "ide-hd"
+        case Bus.FDC:
+            return "floppy"
+
+
+def disk_sharing(disk: Disk) -> Sharing:
+    """Return how a disk's image is labelled: shareable beats read-only, as in libvirt."""
+    if disk.shareable:
+        return Sharing.SHARED
+    return Sharing.CONTENT if disk.readonly else Sharing.PRIVATE
+
+
+def _disks(command: _Command) -> None:
+    for number, disk in enumerate(command.vm.disks):
+        path = command.path(disk.file)
+        access = Access.READ if disk.readonly else Access.READ_WRITE
+        role = Role.FLOPPY if disk.bus is Bus.FDC else Role.DISK
+        command.resources.append(
+            Resource(
+                path,
+                role,
+                access,
+                disk_sharing(disk),
+                disk.source,
+                format=disk.format.value,
+                label=disk.seclabel.label,
+                relabel=disk.seclabel.relabel,
+            )
+        )
+        name = f"vm-disk{number}"
+        fixed = f"if=none,id={name},format={disk.format.value},readonly={_on(disk.readonly)}"
+        command.add("-drive", _options(fixed, file=path))
+        device = _options(_disk_device(command, disk, number), drive=name)
+        if disk.bus is not Bus.FDC:  # a floppy drive knows neither (measured)
+            device = _options(device, bootindex=command.boot_index())
+            device = _options(device, share_rw="on") if disk.shareable else device
+        command.add("-device", device)
+
+
+def _cdrom(command: _Command) -> None:
+    vm = command.vm
+    if vm.cdrom is None:
+        return
+    path = command.content(vm.cdrom, Role.CDROM)
+    command.add("-drive", _options("if=none,id=vm-cdrom,media=cdrom,format=raw,readonly=on", file=path))
+    device = "ide-cd"
+    if not vm.machine.startswith(_PC):
+        device = _options("scsi-cd", bus=command.controller("vm-scsi", command.virtio("scsi")) + ".0")
+    command.add("-device", _options(device, drive="vm-cdrom", bootindex=command.boot_index()))
+
+
+def _backend(command: _Command, char: Char, key: str) -> str:
+    """Add the host's end of a character device; return its id."""
+    name = f"vm-{key}"
+    match char.kind:
+        case CharKind.FILE if char.path is not None:
+            path = command.file(char.path, Role.CHARDEV, Access.CREATE, Sharing.PRIVATE, key)
+            command.add("-chardev", _options("file", id=name, path=path))
+        case CharKind.UNIX if char.path is not None:
+            before, after = f"socket,id={name},fd=", ",server=on,wait=off"
+            index = command.add("-chardev", f"{before}{{{key}}}{after}")
+            command.listeners.append(Listener(key, command.path(char.path), key, index, before, after))
+        case CharKind.MUX:
+            # What `-serial mon:stdio` stands for: ^A c switches, and ^C goes to the guest.
+            command.add("-chardev", f"stdio,id={name},mux=on,signal=off")
+            command.add("-mon", f"chardev={name},mode=readline")
+        case CharKind.STDIO:
+            command.add("-chardev", f"stdio,id={name}")
+        case _:
+            command.add("-chardev", f"null,id={name}")
+    return name
+
+
+def _characters(command: _Command) -> None:
+    vm = command.vm
+    if vm.serial.kind is not CharKind.NONE:
+        command.add("-serial", f"chardev:{_backend(command, vm.serial, 'serial')}")
+    for key, char, mode in (("monitor", vm.monitor, "readline"), ("qmp", vm.qmp, "control")):
+        if char.kind is not CharKind.NONE:
+            command.add("-mon", f"chardev={_backend(command, char, key)},mode={mode}")
+
+
+def _network(command: _Command) -> None:
+    card = command.vm.network
+    if card.type is NetworkType.NONE:
+        return
+    backend = f"{card.type.value},id=vm-net"
+    if card.type is NetworkType.TAP and card.fd is not None:
+        backend = _options(backend, fd=str(card.fd))
+    elif card.type is NetworkType.TAP and card.ifname is not None:
+        # The device is there already; QEMU's domain may start no script anyway.
+        backend = _options(f"{backend},script=no,downscript=no", ifname=card.ifname)
+        command.file("/dev/net/tun", Role.HOST_DEVICE, Access.READ_WRITE, Sharing.UNLABELLED, "network.ifname")
+    for forward in card.hostfwd:
+        backend = _options(backend, hostfwd=forward)
+    command.add("-netdev", backend)
+    device = command.virtio("net") if card.model is NicModel.VIRTIO else card.model.value
+    device = _options(device, netdev="vm-net")
+    command.add("-device", device if card.mac is None else _options(device, mac=card.mac))
+
+
+def invocation(vm: VM, folder: str) -> Invocation:
+    """Return QEMU's command line for a VM whose relative paths start at `folder` (absolute: the spec's own).
+
+    `qemu_args` stand last, as they were written, and their files are not in `resources`: `first_extra` says
+    where they begin. A unix socket is a `Listener`, and in no resource.
+
+    Raises:
+        ValueProblem: `folder` is not absolute.
+    """
+    if not posixpath.isabs(folder):
+        raise ValueProblem(f"the spec's folder {folder!r} is not absolute", hint="resolve it first")
+    command = _Command(vm, folder)
+    accel_index = _machine(command)
+    for part in (_flash, _kernel, _disks, _cdrom, _characters, _network):
+        part(command)
+    command.add(*vm.qemu_args)
+    return Invocation(
+        name=vm.name,
+        emulator=command.path(vm.emulator) if "/" in vm.emulator else vm.emulator,
+        arguments=tuple(command.arguments),
+        resources=tuple(command.resources),
+        listeners=tuple(command.listeners),
+        accel=vm.accel,
+        accel_index=accel_index,
+        confinement=vm.confinement,
+        seclabel=vm.seclabel,
+        require_domain=vm.require_domain,
+        user=vm.user,
+    )
+
+
+def first_extra(vm: VM, rendered: Invocation) -> int:
+    """Return the number of the first argument that came from `qemu_args`; with none, the arguments' count."""
+    return len(rendered.arguments) - len(vm.qemu_args)
