@@ -2,8 +2,8 @@
 
 import os
 
-from guestlib import cache, programs
-from guestlib.report import progress
+from integration.guestlib import cache, programs
+from integration.guestlib.report import progress
 
 SUITE = "bookworm"
 
@@ -17,7 +17,7 @@ PACKAGES = (
     "python3 python3-selinux python3-yaml python3-psutil python3-prctl python3-venv "  # what the project stands on
     "python3-pytest expect socat strace attr libcap2-bin "  # what its tests use
     "openssh-server busybox-static less"  # how commands come in
-).split()
+)
 
 # Never read in the guest.
 LEFT_OUT = (
@@ -29,7 +29,7 @@ LEFT_OUT = (
 
 def key() -> str:
     """Return the key of this layer."""
-    return cache.digest("base", SUITE, *PACKAGES, *LEFT_OUT)
+    return cache.digest("base", SUITE, *PACKAGES.split(), *LEFT_OUT)
 
 
 def layer() -> str:
@@ -39,7 +39,7 @@ def layer() -> str:
 
 def _build(path: str) -> None:
     progress(f"building the Debian {SUITE} root (2 to 3 minutes, from the network)")
-    command = ["mmdebstrap", "--mode=root", "--variant=apt", "--format=tar", f"--include={','.join(PACKAGES)}"]
+    command = ["mmdebstrap", "--mode=root", "--variant=apt", "--format=tar", f"--include={','.join(PACKAGES.split())}"]
     command += [f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT]
     # INITRD: the guest boots with a small initramfs of ours, so Debian's need not be made.
     scratch = cache.subfolder("tmp")

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 
-from guestlib.report import GuestError, progress
+from integration.guestlib.report import GuestError, progress
 
 KEY_LENGTH = 16
 

@@ -5,8 +5,8 @@ import signal
 import sys
 from collections.abc import Callable
 
-from guestlib import layers, machine, remote
-from guestlib.report import GuestError
+from integration.guestlib import layers, machine, remote
+from integration.guestlib.report import GuestError
 
 DESCRIPTION = "An SELinux-enforcing Debian guest: boot it, run commands in it, end it."
 
@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     made = verb("run", _run, "up, exec and down in one (a guest that ran before stays)")
     boots(made)
     made.add_argument("--files", action="append", default=[], metavar="SRC", help="put into /root first; repeatable")
+    made.add_argument("--install", action="store_true", help="install the checkout as it is now first")
     runs(made)
     for name, action, words in (("put", _put, "copy into a folder of the guest"), ("get", _get, "copy out of it")):
         made = verb(name, action, words)
@@ -81,6 +82,8 @@ def _run(options: argparse.Namespace) -> int:
     ours = found is None or not found.alive()
     guest = machine.up(options.name, options.policy)
     try:
+        if options.install:
+            remote.install(guest)
         if options.files:
             remote.put(guest, options.files, "/root")
         return remote.run(guest, options.command, terminal=options.terminal, timeout=options.timeout)

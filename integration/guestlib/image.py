@@ -6,13 +6,14 @@ built from Debian's kernel and busybox.
 """
 
 import bz2
+import functools
 import hashlib
 import os
 import shutil
 import struct
 
-from guestlib import base, cache, initramfs, programs
-from guestlib.report import GuestError, progress
+from integration.guestlib import base, cache, initramfs, programs
+from integration.guestlib.report import GuestError, progress
 
 FOLDER = os.path.join(programs.checkout(), "integration", "image")
 NAME = "linux-0.2.img"
@@ -33,7 +34,8 @@ def image() -> str:
     for folder in (FOLDER, cache.folder()):
         packed = os.path.join(folder, ORIGINAL)
         if os.path.exists(packed):
-            return _named(cache.entry("linux-original", ORIGINAL_SHA256[: cache.KEY_LENGTH], lambda to: _unpack(packed, to)))
+            unpack = functools.partial(_unpack, packed)
+            return _named(cache.entry("linux-original", ORIGINAL_SHA256[: cache.KEY_LENGTH], unpack))
     key = cache.digest(base.key(), *MODULES, cache.digest_files(FOLDER, __file__, initramfs.__file__))
     return _named(cache.entry("linux-image", key, _build))
 
@@ -47,7 +49,7 @@ def _unpack(packed: str, folder: str) -> None:
         data = file.read()
     found = hashlib.sha256(data).hexdigest()
     if found != ORIGINAL_SHA256:
-        raise GuestError(f"{packed}: not the original, its sha256 is {found}, not {ORIGINAL_SHA256}; remove or replace it")
+        raise GuestError(f"{packed}: sha256 is {found}, not the original's {ORIGINAL_SHA256}; remove or replace it")
     progress(f"unpacking the original {packed}")
     os.mkdir(folder)
     with open(_named(folder), "wb") as file:

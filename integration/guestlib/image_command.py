@@ -3,8 +3,8 @@
 import argparse
 import sys
 
-from guestlib import image
-from guestlib.report import GuestError
+from integration.guestlib import image
+from integration.guestlib.report import GuestError
 
 
 def main(argv: list[str]) -> int:

@@ -5,7 +5,7 @@ import os
 import stat
 from dataclasses import dataclass
 
-from guestlib.report import GuestError
+from integration.guestlib.report import GuestError
 
 _MODULES = "/modules"
 
@@ -35,8 +35,7 @@ def build(root: str, modules: list[str], init: str) -> bytes:
     members.append(Member("bin/busybox", stat.S_IFREG | 0o755, _read(os.path.join(root, "bin/busybox"))))
     members.append(Member("bin/sh", stat.S_IFLNK | 0o777, b"busybox"))
     members.append(Member("init", stat.S_IFREG | 0o755, init.replace("@modules@\n", loads).encode()))
-    for file in files:
-        members.append(Member(f"modules/{os.path.basename(file)}", stat.S_IFREG | 0o644, _read(file)))
+    members += [Member(f"modules/{os.path.basename(file)}", stat.S_IFREG | 0o644, _read(file)) for file in files]
     return archive(members)
 
 
@@ -64,9 +63,9 @@ def module_files(root: str, modules: list[str]) -> list[str]:
     for name in wanted:
         if name not in needs:
             raise GuestError(f"{folder}: no kernel module {name}")
-        path, others = needs[name]
+        module, deeper = needs[name]
         # modules.dep lists the deepest one last.
-        for needed in [*reversed(others), path]:
+        for needed in [*reversed(deeper), module]:
             if needed not in order:
                 order.append(needed)
     return [os.path.join(folder, path) for path in order]

@@ -4,8 +4,8 @@ import os
 import shutil
 from dataclasses import dataclass
 
-from guestlib import base, cache, initramfs, programs, sshkeys, wheel
-from guestlib.report import GuestError, progress
+from integration.guestlib import base, cache, initramfs, programs, sshkeys, wheel
+from integration.guestlib.report import GuestError, progress
 
 FILES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "files")
 INIT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "init.sh")

@@ -12,8 +12,8 @@ import sys
 import time
 from dataclasses import dataclass
 
-from guestlib import cache, layers, programs, sshkeys
-from guestlib.report import GuestError, progress
+from integration.guestlib import cache, layers, programs, sshkeys
+from integration.guestlib.report import GuestError, progress
 
 READY = b"confined-qemu-guest: ready"
 # Seconds. A boot takes 15 to 30 on two cores; a quiet guest is a hung one.
@@ -155,10 +155,8 @@ def _boot(name: str, policy: str, image: layers.Guest, retries: int) -> Running:
             pass_fds=tuple(numbers.values()), start_new_session=True,
         )  # fmt: skip
         try:
-            ticks = start_ticks(process.pid)
-            if ticks is None:
-                raise GuestError(f"QEMU ended at once; see {log.name}")
-            state = Running(name, policy, process.pid, ticks, _forwarded_port(monitor, log.name), retries)
+            port = _forwarded_port(monitor, log.name)
+            state = Running(name, policy, process.pid, start_ticks(process.pid) or 0, port, retries)
             _wait_ready(state, console, started)
             _record(state)
             _open_connection(state)

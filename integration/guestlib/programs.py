@@ -5,8 +5,8 @@ import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 
-from guestlib import cache
-from guestlib.report import GuestError, progress
+from integration.guestlib import cache
+from integration.guestlib.report import GuestError, progress
 
 LAST_LINES = 15
 CHROOT_ENVIRONMENT = {

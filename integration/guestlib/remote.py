@@ -5,12 +5,13 @@ import shlex
 import subprocess
 import sys
 
-from guestlib import machine, wheel
-from guestlib.machine import Running
-from guestlib.report import GuestError
+from integration.guestlib import machine, wheel
+from integration.guestlib.machine import Running
+from integration.guestlib.report import GuestError
 
 TIMED_OUT = 124  # as timeout(1)
 SSH_FAILED = 255
+LINK = "/usr/local/bin/confined-qemu"
 
 
 def run(guest: Running, command: list[str], *, terminal: bool = False, timeout: float | None = None) -> int:
@@ -66,13 +67,10 @@ def get(guest: Running, sources: list[str], folder: str) -> None:
 
 
 def install(guest: Running) -> None:
-    """Install the checkout as it is now into the guest, under the name confined-qemu."""
-    path = wheel.build()
-    put(guest, [path], "/root")
-    inside = os.path.join("/root", os.path.basename(path))
-    pip = f"{wheel.VENV}/bin/pip"
-    output(guest, pip, "install", "--quiet", "--no-deps", "--no-index", "--force-reinstall", inside)
-    output(guest, "ln", "-sfn", wheel.COMMAND, "/usr/local/bin/confined-qemu")
+    """Put the checkout as it is now into the guest's virtual environment, under the name confined-qemu."""
+    tree = wheel.tree()
+    output(guest, "sh", "-c", f"rm -rf {' '.join(wheel.installed())}; ln -sfn {wheel.COMMAND} {LINK}")
+    put(guest, [os.path.join(tree, name) for name in os.listdir(tree)], wheel.VENV)
 
 
 def _members(sources: list[str]) -> list[str]:

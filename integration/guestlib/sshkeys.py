@@ -2,7 +2,7 @@
 
 import os
 
-from guestlib import cache, programs
+from integration.guestlib import cache, programs
 
 _NAMES = ("user", "host")
 
