@@ -1,23 +1,21 @@
-"""The verbs of `confined-qemu`: the one place that prints and that turns errors into exit codes."""
+"""The verbs of `confined-qemu` that ask and administer; what it prints and its exit codes are decided here."""
 
 from __future__ import annotations
 
-import argparse
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from confined_qemu import __version__
+from confined_qemu import __version__, launcher
+from confined_qemu.arguments import REMAINDER, Parser
 from confined_qemu.errors import LAUNCHER_FAILED, ConfinedQemuError, UsageError
+from confined_qemu.launcher import DEFAULT_EMULATOR
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
-
-class _Parser(argparse.ArgumentParser):
-    """argparse with our exit code and one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message, hint=f"see {self.prog} --help")
+    from confined_qemu.invocation import Invocation
+    from confined_qemu.plan import Plan
 
 
 def say(text: str) -> None:
@@ -25,37 +23,122 @@ def say(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
-def complain(error: ConfinedQemuError) -> int:
-    """Print each line of `error` on standard error and return its exit code."""
-    for line in str(error).split("\n"):
-        sys.stderr.write(f"confined-qemu: {line}\n")
-    return error.exit_code
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run one command line and return the exit code."""
-    try:
-        chosen = _parser().parse_args(arguments)
-        code: int = chosen.action(chosen)
-    except ConfinedQemuError as error:
-        return complain(error)
-    except KeyboardInterrupt:
-        return LAUNCHER_FAILED
+    if arguments and arguments[0] in launcher.VERBS:
+        return launcher.serve(arguments)
+    return launcher.guarded(lambda: _ask(arguments))
+
+
+def _ask(arguments: Sequence[str]) -> int:
+    chosen = _parser().parse_args(arguments)
+    code: int = chosen.action(chosen)
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="confined-qemu", description="Start QEMU confined by SELinux's sVirt, without libvirtd.")
+def _parser() -> Parser:
+    parser = Parser(prog="confined-qemu", description="Start QEMU confined by SELinux's sVirt, without libvirtd.")
     parser.add_argument("--version", action="version", version=f"confined-qemu {__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
+    launcher.add_verbs(verbs)
+    plan = verbs.add_parser("plan", help="print what would be done; nothing is changed")
+    plan.add_argument("--json", action="store_true")
+    plan.add_argument(
+        "--policy-root", metavar="DIR", help="read the policy's contexts from DIR, for a host without SELinux"
+    )
+    plan.add_argument("--mcs", metavar="cA,cB", help="the category pair, for this plan only")
+    plan.add_argument("--emulator", default=DEFAULT_EMULATOR, help="a name on PATH, or a path (with -- QEMU ARGS)")
+    plan.add_argument("words", nargs=REMAINDER, metavar="SPEC.yaml | -- QEMU ARGS")
+    plan.set_defaults(action=_plan)
+    check = verbs.add_parser("check", help="can this host run it, confined? each line: ok, warn or fail, and the fix")
+    check.add_argument("spec", nargs="?", metavar="SPEC.yaml")
+    check.add_argument("--json", action="store_true")
+    check.set_defaults(action=_check)
+    ps = verbs.add_parser("ps", help="live VMs: name, pid, context, images, accelerator")
+    ps.add_argument("--json", action="store_true")
+    ps.set_defaults(action=_ps)
+    verbs.add_parser("schema", help="the JSON Schema of a spec").set_defaults(action=_schema)
     policy = verbs.add_parser("policy", help="install, inspect or remove the SELinux policy module")
-    steps = policy.add_subparsers(dest="step", required=True, metavar="STEP", parser_class=_Parser)
+    steps = policy.add_subparsers(dest="step", required=True, metavar="STEP", parser_class=Parser)
     install = steps.add_parser("install", help="load the module, write the launch script and the state folder")
     install.add_argument("--no-load", action="store_true", help="write only; the kernel is not touched (image builds)")
     install.set_defaults(action=_policy_install)
     steps.add_parser("status", help="is it loaded, and what to run if not").set_defaults(action=_policy_status)
     steps.add_parser("remove", help="put back all labels and remove everything").set_defaults(action=_policy_remove)
     return parser
+
+
+# ---- plan, check, ps, schema
+
+
+def _plan(chosen: argparse.Namespace) -> int:
+    from confined_qemu import host, preview
+    from confined_qemu.mcs import Pair
+
+    descriptors = host.inherited()
+    invocation = _invocation(chosen.words, chosen.emulator)
+    pair = Pair.parse(chosen.mcs) if chosen.mcs is not None else None
+    plan = preview.plan(invocation, descriptors, pair=pair, policy_root=chosen.policy_root)
+    _print_plan(plan, as_json=chosen.json)
+    return LAUNCHER_FAILED if plan.refusals else 0
+
+
+def _invocation(words: Sequence[str], emulator: str) -> Invocation:
+    from confined_qemu import requests
+
+    if words[:1] == ["--"]:
+        return requests.from_arguments(emulator, words[1:])
+    if not words:
+        raise UsageError("plan needs a spec, or -- and QEMU's arguments", hint="see confined-qemu plan --help")
+    extra = words[2:] if words[1:2] == ["--"] else words[1:]
+    return requests.from_spec(words[0], extra)
+
+
+def _print_plan(plan: Plan, *, as_json: bool) -> None:
+    if as_json:
+        import json
+
+        say(json.dumps(plan.to_json(), indent=2))
+    else:
+        say(plan.describe())
+
+
+def _check(chosen: argparse.Namespace) -> int:
+    from confined_qemu import check
+
+    findings = check.findings(chosen.spec)
+    if chosen.json:
+        import json
+
+        say(json.dumps({"schema": 1, "findings": [finding.to_json() for finding in findings]}, indent=2))
+    else:
+        for finding in findings:
+            say(finding.describe())
+    return 1 if any(finding.failed for finding in findings) else 0
+
+
+def _ps(chosen: argparse.Namespace) -> int:
+    from confined_qemu import listing
+
+    rows = listing.live()
+    if chosen.json:
+        import json
+
+        say(json.dumps({"schema": 1, "vms": [row.to_json() for row in rows]}, indent=2))
+    else:
+        for line in listing.table(rows):
+            say(line)
+    return 0
+
+
+def _schema(_: argparse.Namespace) -> int:
+    from confined_qemu import schema
+
+    sys.stdout.write(schema.text())
+    return 0
+
+
+# ---- policy
 
 
 def _policy_install(chosen: argparse.Namespace) -> int:
@@ -72,7 +155,9 @@ def _policy_status(_: argparse.Namespace) -> int:
 
     found = install.status()
     say(f"selinux: {found.mode}")
-    say(f"module:  {f'version {found.loaded}' if found.loaded else 'not loaded'} (this package: version {module.VERSION})")
+    say(
+        f"module:  {f'version {found.loaded}' if found.loaded else 'not loaded'} (this package: version {module.VERSION})"
+    )
     say(f"script:  {paths.LAUNCH_SCRIPT if found.script else 'missing'} {found.script_label or ''}".rstrip())
     if found.advice is not None:
         say(found.advice)
@@ -80,8 +165,17 @@ def _policy_status(_: argparse.Namespace) -> int:
 
 
 def _policy_remove(_: argparse.Namespace) -> int:
+    from confined_qemu import journal, restore
     from confined_qemu.policy import install
 
+    for folder in journal.all_folders():
+        for entry in journal.entries(folder):
+            pid = restore.pid_of(entry.record)
+            if pid is not None:
+                raise ConfinedQemuError(f"the VM {entry.record.name} (pid {pid}) is running", hint="stop it first")
+    failed = [error for result in restore.recover(journal.all_folders()) for error in result.failed]
+    if failed:
+        raise failed[0]
     install.remove()
     say("the policy module is removed")
     return 0

@@ -63,8 +63,11 @@ def mode() -> SelinuxMode:
         return SelinuxMode.DISABLED
     if not os.path.exists(f"{SELINUXFS}/enforce"):
         raise LsmError("the kernel has SELinux, and selinuxfs is not mounted", hint=f"mount it at {SELINUXFS}")
-    if own_context().type == "kernel_t" and not os.path.exists(f"{SELINUXFS}/class/process"):
-        raise LsmError("SELinux is on and no policy is loaded", hint="install a policy, for example selinux-policy-default")
+    if not os.path.exists(f"{SELINUXFS}/class/process"):
+        raise LsmError(
+            "SELinux is on and no policy is loaded",
+            hint="install a policy, for example selinux-policy-default",
+        )
     return SelinuxMode.ENFORCING if _read(f"{SELINUXFS}/enforce", "reading the mode") == "1" else SelinuxMode.PERMISSIVE
 
 
@@ -91,8 +94,8 @@ def process_context(pid: int) -> Context | None:
         return None
 
 
-def context_of(path: str) -> Context | None:
-    """Return the label of `path` (links are followed; `/proc/self/fd/N` names a descriptor's file).
+def context_of(path: str | int) -> Context | None:
+    """Return the label of `path` (links are followed) or of an open descriptor, sockets and pipes included.
 
     Returns None where the file system keeps no labels.
 
@@ -106,20 +109,24 @@ def context_of(path: str) -> Context | None:
 
         if error.errno in (errno.ENOTSUP, errno.ENODATA):
             return None
-        raise LsmError(f"the label cannot be read: {why(error)}", where=path) from error
+        raise LsmError(f"the label cannot be read: {why(error)}", where=str(path)) from error
     return Context.parse(text)
 
 
 def set_context(path: str, context: Context, *, shown: str) -> None:
-    """Label the file that `path` names (`/proc/self/fd/N`); `shown` is its name for a message.
+    """Label the file that `path` names (`/proc/self/fd/N`) and read it back; `shown` is its name for a message.
 
     Raises:
-        LsmError: the kernel refuses.
+        LsmError: the kernel refuses, or another label is there afterwards.
     """
     try:
-        _binding().setfilecon_raw(path, str(context))
+        # as libselinux's setfilecon_raw does it, NUL included; the watcher runs without the binding
+        os.setxattr(path, _XATTR, os.fsencode(str(context)) + b"\0")
     except OSError as error:
         raise LsmError(f"cannot be labelled {context}: {why(error)}", where=shown) from error
+    stored = context_of(path)
+    if stored != context:
+        raise LsmError(f"reads back as {stored} after it was labelled {context}", where=shown)
 
 
 def set_exec_context(context: Context | None) -> None:
@@ -194,13 +201,30 @@ def denied(source: Context, target: Context, kind: str, permissions: Iterable[st
         decision = binding.av_decision()
         binding.security_compute_av_raw(str(source), str(target), number, 0xFFFFFFFF, decision)
     except OSError as error:
-        raise LsmError(f"the kernel's decision for {source} on {target} ({kind}) cannot be had: {why(error)}") from error
+        raise LsmError(
+            f"the kernel's decision for {source} on {target} ({kind}) cannot be had: {why(error)}"
+        ) from error
     missing = []
     for permission in permissions:
         bit = binding.string_to_av_perm(number, permission)
         if bit and not decision.allowed & bit:
             missing.append(permission)
     return tuple(missing)
+
+
+def created(source: Context, folder: Context, kind: str) -> Context:
+    """Return the label that a new object of class `kind` gets when `source` makes it in `folder`.
+
+    Raises:
+        LsmError: the kernel cannot be asked.
+    """
+    binding = _binding()
+    number = binding.string_to_security_class(kind)
+    try:
+        result = binding.security_compute_create_raw(str(source), str(folder), number)
+    except OSError as error:
+        raise LsmError(f"the label of a new {kind} in {folder} cannot be had: {why(error)}") from error
+    return Context.parse(result[1])
 
 
 def default_label(path: str, mode_bits: int) -> Context | None:

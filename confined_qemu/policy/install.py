@@ -98,7 +98,10 @@ def install(*, load: bool) -> None:
     with open(pairs, "ab"):
         os.chmod(pairs, 0o666)  # noqa: S103 - every user's launcher locks bytes in it; it holds no data
     if load:
-        _run(["restorecon", "-RF", os.path.dirname(paths.LAUNCH_SCRIPT), paths.STATE, paths.RECOVER_UNIT], "labelling")
+        _run(
+            ["restorecon", "-RF", os.path.dirname(paths.LAUNCH_SCRIPT), paths.STATE, paths.RECOVER_UNIT],
+            "labelling",
+        )
 
 
 def remove() -> None:
@@ -111,7 +114,12 @@ def remove() -> None:
     for path in (paths.RECOVER_WANTED, paths.RECOVER_UNIT, paths.LAUNCH_SCRIPT, paths.MODULE):
         if os.path.lexists(path):
             os.unlink(path)
-    for folder in (paths.STATE, paths.RUNTIME, os.path.dirname(paths.LAUNCH_SCRIPT), os.path.dirname(paths.MODULE)):
+    for folder in (
+        paths.STATE,
+        paths.RUNTIME,
+        os.path.dirname(paths.LAUNCH_SCRIPT),
+        os.path.dirname(paths.MODULE),
+    ):
         if os.path.isdir(folder):
             shutil.rmtree(folder)
     # last: a file that still carried one of the module's types would be left unlabelled
@@ -134,7 +142,10 @@ def _object(type_name: str) -> Context:
 
 def _require_root(verb: str) -> None:
     if os.geteuid() != 0:
-        raise HostError(f"policy {verb} changes the host's policy", hint=f"run it as root: sudo confined-qemu policy {verb}")
+        raise HostError(
+            f"policy {verb} changes the host's policy",
+            hint=f"run it as root: sudo confined-qemu policy {verb}",
+        )
 
 
 def _semodule(load: bool, *arguments: str) -> None:

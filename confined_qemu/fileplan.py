@@ -1,0 +1,290 @@
+"""What happens to each file of a VM: the label it gets, the label it ends with, or why it may not be used. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from confined_qemu import svirt
+from confined_qemu.facts import FileFacts, FileKind, Holder
+from confined_qemu.resource import Access, Resource, Role, Sharing
+from confined_qemu.steps import Create, Relabel, Step
+
+if TYPE_CHECKING:
+    from confined_qemu.context import Context
+    from confined_qemu.facts import Facts
+    from confined_qemu.invocation import Invocation
+    from confined_qemu.planner import Policy
+
+_NEEDS = {
+    Access.READ: ("open", "read"),
+    Access.READ_WRITE: ("open", "read", "write"),
+    Access.WRITE: ("open", "write"),
+    Access.CREATE: ("open", "write"),
+    Access.DIRECTORY: ("search",),
+    Access.CONNECT: ("write",),
+    Access.LISTEN: ("write",),
+}
+_STRENGTH = (Sharing.UNLABELLED, Sharing.CONTENT, Sharing.PRIVATE, Sharing.SHARED)
+_REMOVED = frozenset({Role.PIDFILE})
+"""What QEMU unlinks when it ends; in its domain it may not, so the watcher does."""
+_LABELLED_KINDS = frozenset({FileKind.REGULAR, FileKind.BLOCK, FileKind.FIFO})
+_OTHERS_READ, _OTHERS_WRITE = 0o004, 0o002
+_GROUP_READ, _GROUP_WRITE = 0o040, 0o020
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One file, and the resource that asks most of it."""
+
+    resource: Resource
+    found: FileFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What comes of a file. `denials` are refusals that a permissive kernel would let pass."""
+
+    context: Context | None = None
+    restore: Context | None = None
+    steps: tuple[Step, ...] = ()
+    refusals: tuple[str, ...] = ()
+    denials: tuple[str, ...] = ()
+
+
+def merge(first: Wanted | None, second: Wanted) -> Wanted:
+    """Return the stronger of two uses of one file in one VM: shared over private over content over unlabelled."""
+    if first is None:
+        return second
+    return max(first, second, key=lambda wanted: _STRENGTH.index(wanted.resource.sharing))
+
+
+@dataclass(frozen=True)
+class FilePlanner:
+    """Decides about files, one at a time, for a VM that runs as `process`."""
+
+    invocation: Invocation
+    facts: Facts
+    policy: Policy | None
+    process: Context
+
+    def decide(self, wanted: Wanted) -> Outcome:
+        """Return what happens to this file."""
+        resource, found = wanted.resource, wanted.found
+        if found.problem is not None:
+            return _refused(wanted, found.problem)
+        if found.kind is FileKind.MISSING:
+            return self._missing(wanted)
+        if resource.sharing is Sharing.UNLABELLED:
+            return self._left_alone(wanted)
+        if found.kind not in _LABELLED_KINDS:
+            return _refused(wanted, f"a {_word(found.kind)} cannot be used as {resource.role}")
+        relabel = self.invocation.seclabel.relabel if resource.relabel is None else resource.relabel
+        if not relabel and resource.label is None:
+            return self._left_alone(wanted)
+        return self._labelled(wanted)
+
+    # ---- files that are not there
+
+    def _missing(self, wanted: Wanted) -> Outcome:
+        resource, found = wanted.resource, wanted.found
+        contexts = self.facts.selinux.contexts
+        if resource.access is not Access.CREATE or contexts is None:
+            if resource.sharing is Sharing.UNLABELLED and resource.access in (Access.CONNECT, Access.LISTEN):
+                return Outcome()  # QEMU's own message about a socket is the better one
+            return _refused(wanted, "no such file")
+        label = resource.label or svirt.file_context(contexts, self.process, resource.sharing)
+        if label is None:
+            return Outcome()
+        restore = contexts.restored()
+        caller = self.facts.selinux.caller
+        if self.policy is not None and caller is not None and found.folder_label is not None:
+            restore = self.policy.created(caller, found.folder_label, "file")
+            if self._denied_to_launcher(restore, FileKind.REGULAR, "relabelto"):
+                restore = contexts.restored()
+        step = Create(found.path, label, restore, remove=resource.role in _REMOVED)
+        denials: tuple[str, ...] = ()
+        folder = found.folder_label
+        if self.policy is not None and folder is not None and self._denied_in_folder(folder):
+            denials = (
+                f"{found.path} ({resource.source}): SELinux lets the launcher make no files in a folder of type "
+                f"{folder.type}; choose another folder, for example one labelled virt_image_t",
+            )
+        return Outcome(label, None if step.remove else restore, (step,), denials=denials)
+
+    # ---- files that keep their label
+
+    def _left_alone(self, wanted: Wanted) -> Outcome:
+        resource, found = wanted.resource, wanted.found
+        if found.label is None or self.policy is None:
+            return Outcome()
+        missing = self.policy.denied(self.process, found.label, found.kind, _NEEDS[resource.access])
+        if not missing:
+            return Outcome()
+        return Outcome(
+            denials=(
+                f"{found.path} ({resource.source}): {self.process} may not {' and '.join(missing)} "
+                f"what is labelled {found.label}; {self._mend_label(wanted)}",
+            )
+        )
+
+    def _mend_label(self, wanted: Wanted) -> str:
+        if wanted.found.kind in (FileKind.CHARACTER, FileKind.DIRECTORY, FileKind.SOCKET):
+            return f"this {_word(wanted.found.kind)} is not relabelled for a VM"
+        contexts = self.facts.selinux.contexts
+        level = self.process.range.low if self.process.range is not None else "s0"
+        type_name = contexts.image.type if contexts is not None else "svirt_image_t"
+        path = wanted.found.real
+        return f"run: chcon -t {type_name} {path} && chcon -l {level} {path}"
+
+    # ---- files that get one
+
+    def _labelled(self, wanted: Wanted) -> Outcome:
+        resource, found = wanted.resource, wanted.found
+        contexts = self.facts.selinux.contexts
+        if contexts is None:
+            return Outcome()
+        label = resource.label or svirt.file_context(contexts, self.process, resource.sharing)
+        if label is None:
+            return Outcome()
+        restore = self._restored(found, resource.sharing)
+        if found.identity is None or found.label is None:
+            return self._unlabelled(wanted, label, restore)
+        holders = self.facts.holders.get(found.identity, ())
+        refusals = self._conflicts(wanted, holders)
+        if resource.sharing is Sharing.CONTENT and not refusals:
+            if self._readable(found.label, found.kind) and not (holders or svirt_given(contexts, found.label)):
+                return Outcome()
+            original = next((holder.original for holder in holders if holder.original is not None), None)
+            restore = original or restore
+        step = Relabel(
+            found.real, found.identity, found.kind, found.links, found.label, label, restore,
+            exclusive=resource.sharing is Sharing.PRIVATE,
+        )  # fmt: skip
+        return Outcome(label, restore, (step,), tuple(refusals), tuple(self._obstacles(wanted, label, restore)))
+
+    def _unlabelled(self, wanted: Wanted, label: Context, restore: Context | None) -> Outcome:
+        """A file whose label could not be read: on a host without SELinux that is all there is to say."""
+        if self.policy is None:
+            return Outcome(label, restore)
+        return _refused(wanted, "its file system keeps no SELinux labels; move it to one that does")
+
+    def _restored(self, found: FileFacts, sharing: Sharing) -> Context | None:
+        """Return the label to end with: as found, unless a dead VM left it; shared images keep theirs."""
+        contexts = self.facts.selinux.contexts
+        if sharing is Sharing.SHARED or contexts is None:
+            return None
+        if found.label is None:
+            return contexts.restored()
+        stale = contexts.is_given(found.label) and found.label.range is not None and found.label.range.low.categories
+        if not stale:
+            return found.label
+        if found.default is not None and "image" in found.default.type and not contexts.is_given(found.default):
+            return found.default
+        return contexts.restored()
+
+    def _readable(self, label: Context, kind: FileKind) -> bool:
+        """Tell whether any VM may read what has this label: then it is left alone."""
+        if self.policy is None or self.process.range is None:
+            return False
+        low = self.process.range.low
+        return not self.policy.denied(
+            self.process.at(replace(low, categories=frozenset())), label, kind, _NEEDS[Access.READ]
+        )
+
+    def _conflicts(self, wanted: Wanted, holders: tuple[Holder, ...]) -> list[str]:
+        mine_exclusive = wanted.resource.sharing is Sharing.PRIVATE
+        lines = [
+            f"{wanted.found.path} ({wanted.resource.source}): in use by the VM {holder.name} (pid {holder.pid}); "
+            "stop it first, or share the image: shareable: true in both"
+            for holder in holders
+            if mine_exclusive or holder.exclusive
+        ]
+        level = wanted.found.label.range.low if wanted.found.label is not None and wanted.found.label.range else None
+        if lines or level is None or not level.categories:
+            return lines
+        return [
+            f"{wanted.found.path} ({wanted.resource.source}): labelled for a live process, pid {process.pid} "
+            f"({process.context}); stop it first"
+            for process in self.facts.selinux.live
+            if process.context.range is not None and process.context.range.low == level
+        ][:1]
+
+    def _obstacles(self, wanted: Wanted, label: Context, restore: Context | None) -> list[str]:
+        """Say why the launcher could not label the file, or QEMU not use it."""
+        found, resource = wanted.found, wanted.resource
+        place = f"{found.path} ({resource.source})"
+        if found.links > 1:
+            return [
+                f"{place}: it has {found.links} hard links, so other names would change too; copy it: cp --reflink=auto"
+            ]
+        if self.policy is None:
+            return []
+        if (
+            found.label is not None
+            and found.label != label
+            and self._denied_to_launcher(found.label, found.kind, "relabelfrom")
+        ):
+            return [
+                f"{place}: SELinux lets the launcher relabel nothing of type {found.label.type}; "
+                f"move it to a folder for images, or make it one: chcon -t {svirt.RESTORED_TYPE} {found.real}"
+            ]
+        for target in (label, restore):
+            if (
+                target is not None
+                and target != found.label
+                and self._denied_to_launcher(target, found.kind, "relabelto")
+            ):
+                return [f"{place}: SELinux does not let the launcher give it the label {target}"]
+        if self.facts.uid not in (0, found.owner) and found.label != label:
+            return [f"{place}: it belongs to uid {found.owner}, and only its owner or root may relabel it"]
+        missing = self.policy.denied(self.process, label, found.kind, _NEEDS[resource.access])
+        if missing:
+            return [f"{place}: {self.process} may not {' and '.join(missing)} what is labelled {label}"]
+        return self._modes(wanted)
+
+    def _modes(self, wanted: Wanted) -> list[str]:
+        """Root has no dac_override in a VM's domain: owner and mode decide for it too."""
+        found, resource = wanted.found, wanted.resource
+        if self.facts.uid != 0 or self.invocation.user is not None or found.owner == 0:
+            return []
+        writes = resource.access in (Access.READ_WRITE, Access.WRITE, Access.CREATE)
+        others = _OTHERS_READ | (_OTHERS_WRITE if writes else 0)
+        group = _GROUP_READ | (_GROUP_WRITE if writes else 0)
+        if found.mode & others == others or (found.group == 0 and found.mode & group == group):
+            return []
+        return [
+            f"{found.path} ({resource.source}): it belongs to uid {found.owner} with mode {found.mode & 0o777:04o}, and root in "
+            f"{self.process.type} has no right to override that; run QEMU as that user (user: in the spec), or chown it"
+        ]
+
+    def _denied_to_launcher(self, target: Context, kind: FileKind, permission: str) -> bool:
+        own = self.facts.selinux.own
+        if self.policy is None or own is None:
+            return False
+        return bool(self.policy.denied(own, target, kind, (permission,)))
+
+    def _denied_in_folder(self, folder: Context) -> bool:
+        own = self.facts.selinux.own
+        if self.policy is None or own is None:
+            return False
+        return bool(self.policy.denied(own, folder, "dir", ("search", "write", "add_name")))
+
+
+def svirt_given(contexts: svirt.PolicyContexts, label: Context) -> bool:
+    """Tell whether `label` is an image's at some VM's pair, so that it must not be trusted to stay readable."""
+    return contexts.is_given(label) and label.range is not None and bool(label.range.low.categories)
+
+
+def _refused(wanted: Wanted, problem: str) -> Outcome:
+    return Outcome(refusals=(f"{wanted.found.path} ({wanted.resource.source}): {problem}",))
+
+
+def _word(kind: FileKind) -> str:
+    return {
+        FileKind.DIRECTORY: "folder",
+        FileKind.CHARACTER: "character device",
+        FileKind.SOCKET: "socket",
+        FileKind.BLOCK: "block device",
+        FileKind.FIFO: "pipe",
+    }.get(kind, "file")

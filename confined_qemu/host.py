@@ -1,0 +1,179 @@
+"""Collects the facts: looks at SELinux, KVM, files, descriptors and live VMs, and changes nothing."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from confined_qemu import kvm, label, lsm, paths, processes
+from confined_qemu.errors import EmulatorNotExecutable, EmulatorNotFound, LsmError, why
+from confined_qemu.facts import DescriptorFacts, FileFacts, FileKind, SelinuxFacts, SelinuxMode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from confined_qemu.context import Context
+    from confined_qemu.facts import KvmFacts
+
+DOMAIN = "confined_qemu_t"
+"""The launcher's own type, from our policy module."""
+
+
+def selinux(*, scan: bool = True) -> SelinuxFacts:
+    """Return what the kernel and the policy say; `scan` looks for every process that holds categories.
+
+    Raises:
+        LsmError: SELinux is on and something of it cannot be read.
+    """
+    mode = lsm.mode()
+    if mode is SelinuxMode.DISABLED:
+        return SelinuxFacts(mode)
+    own = lsm.own_context()
+    in_domain = own.type == DOMAIN
+    caller = lsm.previous_context() if in_domain else own
+    live = processes.holding_categories() if scan else ()
+    return SelinuxFacts(mode, own, caller, lsm.policy_contexts(), None, in_domain, live)
+
+
+def accelerator() -> KvmFacts:
+    """Return whether VT-x or AMD-V can be used, by using it."""
+    return kvm.host()
+
+
+def find_emulator(name: str, search: str) -> str:
+    """Return the absolute path of an emulator: a path as it is, a name by `search` (PATH) without meeting ourselves.
+
+    Raises:
+        EmulatorNotFound: there is none.
+        EmulatorNotExecutable: it may not be executed.
+    """
+    if "/" in name:
+        path = os.path.abspath(name)
+        if not os.path.exists(path):
+            raise EmulatorNotFound(
+                "no such emulator", where=path, hint="install QEMU, for example: apt install qemu-system-x86"
+            )
+        if not os.access(path, os.X_OK) or os.path.isdir(path):
+            raise EmulatorNotExecutable("the emulator cannot be executed", where=path, hint=f"see: ls -lZ {path}")
+        return path
+    for folder in (search or os.defpath).split(os.pathsep):
+        path = os.path.join(os.path.abspath(folder or "."), name)
+        if (
+            os.path.isfile(path)
+            and os.access(path, os.X_OK)
+            and os.path.realpath(path) != os.path.realpath(paths.LAUNCH_SCRIPT)
+        ):
+            return path
+    raise EmulatorNotFound(
+        "no such emulator on PATH", where=name, hint="install QEMU, for example: apt install qemu-system-x86"
+    )
+
+
+def files(names: Iterable[str], selinux_facts: SelinuxFacts) -> dict[str, FileFacts]:
+    """Look at each path once; a path that cannot be looked at says why in `problem`."""
+    return {name: file(name, selinux_facts) for name in dict.fromkeys(names)}
+
+
+def file(name: str, selinux_facts: SelinuxFacts) -> FileFacts:
+    """Return what the host says of one file. Links are followed by hand-over to the kernel, then left behind."""
+    path = os.path.join(os.getcwd(), name)
+    if "\0" in name:
+        return FileFacts(path, path, FileKind.MISSING, problem="a path cannot hold a NUL byte")
+    real = os.path.realpath(path)
+    labelled = selinux_facts.mode is not SelinuxMode.DISABLED
+    try:
+        descriptor = os.open(real, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ENOENT and os.path.isdir(os.path.dirname(real)):
+            folder = lsm.context_of(os.path.dirname(real)) if labelled else None
+            return FileFacts(path, real, FileKind.MISSING, folder_label=folder)
+        return FileFacts(path, real, FileKind.MISSING, problem=_problem(error))
+    try:
+        return _opened(path, real, descriptor, selinux_facts)
+    except LsmError as error:
+        return FileFacts(path, real, FileKind.MISSING, problem=error.what)
+    finally:
+        os.close(descriptor)
+
+
+def _opened(path: str, real: str, descriptor: int, selinux_facts: SelinuxFacts) -> FileFacts:
+    found = os.fstat(descriptor)
+    given: Context | None = None
+    default: Context | None = None
+    if selinux_facts.mode is not SelinuxMode.DISABLED:
+        given = lsm.context_of(f"/proc/self/fd/{descriptor}")
+        contexts = selinux_facts.contexts
+        if given is not None and contexts is not None and contexts.is_given(given):
+            default = lsm.default_label(real, found.st_mode)
+    return FileFacts(
+        path,
+        real,
+        label.kind_of(found.st_mode),
+        label.identity_of(descriptor),
+        found.st_nlink,
+        found.st_uid,
+        found.st_gid,
+        stat.S_IMODE(found.st_mode),
+        given,
+        default,
+    )
+
+
+def _problem(error: OSError) -> str:
+    if error.errno == errno.ELOOP:
+        return "its links go round in a circle"
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return "no such file or folder"
+    return f"cannot be looked at: {why(error)}"
+
+
+def inherited() -> tuple[int, ...]:
+    """Return the descriptors that the caller handed over: those that are not closed at exec."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            flags = fcntl.fcntl(int(name), fcntl.F_GETFD)
+        except OSError:
+            continue  # the listing's own
+        if not flags & fcntl.FD_CLOEXEC:
+            found.append(int(name))
+    return tuple(sorted(found))
+
+
+def descriptors(numbers: Iterable[int], selinux_facts: SelinuxFacts) -> tuple[DescriptorFacts, ...]:
+    """Return what each inherited descriptor is, and whether SELinux already took it away."""
+    if selinux_facts.mode is SelinuxMode.DISABLED:
+        return ()
+    taken = lsm.device()
+    return tuple(_descriptor(number, taken) for number in numbers)
+
+
+def _descriptor(number: int, taken: int) -> DescriptorFacts:
+    found = os.fstat(number)
+    access = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE
+    swapped = found.st_dev == taken and stat.S_ISCHR(found.st_mode)
+    kind = _socket_class(number) if stat.S_ISSOCK(found.st_mode) else label.kind_of(found.st_mode)
+    context = None if kind is FileKind.MISSING else lsm.context_of(number)
+    return DescriptorFacts(number, str(kind), context, swapped, access != os.O_WRONLY, access != os.O_RDONLY)
+
+
+def _socket_class(number: int) -> str:
+    """Return SELinux's class of a socket (security/selinux/hooks.c, `socket_type_to_security_class`)."""
+    import socket
+
+    copy = socket.socket(fileno=os.dup(number))
+    with copy:
+        stream = copy.type == socket.SOCK_STREAM
+        if copy.family == socket.AF_UNIX:
+            return "unix_stream_socket" if stream or copy.type == socket.SOCK_SEQPACKET else "unix_dgram_socket"
+        if copy.family in (socket.AF_INET, socket.AF_INET6):
+            return "tcp_socket" if stream else "udp_socket"
+    return "socket"
+
+
+def environment_text(environment: Mapping[bytes, bytes], name: str) -> str:
+    """Return a variable of the caller's environment as text, empty where it is not set."""
+    return os.fsdecode(environment.get(os.fsencode(name), b""))

@@ -1,0 +1,206 @@
+"""What the launch script serves: the emulator's names, and the verbs that label and launch."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+from confined_qemu.arguments import REMAINDER, Parser
+from confined_qemu.environment import initial
+from confined_qemu.errors import LAUNCHER_FAILED, TIMED_OUT, ConfinedQemuError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Sequence
+
+    from confined_qemu.invocation import Invocation
+    from confined_qemu.session import Caller
+
+DEFAULT_EMULATOR = "qemu-system-x86_64"
+CONFINEMENTS = ("selinux", "auto", "none")
+VERBS = ("run", "exec", "recover", "settle")
+"""What the launch script serves besides the emulator's names."""
+
+
+def main() -> NoReturn:
+    """Serve this process's command line; does not return."""
+    sys.exit(guarded(lambda: _serve(sys.argv[0], sys.argv[1:])))
+
+
+def serve(arguments: Sequence[str]) -> int:
+    """Serve a verb without the launch script (not installed): with the caller's own rights."""
+    return guarded(lambda: _serve("confined-qemu", arguments))
+
+
+def _serve(argv0: str, arguments: Sequence[str]) -> int:
+    from confined_qemu import host
+
+    descriptors = host.inherited()
+    name = os.path.basename(argv0)
+    if name.startswith("qemu-system-") or name == "qemu-kvm":
+        return _drop_in(argv0, arguments, descriptors)
+    chosen = _parser().parse_args(arguments)
+    code: int = chosen.action(chosen, descriptors)
+    return code
+
+
+def guarded(work: Callable[[], int]) -> int:
+    """Run `work`; errors become lines and an exit code here and nowhere else."""
+    try:
+        return work()
+    except ConfinedQemuError as error:
+        _say("", str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+        return LAUNCHER_FAILED
+
+
+def _say(kind: str, text: str) -> None:
+    for line in text.split("\n"):
+        sys.stderr.write(f"confined-qemu: {kind}{line}\n")
+    sys.stderr.flush()
+
+
+def warn(text: str) -> None:
+    """Print one warning."""
+    _say("warning: ", text)
+
+
+# ---- the drop-in and `exec`
+
+
+def _drop_in(argv0: str, arguments: Sequence[str], descriptors: tuple[int, ...]) -> int:
+    from confined_qemu import requests, session
+
+    invocation = requests.from_arguments(
+        os.path.basename(argv0), arguments, confinement=os.environ.get("CONFINED_QEMU_CONFINEMENT")
+    )
+    session.launch(invocation, session.Caller(initial(), descriptors, argv0), warn)
+
+
+def _exec(chosen: argparse.Namespace, descriptors: tuple[int, ...]) -> int:
+    from confined_qemu import requests, session
+
+    invocation = requests.from_arguments(
+        chosen.emulator, _without_dashes(chosen.arguments), name=chosen.name, confinement=chosen.confinement
+    )
+    session.launch(invocation, session.Caller(initial(), descriptors, chosen.emulator), warn)
+
+
+def _without_dashes(arguments: Sequence[str]) -> Sequence[str]:
+    return arguments[1:] if arguments[:1] == ["--"] else arguments
+
+
+# ---- `run`
+
+
+def _run(chosen: argparse.Namespace, descriptors: tuple[int, ...]) -> int:
+    from confined_qemu import requests, run
+
+    invocation = requests.from_spec(
+        chosen.spec, _without_dashes(chosen.arguments), name=chosen.name, confinement=chosen.confinement
+    )
+    run.supervise(lambda report: _become(invocation, descriptors, report), _clean_up)
+
+
+def _become(invocation: Invocation, descriptors: tuple[int, ...], report: int) -> NoReturn:
+    from confined_qemu import session
+
+    caller: Caller = session.Caller(initial(), descriptors, "", report)
+    os._exit(guarded(lambda: session.launch(invocation, caller, warn)))
+
+
+def _clean_up(pid: int) -> None:
+    """Do a killed watcher's work: the journal whose launcher was `pid`."""
+    from confined_qemu import journal, lsm, restore
+    from confined_qemu.facts import SelinuxMode
+
+    if lsm.mode() is SelinuxMode.DISABLED:
+        return
+    for entry in journal.entries(journal.user_folder(os.geteuid())):
+        if entry.record.pid == pid and restore.state_of(entry) is not restore.State.LIVE:
+            restore.finish(entry)
+
+
+# ---- `recover` and `settle`
+
+
+def _recover(chosen: argparse.Namespace, _: tuple[int, ...]) -> int:
+    from confined_qemu import journal, restore
+
+    folders = journal.all_folders() if os.geteuid() == 0 else [journal.user_folder(os.geteuid())]
+    return _report(restore.recover(folders), as_json=chosen.json)
+
+
+def _settle(chosen: argparse.Namespace, _: tuple[int, ...]) -> int:
+    from confined_qemu import journal, restore
+
+    class _TimeIsUp(Exception):  # noqa: N818 - an alarm, not an error
+        pass
+
+    def alarm(*_: object) -> None:
+        raise _TimeIsUp
+
+    signal.signal(signal.SIGALRM, alarm)
+    if chosen.timeout is not None:
+        signal.setitimer(signal.ITIMER_REAL, max(chosen.timeout, 0.001))
+    try:
+        done = restore.recover([journal.user_folder(os.geteuid())])
+    except _TimeIsUp:
+        _say("", f"labels are still being put back after {chosen.timeout:g} s; see: confined-qemu ps")
+        return TIMED_OUT
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    return _report(done, as_json=False, quiet=True)
+
+
+def _report(done: Sequence[object], *, as_json: bool, quiet: bool = False) -> int:
+    from confined_qemu.restore import Restored
+
+    results = [result for result in done if isinstance(result, Restored)]
+    if as_json:
+        import json
+
+        rows = [{"name": r.entry.record.name, "failed": [str(error) for error in r.failed]} for r in results]
+        sys.stdout.write(json.dumps({"schema": 1, "recovered": rows}) + "\n")
+    elif not quiet:
+        for result in results:
+            sys.stdout.write(f"{result.entry.record.name}: labels put back\n" if not result.failed else "")
+    for result in results:
+        for error in result.failed:
+            _say("", str(error))
+    return LAUNCHER_FAILED if any(result.failed for result in results) else 0
+
+
+# ---- the command line of the verbs
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="confined-qemu")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
+    add_verbs(verbs)
+    return parser
+
+
+def add_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
+    """Add the launch script's verbs to a parser."""
+    run = verbs.add_parser("run", help="boot the VM of a spec, confined, and wait until its labels are back")
+    run.add_argument("spec", metavar="SPEC.yaml")
+    run.set_defaults(action=_run)
+    execute = verbs.add_parser("exec", help="become QEMU with a raw command line, confined")
+    execute.add_argument("--emulator", default=DEFAULT_EMULATOR, help="a name on PATH, or a path")
+    execute.set_defaults(action=_exec)
+    for verb in (run, execute):
+        verb.add_argument("--name", help="the VM's name")
+        verb.add_argument("--confinement", choices=CONFINEMENTS)
+        verb.add_argument("arguments", nargs=REMAINDER, metavar="-- QEMU ARGS")
+    recover = verbs.add_parser("recover", help="put back what a crash left")
+    recover.add_argument("--json", action="store_true")
+    recover.set_defaults(action=_recover)
+    settle = verbs.add_parser("settle", help="wait until nothing is left to put back")
+    settle.add_argument("--timeout", type=float, metavar="S", help="seconds to wait at most")
+    settle.set_defaults(action=_settle)

@@ -1,0 +1,315 @@
+"""`plan(invocation, facts, policy)`: every decision about one VM, made before anything is done. Pure.
+
+What would fail is found here by asking the policy (`Policy.denied`), and refused with the command that mends it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from confined_qemu import fileplan, svirt
+from confined_qemu.commas import escape
+from confined_qemu.errors import printable
+from confined_qemu.facts import SelinuxMode
+from confined_qemu.invocation import Accel, Confinement, Invocation, SeclabelType
+from confined_qemu.plan import AccelChoice, Plan, PlannedResource
+from confined_qemu.resource import Access, Resource, Role, Sharing
+from confined_qemu.steps import Bind, MakeFolder, Relay, Retag, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from confined_qemu.context import Context
+    from confined_qemu.facts import DescriptorFacts, Facts
+    from confined_qemu.resource import Listener
+
+INSTALL = "confined-qemu policy install"
+_SOCKETS = frozenset({"unix_stream_socket", "sock_file", "socket"})
+_ESSENTIAL = ("transition",)
+
+
+class Policy(Protocol):
+    """The loaded policy as a function: its answers depend on nothing else."""
+
+    def denied(self, source: Context, target: Context, kind: str, permissions: Iterable[str]) -> tuple[str, ...]:
+        """Return those of `permissions` that it denies `source` on an object of class `kind` labelled `target`."""
+
+    def created(self, source: Context, folder: Context, kind: str) -> Context:
+        """Return the label that a new object of class `kind` would get in `folder` from `source`."""
+
+
+class _NoPolicy:
+    """A kernel without SELinux: it denies nothing and labels nothing."""
+
+    def denied(self, source: Context, target: Context, kind: str, permissions: Iterable[str]) -> tuple[str, ...]:  # noqa: ARG002
+        return ()
+
+    def created(self, source: Context, folder: Context, kind: str) -> Context:  # noqa: ARG002
+        return folder
+
+
+NO_POLICY: Policy = _NoPolicy()
+
+
+def plan(invocation: Invocation, facts: Facts, policy: Policy | None) -> Plan:
+    """Return the plan for one VM.
+
+    `policy` None leaves out every refusal that needs the host's SELinux and KVM (`plan --policy-root`).
+    """
+    draft = _Draft(invocation, facts, policy)
+    draft.choose_accelerator()
+    draft.choose_confinement()
+    if draft.process is not None and draft.check_domain():
+        draft.check_emulator()
+        draft.add_files()
+        draft.add_listeners()
+        draft.add_descriptors()
+        draft.add_temporary_folder()
+    else:
+        draft.leave_files()
+    return draft.finish()
+
+
+@dataclass
+class _Draft:
+    """The plan while it is being made."""
+
+    invocation: Invocation
+    facts: Facts
+    policy: Policy | None
+    accel: AccelChoice = field(default_factory=lambda: AccelChoice("tcg", "", tcg=True))
+    process: Context | None = None
+    confined: bool = False
+    resources: list[PlannedResource] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+    temporary: str | None = None
+
+    def deny(self, line: str) -> None:
+        """Refuse; where SELinux only watches (permissive), warn."""
+        watching = self.facts.selinux.mode is SelinuxMode.PERMISSIVE
+        (self.warnings if watching else self.refusals).append(printable(line))
+
+    def denied(self, source: Context, target: Context | None, kind: str, *permissions: str) -> tuple[str, ...]:
+        """Ask the policy; without one, or about a file without a label, nothing is denied."""
+        if self.policy is None or target is None:
+            return ()
+        return self.policy.denied(source, target, kind, permissions)
+
+    # ---- accelerator
+
+    def choose_accelerator(self) -> None:
+        kvm, wanted = self.facts.kvm, self.invocation.accel
+        if wanted is Accel.TCG:
+            self.accel = AccelChoice("tcg", "asked for", tcg=True)
+        elif kvm.usable:
+            reason = f"the CPU has {kvm.flag} and /dev/kvm answers" if wanted is Accel.AUTO else "asked for"
+            self.accel = AccelChoice("kvm", reason, tcg=False)
+        elif wanted is Accel.KVM:
+            self.accel = AccelChoice("kvm", "asked for", tcg=False)
+            if self.policy is not None or self.invocation.confinement is Confinement.NONE:
+                self.refusals.append(printable(f"accel: kvm: {kvm.problem}; {kvm.hint}, or choose accel: tcg"))
+        else:
+            self.accel = AccelChoice("tcg", f"no KVM: {kvm.problem}", tcg=True)
+
+    # ---- confinement and domain
+
+    def choose_confinement(self) -> None:
+        wanted, mode = self.invocation.confinement, self.facts.selinux.mode
+        contexts, seclabel = self.facts.selinux.contexts, self.invocation.seclabel
+        if wanted is Confinement.NONE:
+            self.warnings.append("confinement: none: nothing confines this VM, it has your own rights")
+        elif mode is SelinuxMode.DISABLED or contexts is None:
+            if wanted is Confinement.AUTO:
+                self.warnings.append("SELinux is disabled: nothing confines this VM, it has your own rights")
+            else:
+                self.refusals.append(
+                    "SELinux is disabled on this host, so nothing would confine the VM; "
+                    "boot with SELinux, or choose confinement: none"
+                )
+        elif seclabel.type is SeclabelType.NONE:
+            self.warnings.append("seclabel type none: the VM gets no label of its own and keeps your context")
+        else:
+            self.confined = True
+            self.process = svirt.process_context(contexts, seclabel, self.facts.pair, tcg=self.accel.tcg)
+            if mode is SelinuxMode.PERMISSIVE:
+                self.warnings.append("SELinux is permissive: labels are set, and nothing enforces them")
+
+    def check_domain(self) -> bool:
+        """Ask whether QEMU may be started in its domain; the first thing missing is the only one worth saying."""
+        selinux, process = self.facts.selinux, self.process
+        if self.policy is None or process is None or selinux.own is None:
+            return True
+        if self.denied(selinux.own, process, "process", *_ESSENTIAL):
+            self.deny(f"the policy lets {selinux.own.type} start nothing as {process.type}; run: {INSTALL}")
+            return not self.refusals
+        if not selinux.in_domain:
+            line = f"not in the launcher's own domain but with your rights ({selinux.own.type}); run: {INSTALL}"
+            (self.refusals if self.invocation.require_domain else self.warnings).append(line)
+        if self.accel.tcg and not self.invocation.query and self.denied(process, process, "process", "execmem"):
+            self.deny(
+                f"TCG needs memory that is written and executed, and the policy denies execmem to {process.type} "
+                "(avc: denied { execmem }); run: setsebool -P virt_use_execmem on"
+            )
+        return True
+
+    def check_emulator(self) -> None:
+        emulator = self.facts.emulator
+        process = self.process
+        if process is None or self.policy is None:
+            return
+        if self.denied(process, emulator.label, "file", "entrypoint", "execute", "read", "map"):
+            self.deny(
+                f"{emulator.real}: its label {emulator.label} is no QEMU's, so {process.type} may not run it; "
+                f"run: semanage fcontext -a -t qemu_exec_t '{emulator.real}' && restorecon {emulator.real}"
+            )
+
+    # ---- files
+
+    def add_files(self) -> None:
+        process = self.process
+        if process is None:
+            return
+        merged: dict[object, fileplan.Wanted] = {}
+        for resource in self._files():
+            found = self.facts.files[resource.path]
+            key = found.identity or found.real
+            merged[key] = fileplan.merge(merged.get(key), fileplan.Wanted(resource, found))
+        planner = fileplan.FilePlanner(self.invocation, self.facts, self.policy, process)
+        outcomes = {key: planner.decide(wanted) for key, wanted in merged.items()}
+        for outcome in outcomes.values():
+            self.steps.extend(outcome.steps)
+            self.refusals.extend(printable(line) for line in outcome.refusals)
+            for line in outcome.denials:
+                self.deny(line)
+        for resource in self._files():
+            found = self.facts.files[resource.path]
+            outcome = outcomes[found.identity or found.real]
+            self.resources.append(PlannedResource(resource, found.path, outcome.context, outcome.restore))
+
+    def _files(self) -> list[Resource]:
+        """Return the resources without the sockets that the launcher makes itself."""
+        made = {listener.path for listener in self.invocation.listeners}
+        return [r for r in self.invocation.resources if r.access is not Access.LISTEN or r.path not in made]
+
+    def leave_files(self) -> None:
+        """Name the resources of a VM that nothing confines, or that is refused; none is touched."""
+        for resource in self._files():
+            self.resources.append(PlannedResource(resource, self.facts.files[resource.path].path, None, None))
+        for listener in self.invocation.listeners:
+            self.resources.append(PlannedResource(_socket(listener), listener.path, None, None))
+
+    # ---- sockets and descriptors
+
+    def add_listeners(self) -> None:
+        contexts, process = self.facts.selinux.contexts, self.process
+        if contexts is None or process is None:
+            return
+        label = svirt.file_context(contexts, process, Sharing.PRIVATE)
+        for listener in self.invocation.listeners:
+            inner = None
+            if self._clients_need_relay(process):
+                inner = f"{self._own_folder()}/{listener.name}"
+            self.steps.append(Bind(listener.name, listener.path, label, process, inner))
+            self.resources.append(PlannedResource(_socket(listener), listener.path, label, None))
+
+    def _clients_need_relay(self, process: Context) -> bool:
+        """A socket that QEMU accepts takes QEMU's type and the client's range: may QEMU use that one?"""
+        caller = self.facts.selinux.caller
+        if caller is None or caller.range is None:
+            return False
+        accepted = process.at(caller.range.high)
+        return bool(self.denied(process, accepted, "unix_stream_socket", "read", "write"))
+
+    def _own_folder(self) -> str:
+        contexts, process = self.facts.selinux.contexts, self.process
+        folder = f"{self.facts.runtime_folder}/{_folder_name(self.invocation.name)}.{self.facts.pair}"
+        if contexts is not None and process is not None:
+            label = svirt.file_context(contexts, process, Sharing.PRIVATE)
+            step = MakeFolder(folder, label or process)
+            if step not in self.steps:
+                self.steps.append(step)
+        return folder
+
+    def add_descriptors(self) -> None:
+        if self.process is None or self.policy is None:
+            return
+        for descriptor in self.facts.descriptors:
+            self._add_descriptor(descriptor, self.process)
+
+    def _add_descriptor(self, descriptor: DescriptorFacts, process: Context) -> None:
+        name = f"descriptor {descriptor.number}"
+        if descriptor.swapped:
+            self.deny(
+                f"{name}: SELinux took it away when the launcher started, so what it carried would be lost; "
+                "give a pipe or a file of yours instead, or start from a context that may share it"
+            )
+            return
+        permissions = (["read"] if descriptor.readable else []) + (["write"] if descriptor.writable else [])
+        missing = self.denied(process, descriptor.label, descriptor.kind, *permissions)
+        if not missing or descriptor.label is None:
+            return
+        retagged = (
+            descriptor.label.at(process.range.low.__class__(process.range.low.sensitivity)) if process.range else None
+        )
+        if descriptor.kind == "fifo_file" and retagged is not None:
+            if not self.denied(process, retagged, "fifo_file", *permissions):
+                self.steps.append(Retag(descriptor.number, retagged))
+                return
+        elif descriptor.kind == "unix_stream_socket":
+            self.steps.append(Relay(descriptor.number, process))
+            return
+        self.deny(
+            f"{name} ({descriptor.label}): {process.type} may not {' and '.join(missing)} it; "
+            "send it through a pipe instead, for example: ... | cat"
+        )
+
+    def add_temporary_folder(self) -> None:
+        contexts, process = self.facts.selinux.contexts, self.process
+        if not self.invocation.needs_tmpdir or contexts is None or process is None:
+            return
+        folder = f"{self.facts.temporary_folder}/confined-qemu.{_folder_name(self.invocation.name)}.{self.facts.pair}"
+        label = svirt.file_context(contexts, process, Sharing.PRIVATE)
+        self.steps.append(MakeFolder(folder, label or process))
+        self.temporary = folder
+
+    # ---- the end
+
+    def finish(self) -> Plan:
+        return Plan(
+            name=self.invocation.name,
+            emulator=self.facts.emulator.path,
+            arguments=self._arguments(),
+            accel=self.accel,
+            confinement="selinux" if self.confined else "none",
+            process=self.process,
+            pair=self.facts.pair if self.process is not None else None,
+            resources=tuple(self.resources),
+            steps=tuple(self.steps),
+            temporary=self.temporary,
+            user=self.invocation.user,
+            daemonize=self.invocation.daemonize,
+            warnings=tuple(self.warnings),
+            refusals=tuple(dict.fromkeys(self.refusals)),
+        )
+
+    def _arguments(self) -> tuple[str, ...]:
+        arguments = list(self.invocation.arguments)
+        if self.invocation.accel_index is not None:
+            arguments[self.invocation.accel_index] = self.accel.chosen
+        if not self.confined:
+            # nobody labels the socket, so QEMU may as well make it itself
+            for listener in self.invocation.listeners:
+                before = listener.before.removesuffix("fd=")
+                arguments[listener.index] = f"{before}path={escape(listener.path)}{listener.after}"
+        return tuple(arguments)
+
+
+def _socket(listener: Listener) -> Resource:
+    return Resource(listener.path, Role.SOCKET, Access.LISTEN, Sharing.PRIVATE, listener.source)
+
+
+def _folder_name(name: str) -> str:
+    return "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in name)[:64].lstrip(".") or "vm"

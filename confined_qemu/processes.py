@@ -1,0 +1,61 @@
+"""Processes as the kernel shows them: start ticks, boot id, and who holds which level."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from confined_qemu import lsm
+from confined_qemu.facts import LiveProcess
+
+if TYPE_CHECKING:
+    from confined_qemu.context import Context
+
+_START_TICKS = 22
+"""The field of /proc/PID/stat (proc(5)): start time after boot in clock ticks; unlike a date it never moves."""
+
+
+def boot_id() -> str:
+    """Return the identity of this boot of the kernel."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+def start_ticks(pid: int) -> int | None:
+    """Return when `pid` was started, in clock ticks since boot; None when there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            after_name = file.read().rpartition(b") ")[2].split()
+    except OSError:
+        return None
+    # the name may hold spaces and brackets; what follows it starts with field 3
+    return int(after_name[_START_TICKS - 3])
+
+
+def is_zombie(pid: int) -> bool:
+    """Tell whether `pid` has ended and only waits for its parent to take its status."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2][:1] in (b"Z", b"X")
+    except OSError:
+        return True
+
+
+def pids() -> list[int]:
+    """Return the ids of all processes that may be seen."""
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+
+
+def holding_categories() -> tuple[LiveProcess, ...]:
+    """Return every live process whose low level has categories: VMs, containers, sandboxes, whoever made them."""
+    found = []
+    for pid in pids():
+        context = lsm.process_context(pid)
+        if context is not None and context.range is not None and context.range.low.categories and not is_zombie(pid):
+            found.append(LiveProcess(pid, context))
+    return tuple(found)
+
+
+def running_as(context: Context) -> tuple[int, ...]:
+    """Return the live processes that run in exactly this context: a VM's, as its pair is its own."""
+    return tuple(pid for pid in pids() if lsm.process_context(pid) == context and not is_zombie(pid))

@@ -1,0 +1,127 @@
+"""Puts back what a VM's journal names: for its watcher, for the next launch, for `recover` and `settle`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from confined_qemu import journal, label, processes
+from confined_qemu.facts import Holder
+from confined_qemu.steps import Relabel
+
+if TYPE_CHECKING:
+    from confined_qemu.errors import ConfinedQemuError
+    from confined_qemu.facts import Identity
+
+
+class State(Enum):
+    """What a journal's VM is doing."""
+
+    LIVE = "live"
+    """It is being launched, or has a process."""
+    ENDING = "ending"
+    """It has ended and its watcher is at work."""
+    PENDING = "pending"
+    """It has ended and nobody puts its labels back: a crash, or a killed watcher."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """One VM whose labels were put back, and what could not be."""
+
+    entry: journal.Entry
+    failed: tuple[ConfinedQemuError, ...]
+
+
+def state_of(entry: journal.Entry) -> State:
+    """Return what the VM is doing, by its processes and its journal's lock."""
+    if pid_of(entry.record) is not None:
+        return State.LIVE
+    descriptor = journal.take(entry.path, wait=False)
+    if descriptor is None:
+        return State.ENDING
+    os.close(descriptor)
+    return State.PENDING
+
+
+def pid_of(record: journal.Record) -> int | None:
+    """Return a live process of the VM: the launched one, else any that runs at its context (a daemon)."""
+    if record.boot_id != processes.boot_id():
+        return None
+    if processes.start_ticks(record.pid) == record.start_ticks and not processes.is_zombie(record.pid):
+        return record.pid
+    running = processes.running_as(record.context)
+    return running[0] if running else None
+
+
+def holders(folders: list[str]) -> dict[Identity, tuple[Holder, ...]]:
+    """Return which live VMs of these folders use which inode."""
+    found: dict[Identity, tuple[Holder, ...]] = {}
+    for folder in folders:
+        for entry in journal.entries(folder):
+            pid = pid_of(entry.record)
+            if pid is None:
+                continue
+            for step in entry.record.steps:
+                if isinstance(step, Relabel):
+                    holder = Holder(entry.record.name, pid, step.exclusive, step.restore)
+                    found[step.identity] = (*found.get(step.identity, ()), holder)
+    return found
+
+
+def restore(path: str) -> Restored | None:
+    """Put back what the journal at `path` names and remove it; the caller holds the journal's lock.
+
+    A file that could not be put back keeps the journal, so that `recover` tries again. Returns None when the
+    journal is gone: somebody else did it.
+
+    Raises:
+        JournalError: the journal cannot be read.
+    """
+    folder = os.path.dirname(path)
+    with journal.locked(folder):
+        record = journal.read(path)
+        if record is None:
+            return None
+        others = {
+            step.identity
+            for entry in journal.entries(folder)
+            if entry.path != path and pid_of(entry.record) is not None
+            for step in entry.record.steps
+            if isinstance(step, Relabel)
+        }
+        failed = label.undo_all(record.steps, others.__contains__)
+        if not failed:
+            journal.remove(path)
+    return Restored(journal.Entry(path, record), tuple(failed))
+
+
+def finish(entry: journal.Entry) -> Restored | None:
+    """Put back a dead VM's labels, after its watcher if one is still at it.
+
+    Returns None when nothing was left to do.
+
+    Raises:
+        JournalError: the journal cannot be read.
+    """
+    descriptor = journal.take(entry.path, wait=True)
+    if descriptor is None:
+        return None
+    try:
+        return restore(entry.path)
+    finally:
+        os.close(descriptor)
+
+
+def recover(folders: list[str]) -> list[Restored]:
+    """Put back the labels of every dead VM in these folders."""
+    done = []
+    for folder in folders:
+        for entry in journal.entries(folder):
+            if state_of(entry) is not State.LIVE:
+                result = finish(entry)
+                if result is not None:
+                    done.append(result)
+    return done

@@ -1,0 +1,203 @@
+"""One VM from invocation to exec: collect, reserve, plan, journal, label, and become QEMU.
+
+The process that enters `launch` is the one that becomes QEMU: pid, parent, group, terminal, descriptors, masks
+and environment stay the caller's.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NoReturn
+
+from confined_qemu import acts, host, journal, lsm, pairs, paths, processes, restore, spawn
+from confined_qemu.errors import ConfinedQemuError, JournalError, Refused
+from confined_qemu.facts import Facts, Holder, Identity, SelinuxFacts, SelinuxMode
+from confined_qemu.invocation import Confinement, Invocation, SeclabelType
+from confined_qemu.mcs import Window
+from confined_qemu.planner import NO_POLICY
+from confined_qemu.planner import plan as make_plan
+from confined_qemu.steps import Bind, Create, MakeFolder, Relabel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from confined_qemu.mcs import Pair
+    from confined_qemu.plan import Plan
+    from confined_qemu.planner import Policy
+
+_TRIES = 3
+"""How often a launch that meets a VM in the act of ending waits for it and looks again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """What the caller handed over, taken before anything else was opened."""
+
+    environment: Mapping[bytes, bytes]
+    descriptors: tuple[int, ...]
+    argv0: str
+    report: int = -1
+    """Where the watcher tells `run` how it went; -1 without."""
+
+
+def needs_labels(invocation: Invocation, mode: SelinuxMode) -> bool:
+    """Tell whether SELinux will hold this VM, so that there are labels to set and to put back."""
+    return (
+        mode is not SelinuxMode.DISABLED
+        and invocation.confinement is not Confinement.NONE
+        and invocation.seclabel.type is not SeclabelType.NONE
+    )
+
+
+def collect(
+    invocation: Invocation,
+    caller: Caller,
+    selinux: SelinuxFacts,
+    holders: Mapping[Identity, tuple[Holder, ...]] | None = None,
+) -> Facts:
+    """Return the facts about this invocation, without a pair."""
+    search = host.environment_text(caller.environment, "PATH")
+    emulator = host.find_emulator(invocation.emulator, search)
+    return Facts(
+        selinux=selinux,
+        kvm=host.accelerator(),
+        emulator=host.file(emulator, selinux),
+        files=host.files((resource.path for resource in invocation.resources), selinux),
+        holders=holders or {},
+        descriptors=host.descriptors(caller.descriptors, selinux),
+        uid=os.geteuid(),
+        runtime_folder=_runtime_folder(caller),
+        temporary_folder=host.environment_text(caller.environment, "TMPDIR") or "/var/tmp",  # noqa: S108 - QEMU's own
+    )
+
+
+def _runtime_folder(caller: Caller) -> str:
+    if os.geteuid() == 0:
+        return paths.RUNTIME
+    base = host.environment_text(caller.environment, "XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
+    return os.path.join(base, "confined-qemu")
+
+
+def launch(invocation: Invocation, caller: Caller, warn: Callable[[str], None]) -> NoReturn:
+    """Become QEMU, confined as the plan says; labels are put back by the watcher.
+
+    Raises:
+        ConfinedQemuError: nothing was started, and what had been labelled is as it was.
+    """
+    mode = lsm.mode()
+    if invocation.query or not needs_labels(invocation, mode):
+        facts = collect(invocation, caller, host.selinux(scan=False))
+        plan = _accepted(make_plan(invocation, facts, _policy(mode)), warn)
+        acts.become(plan, acts.perform(plan), caller.environment, caller.argv0)
+    folder = journal.user_folder(os.geteuid())
+    with ExitStack() as held:
+        plan, registry = _planned(invocation, caller, folder, held, warn)
+        path, record = _journalled(folder, plan)
+        try:
+            watcher = spawn.watcher(path, str(plan.process), (record, registry), caller.report)
+            done = acts.perform(plan)
+            watcher.await_ready()
+        except BaseException:
+            held.close()
+            restore.restore(path)
+            raise
+    try:
+        acts.become(plan, done, caller.environment, caller.argv0)
+    except ConfinedQemuError:
+        restore.restore(path)
+        raise
+
+
+def preview(invocation: Invocation, caller: Caller, pair: Pair | None = None) -> Plan:
+    """Return the plan that `launch` would execute now, and change nothing; its pair is free at this moment."""
+    mode = lsm.mode()
+    if not needs_labels(invocation, mode) or invocation.query:
+        return make_plan(invocation, collect(invocation, caller, host.selinux(scan=False)), _policy(mode))
+    facts = collect(invocation, caller, host.selinux(), restore.holders(_folders()))
+    if pair is None:
+        registry = pairs.open_registry(os.path.join(journal.state_folder(), paths.PAIRS))
+        pair = _reserve(registry, facts)
+        os.close(registry)
+    return make_plan(invocation, replace(facts, pair=pair), _policy(mode))
+
+
+def _policy(mode: SelinuxMode) -> Policy:
+    return lsm if mode is not SelinuxMode.DISABLED else NO_POLICY
+
+
+def _planned(
+    invocation: Invocation, caller: Caller, folder: str, held: ExitStack, warn: Callable[[str], None]
+) -> tuple[Plan, int]:
+    """Return the plan and the descriptor that holds its pair; the folder's lock stays held."""
+    facts = _settled(invocation, caller, folder, held)
+    registry = pairs.open_registry(os.path.join(journal.state_folder(), paths.PAIRS))
+    facts = replace(facts, pair=_reserve(registry, facts))
+    return _accepted(make_plan(invocation, facts, lsm), warn), registry
+
+
+def _reserve(registry: int, facts: Facts) -> Pair:
+    from random import SystemRandom
+
+    caller = facts.selinux.caller
+    window = Window.of(caller.range if caller is not None else None)
+    return pairs.reserve(registry, window, _taken(facts), SystemRandom().randrange)
+
+
+def _taken(facts: Facts) -> list[frozenset[int]]:
+    """Return the category sets that a new pair must not lie in: live processes', and those on the images."""
+    contexts = [process.context for process in facts.selinux.live]
+    contexts += [found.label for found in facts.files.values() if found.label is not None]
+    return [context.range.low.categories for context in contexts if context.range is not None]
+
+
+def _settled(invocation: Invocation, caller: Caller, folder: str, held: ExitStack) -> Facts:
+    """Return the facts with the folder's lock held, and no dead VM's work left on a file of this one."""
+    for _ in range(_TRIES):
+        for entry in _dead(folder, invocation):
+            restore.finish(entry)
+        held.enter_context(journal.locked(folder))
+        if not _dead(folder, invocation):
+            return collect(invocation, caller, host.selinux(), restore.holders(_folders()))
+        held.pop_all().close()
+    raise JournalError(
+        "labels that a dead VM left on these files cannot be put back",
+        where=folder,
+        hint="run: confined-qemu recover",
+    )
+
+
+def _dead(folder: str, invocation: Invocation) -> list[journal.Entry]:
+    mine = {os.path.realpath(resource.path) for resource in invocation.resources}
+    mine |= {os.path.realpath(listener.path) for listener in invocation.listeners}
+    return [
+        entry
+        for entry in journal.entries(folder)
+        if restore.pid_of(entry.record) is None and any(step.path in mine for step in entry.record.steps)
+    ]
+
+
+def _folders() -> list[str]:
+    """Return the journals that this user may read: root all, others their own."""
+    return journal.all_folders() if os.geteuid() == 0 else [journal.user_folder(os.geteuid())]
+
+
+def _accepted(plan: Plan, warn: Callable[[str], None]) -> Plan:
+    for line in plan.warnings:
+        warn(line)
+    if plan.refusals:
+        raise Refused(plan.refusals)
+    return plan
+
+
+def _journalled(folder: str, plan: Plan) -> tuple[str, int]:
+    if plan.process is None:
+        raise JournalError("a plan without a context has nothing to journal")
+    steps = tuple(step for step in plan.steps if isinstance(step, (Relabel, Create, MakeFolder, Bind)))
+    pid = os.getpid()
+    ticks = processes.start_ticks(pid)
+    if ticks is None:
+        raise JournalError("the launcher cannot see itself in /proc", hint="mount /proc without hidepid")
+    record = journal.Record(plan.name, processes.boot_id(), pid, ticks, plan.accel.chosen, plan.process, steps)
+    return journal.write(folder, record)

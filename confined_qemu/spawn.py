@@ -1,0 +1,108 @@
+"""Starts our own programs beside QEMU: the watcher and the relay, apart from the caller in every way.
+
+Double-forked into a session of their own, in `/`, with none of the caller's descriptors, deaf to TERM, HUP and INT
+(systemd and batch systems signal whole groups): the caller sees no child of ours and waits for no pipe of ours.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
+
+from confined_qemu import watch
+from confined_qemu.errors import HostError, why
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+INTERPRETER = "/usr/bin/python3"
+_DEAF = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+_LAST_STDIO = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Watcher:
+    """A started watcher; `control` closes when this process becomes QEMU."""
+
+    control: socket.socket
+
+    def await_ready(self) -> None:
+        """Return once the watcher watches.
+
+        Raises:
+            HostError: it could not start.
+        """
+        if self.control.recv(1) != watch.READY:
+            raise HostError(
+                f"the watcher could not be started with {INTERPRETER}", hint=f"try: {INTERPRETER} -IS -c pass"
+            )
+
+
+def watcher(journal_path: str, context: str, held: Iterable[int], report: int) -> Watcher:
+    """Start the watcher of this very process; `held` are the descriptors of its journal and its pair.
+
+    Raises:
+        HostError: no process or descriptor is to be had.
+    """
+    mine, its = socket.socketpair()
+    pidfd = os.pidfd_open(os.getpid())
+    keep = [*held, its.fileno(), pidfd, *([report] if report >= 0 else [])]
+    arguments = [journal_path, context, str(pidfd), str(os.getpid()), str(its.fileno()), str(report)]
+    program("watch", arguments, keep)
+    its.close()
+    os.close(pidfd)
+    if report >= 0:
+        os.close(report)
+    return Watcher(mine)
+
+
+def program(name: str, arguments: list[str], keep: Iterable[int]) -> None:
+    """Run one of our programs as a process of its own, with the descriptors `keep`.
+
+    Raises:
+        HostError: it cannot be forked.
+    """
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{name}.py")
+    try:
+        child = os.fork()
+    except OSError as error:
+        raise HostError(f"no process for the {name}: {why(error)}", hint="see: ulimit -u") from error
+    if child == 0:
+        _detach([INTERPRETER, "-IS", path, *arguments], frozenset(keep))
+    os.waitpid(child, 0)
+
+
+def _detach(command: list[str], keep: frozenset[int]) -> NoReturn:
+    """Become an orphan and execute `command`; any failure ends the process, and its reader sees the end."""
+    try:
+        os.setsid()
+        if os.fork() != 0:
+            os._exit(0)
+        for deaf in _DEAF:
+            signal.signal(deaf, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        os.chdir("/")
+        os.umask(0o077)
+        null = os.open(os.devnull, os.O_RDWR)
+        for number in range(_LAST_STDIO + 1):
+            if number not in keep:
+                os.dup2(null, number)
+        for name in os.listdir("/proc/self/fd"):
+            number = int(name)
+            if number > _LAST_STDIO and number not in keep:
+                _close(number)
+        for number in keep:
+            os.set_inheritable(number, True)  # noqa: FBT003 - positional by definition
+        os.execve(command[0], command, {})
+    finally:
+        os._exit(1)
+
+
+def _close(number: int) -> None:
+    try:
+        os.close(number)
+    except OSError:
+        return  # the listing's own

@@ -1,0 +1,138 @@
+"""The watcher: stays with a VM and puts its labels back, whatever ended it.
+
+Runs as a program of its own (`python3 -IS watch.py JOURNAL CONTEXT PIDFD PID CONTROL REPORT`, REPORT -1 without
+`run`) and imports nothing until the VM has ended, so that a thousand of them are cheap. It holds the journal's
+lock and the VM's pair through the descriptors it inherited.
+"""
+
+import os
+import select
+import signal
+import sys
+
+READY = b"r"
+RESTORED = b"0"
+DAEMON = b"d"
+FAILED = b"!"
+_EXEC_PATIENCE = 5.0
+"""Seconds for the kernel to finish an exec that has begun (its descriptors are closed a moment before its context
+changes)."""
+
+
+def main() -> None:
+    """Watch one VM; does not return."""
+    path, expected = sys.argv[1], sys.argv[2]
+    pidfd, pid, control, report = (int(text) for text in sys.argv[3:7])
+    with open("/proc/self/comm", "w", encoding="ascii") as comm:
+        comm.write("confined-watch")
+    os.write(control, READY)
+    _await_exec(control, pidfd, report)
+    os.close(control)
+    _check(pid, pidfd, expected)
+    _await_end(pidfd, report)
+    os.close(pidfd)
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    _await_others(expected, report)
+    status = _restore(path)
+    _tell(report, status)
+    os._exit(0)
+
+
+def _await_exec(control: int, pidfd: int, report: int) -> None:
+    """Wait until the launcher has become QEMU (its end of `control` closes) or has ended."""
+    poll = select.poll()
+    for descriptor in (control, pidfd, report):
+        if descriptor >= 0:
+            poll.register(descriptor, select.POLLIN)
+    while True:
+        ready = {descriptor for descriptor, _ in poll.poll()}
+        if report in ready:
+            # `run` was killed: so would QEMU be, had the person started it
+            _kill(pidfd)
+            poll.unregister(report)
+        if control in ready or pidfd in ready:
+            return
+
+
+def _check(pid: int, pidfd: int, expected: str) -> None:
+    """Kill the VM unless it runs in the context that was planned."""
+    import time
+
+    deadline = time.monotonic() + _EXEC_PATIENCE
+    while _context(pid) != expected:
+        if _ended(pidfd, 1):
+            return
+        if time.monotonic() > deadline:
+            _kill(pidfd)
+            return
+
+
+def _context(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/attr/current", encoding="ascii", errors="replace") as file:
+            return file.read().rstrip("\0\n")
+    except OSError:
+        return ""
+
+
+def _ended(pidfd: int, milliseconds: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(milliseconds))
+
+
+def _await_end(pidfd: int, report: int) -> None:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    if report >= 0:
+        poll.register(report, select.POLLIN)
+    while True:
+        ready = {descriptor for descriptor, _ in poll.poll()}
+        if pidfd in ready:
+            return
+        _kill(pidfd)
+        poll.unregister(report)
+
+
+def _await_others(expected: str, report: int) -> None:
+    """Wait for what runs in the VM's context besides the launched process: `-daemonize`'s child, helpers."""
+    from confined_qemu.survivors import survivors
+
+    told = False
+    while others := survivors(expected):
+        if not told:
+            _tell(report, DAEMON)
+            told = True
+        for pidfd in others:
+            _ended(pidfd, -1)
+            os.close(pidfd)
+
+
+def _kill(pidfd: int) -> None:
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except OSError:
+        return
+
+
+def _restore(path: str) -> bytes:
+    from confined_qemu.errors import ConfinedQemuError
+    from confined_qemu.restore import restore
+
+    try:
+        result = restore(path)
+    except ConfinedQemuError:
+        return FAILED
+    return RESTORED if result is None or not result.failed else FAILED
+
+
+def _tell(report: int, what: bytes) -> None:
+    if report >= 0:
+        try:
+            os.write(report, what)
+        except OSError:
+            return
+
+
+if __name__ == "__main__":
+    main()
