@@ -1,0 +1,132 @@
+"""The rewriting of sockets that listen, against the installed QEMU: it must serve on a descriptor as on a path."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+
+from confined_qemu.cmdline import read
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+QEMU = shutil.which("qemu-system-x86_64")
+pytestmark = pytest.mark.skipif(QEMU is None, reason="qemu-system-x86_64 is not installed")
+
+QMP = b'{"QMP"'
+HMP = b"QEMU "
+SILENT = b""
+CASES = [
+    pytest.param(["-chardev", "socket,id=c,path=@,server=on,wait=off", "-mon", "c,mode=control"], QMP, id="chardev"),
+    pytest.param(
+        ["-chardev", "socket,path=@,logfile=@.log,id=c,server,nowait", "-mon", "c,mode=control"],
+        QMP,
+        id="chardev-short-booleans",
+    ),
+    pytest.param(
+        ["-chardev", "backend=socket,server=on,wait=off,abstract=off,tight=on,id=c,path=@", "-mon", "c,mode=control"],
+        QMP,
+        id="chardev-path-last",
+    ),
+    pytest.param(["-qmp", "unix:@,server,nowait"], QMP, id="qmp"),
+    pytest.param(["-qmp", "unix:@,server=on,wait=on"], QMP, id="qmp-waits"),
+    pytest.param(["--qmp-pretty", "unix:@,server=on,wait=off"], b'{\r\n    "QMP"', id="qmp-pretty"),
+    pytest.param(["-monitor", "unix:@,server=on,wait=off"], HMP, id="monitor"),
+    pytest.param(["-monitor", "unix:@,server=on,wait=off,telnet=on"], b"\xff\xfb\x01", id="telnet"),
+    pytest.param(["-serial", "mon:unix:@,server=on,wait=off", "-monitor", "none"], SILENT, id="serial-mux"),
+    pytest.param(["-serial", "unix:@,server,nowait"], SILENT, id="serial"),
+    pytest.param(["-parallel", "unix:@,server=on,wait=off"], SILENT, id="parallel"),
+    pytest.param(["-debugcon", "unix:@,server=on,wait=off"], SILENT, id="debugcon"),
+    pytest.param(["-gdb", "unix:@,server=on,wait=off"], SILENT, id="gdb"),
+    pytest.param(["-qtest", "unix:@,server=on,wait=off"], SILENT, id="qtest"),
+]
+
+
+class Machine:
+    """A QEMU with a paused machine whose own monitor is on its standard input and output."""
+
+    def __init__(self, arguments: list[str], listener: socket.socket) -> None:
+        common = ["-nodefaults", "-no-user-config", "-display", "none", "-S", "-m", "64", "-qmp", "stdio"]
+        self.process = subprocess.Popen(
+            [QEMU or "", *common, *arguments],
+            pass_fds=[listener.fileno()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def ask(self, command: str) -> Any:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps({"execute": command}).encode() + b"\n")
+        self.process.stdin.flush()
+        while line := self.process.stdout.readline():
+            answer = json.loads(line)
+            if "return" in answer or "error" in answer:
+                return answer["return"]
+        pytest.fail(f"QEMU ended with {self.process.wait()}")
+
+    def quit(self) -> int:
+        self.ask("quit")
+        return self.process.wait(timeout=20)
+
+
+def launch(arguments: list[str], path: str) -> Machine:
+    """Make the one listening socket of `arguments` as the launcher does, and start QEMU with it."""
+    found = read("qemu-system-x86_64", arguments)
+    [listener] = found.listeners
+    assert listener.path == path
+    final = list(found.arguments)
+    assert final[listener.index] == f"{listener.before}{{{listener.name}}}{listener.after}"
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(path)
+        bound.listen(1)
+        final[listener.index] = f"{listener.before}{bound.fileno()}{listener.after}"
+        return Machine(final, bound)
+
+
+@pytest.mark.parametrize(("arguments", "greeting"), CASES)
+def test_a_socket_made_by_the_launcher_serves_like_qemus_own(
+    tmp_path: Path, arguments: list[str], greeting: bytes
+) -> None:
+    path = str(tmp_path / "s,ock")
+    text = path.replace(",", ",,")
+    with launch([argument.replace("@", text) for argument in arguments], path) as machine:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(20)
+            client.connect(path)
+            assert b"".join(client.recv(1) for _ in greeting) == greeting
+            machine.ask("qmp_capabilities")
+            # QEMU takes the connection from its main loop, and says so in the device's name
+            end = time.monotonic() + 20
+            while any(device["filename"].startswith("disconnected:") for device in machine.ask("query-chardev")):
+                assert time.monotonic() < end, machine.ask("query-chardev")
+        assert machine.quit() == 0
+
+
+def test_the_monitor_of_a_multiplexed_serial_line_is_there(tmp_path: Path) -> None:
+    path = str(tmp_path / "sock")
+    with launch(["-serial", f"mon:unix:{path},server=on,wait=off"], path) as machine:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(20)
+            client.connect(path)
+            client.sendall(b"\x01cinfo status\r")  # ctrl-a c: to the monitor
+            heard = b""
+            while b"VM status: paused" not in heard:
+                piece = client.recv(4096)
+                assert piece, heard
+                heard += piece
+        machine.ask("qmp_capabilities")
+        assert machine.quit() == 0
