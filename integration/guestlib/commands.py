@@ -38,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def boots(made: argparse.ArgumentParser) -> None:
         made.add_argument("--policy", default="default", choices=layers.POLICIES, help="the policy it enforces")
+        made.add_argument("--cold", action="store_true", help="boot, even where the state of a boot is saved")
 
     def runs(made: argparse.ArgumentParser) -> None:
         made.add_argument("-t", dest="terminal", action="store_true", help="give the command a terminal")
@@ -68,7 +69,7 @@ def _build(options: argparse.Namespace) -> int:
 
 
 def _up(options: argparse.Namespace) -> int:
-    machine.up(options.name, options.policy)
+    machine.up(options.name, options.policy, cold=options.cold)
     return 0
 
 
@@ -80,7 +81,7 @@ def _exec(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     found = machine.find(options.name)
     ours = found is None or not found.alive()
-    guest = machine.up(options.name, options.policy)
+    guest = machine.up(options.name, options.policy, cold=options.cold)
     try:
         if options.install:
             remote.install(guest)

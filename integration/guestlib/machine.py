@@ -9,10 +9,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 
-from integration.guestlib import cache, layers, programs, sshkeys
+from integration.guestlib import cache, layers, programs, saved, sshkeys
+from integration.guestlib.qmp import Monitor
 from integration.guestlib.report import GuestError, progress
 
 READY = b"confined-qemu-guest: ready"
@@ -27,6 +29,13 @@ KERNEL_ARGUMENTS = (
     "console=ttyS0 security=selinux selinux=1 enforcing=1 audit=1 audit_backlog_limit=65536 "
     "net.ifnames=0 mitigations=off nokaslr loglevel=4 panic=-1"
 )
+# What the guest sees of its machine; a saved state fits only the same one.
+MACHINE = [
+    "-no-user-config", "-nodefaults", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", str(MEMORY_MIB),
+    "-display", "none", "-no-reboot",
+    "-nic", "user,model=virtio-net-pci,restrict=on,hostfwd=tcp:127.0.0.1:0-:22",
+    "-object", "rng-random,id=random,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=random",
+]  # fmt: skip
 UNIX_PATH_LIMIT = 90  # bytes; the kernel takes 107, ssh appends a suffix of its own
 USER_CONTEXT = "unconfined_u:unconfined_r:unconfined_t:s0-s0:c0.c1023"
 
@@ -107,8 +116,14 @@ def running(name: str) -> Running:
     return found
 
 
-def up(name: str, policy: str) -> Running:
-    """Boot the guest, or return it where it runs already; a boot that hangs is tried once more, and said."""
+def up(name: str, policy: str, *, cold: bool = False) -> Running:
+    """Start the guest, or return it where it runs already; a start that hangs is tried once more, and said.
+
+    Args:
+        name: which guest.
+        policy: what it enforces.
+        cold: boot it even where the state of an earlier boot is saved.
+    """
     with cache.locked(f"up-{name}"):
         found = find(name)
         if found is not None and found.alive():
@@ -119,9 +134,10 @@ def up(name: str, policy: str) -> Running:
         for retries in range(BOOTS):
             _clean(name)
             try:
-                return _boot(name, policy, image, retries)
+                # What hung once does not get its second chance from the same saved state.
+                return _start(Start(name, policy, image, retries, cold=cold or retries > 0))
             except BootHungError as error:
-                down(name)
+                _clean(name)
                 if retries + 1 == BOOTS:
                     raise
                 progress(f"{error}; booting again (retry {retries + 1} of {BOOTS - 1})")
@@ -138,51 +154,70 @@ def down(name: str) -> bool:
     return alive
 
 
-def _boot(name: str, policy: str, image: layers.Guest, retries: int) -> Running:
-    progress(f"booting guest {name} (policy {policy})")
-    started = time.monotonic()
-    programs.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", image.disk, file_of(name, "overlay")])
-    listeners = {part: _listener(file_of(name, f"{part}.sock")) for part in ("console", "qmp")}
+@dataclass(frozen=True)
+class Start:
+    """One attempt to start a guest."""
+
+    name: str
+    policy: str
+    image: layers.Guest
+    retries: int
+    cold: bool
+
+    @property
+    def key(self) -> str:
+        """The key of the state that this start may go on from."""
+        return saved.key(self.image.folder, [*MACHINE, KERNEL_ARGUMENTS])
+
+
+def _start(start: Start) -> Running:
+    name = start.name
+    began = time.monotonic()
+    state = None if start.cold else saved.find(start.policy, start.key)
+    progress(f"{'booting' if state is None else 'resuming'} guest {name} (policy {start.policy})")
+    backing = ("raw", start.image.disk) if state is None else ("qcow2", saved.overlay(state))
+    overlay = file_of(name, "overlay")
+    programs.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", backing[0], "-b", backing[1], overlay])
     with contextlib.ExitStack() as stack:
-        for listener in listeners.values():
-            stack.enter_context(listener)
+        listeners = {part: stack.enter_context(_listener(file_of(name, f"{part}.sock"))) for part in ("console", "qmp")}
         console = stack.enter_context(_connect(file_of(name, "console.sock")))
-        monitor = stack.enter_context(_connect(file_of(name, "qmp.sock")))
+        control = stack.enter_context(_connect(file_of(name, "qmp.sock")))
         log = stack.enter_context(open(file_of(name, "qemu.log"), "wb"))
         numbers = {part: listener.fileno() for part, listener in listeners.items()}
         process = subprocess.Popen(
-            _command(name, image, numbers), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            [*_command(start, numbers), *([] if state is None else saved.incoming(state))],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             pass_fds=tuple(numbers.values()), start_new_session=True,
         )  # fmt: skip
         try:
-            port = _forwarded_port(monitor, log.name)
-            state = Running(name, policy, process.pid, start_ticks(process.pid) or 0, port, retries)
-            _wait_ready(state, console, started)
-            _record(state)
-            _open_connection(state)
+            monitor = stack.enter_context(Monitor(control, log.name))
+            ticks = start_ticks(process.pid) or 0
+            guest = Running(name, start.policy, process.pid, ticks, _forwarded_port(monitor), start.retries)
+            if state is None:
+                _wait_ready(guest, console, began)
+                if not start.cold:
+                    saved.save(start.policy, start.key, monitor, overlay)
+            _open_connection(guest)
+            _record(guest)
         except BaseException:
             process.kill()
             process.wait()
             raise
     process.returncode = 0  # It outlives this command: keep Popen from warning about that.
-    progress(f"guest {name} is ready after {time.monotonic() - started:.1f} s, {retries} retries")
-    return state
+    progress(f"guest {name} is ready after {time.monotonic() - began:.1f} s, {start.retries} retries")
+    return guest
 
 
-def _command(name: str, image: layers.Guest, listeners: dict[str, int]) -> list[str]:
-    overlay = file_of(name, "overlay").replace(",", ",,")
-    log = file_of(name, "console.log").replace(",", ",,")
+def _command(start: Start, listeners: dict[str, int]) -> list[str]:
+    overlay = file_of(start.name, "overlay").replace(",", ",,")
+    log = file_of(start.name, "console.log").replace(",", ",,")
     return [
-        "qemu-system-x86_64", "-name", f"confined-qemu-guest-{name}", "-no-user-config", "-nodefaults",
-        "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", str(MEMORY_MIB),
-        "-display", "none", "-no-reboot",
+        "qemu-system-x86_64", "-name", f"confined-qemu-guest-{start.name}", *MACHINE,
         "-drive", f"if=virtio,format=qcow2,cache=unsafe,discard=unmap,file={overlay}",
-        "-nic", "user,model=virtio-net-pci,restrict=on,hostfwd=tcp:127.0.0.1:0-:22",
-        "-object", "rng-random,id=random,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=random",
         "-chardev", f"socket,id=console,fd={listeners['console']},server=on,wait=on,logfile={log}",
         "-serial", "chardev:console",
         "-chardev", f"socket,id=qmp,fd={listeners['qmp']},server=on,wait=off", "-mon", "chardev=qmp,mode=control",
-        "-kernel", image.kernel, "-initrd", image.initrd, "-append", KERNEL_ARGUMENTS,
+        "-kernel", start.image.kernel, "-initrd", start.image.initrd, "-append", KERNEL_ARGUMENTS,
     ]  # fmt: skip
 
 
@@ -202,28 +237,13 @@ def _connect(path: str) -> socket.socket:
     return client
 
 
-def _forwarded_port(monitor: socket.socket, log: str) -> int:
+def _forwarded_port(monitor: Monitor) -> int:
     """Ask QEMU which port of 127.0.0.1 it took for the guest's ssh."""
-    monitor.settimeout(SILENCE_LIMIT)
-    with monitor.makefile("rw", encoding="utf-8") as stream:
-        for request in (None, {"execute": "qmp_capabilities"}, _human("info usernet")):
-            if request is not None:
-                stream.write(json.dumps(request) + "\n")
-                stream.flush()
-            try:
-                line = stream.readline()
-            except ConnectionError:
-                line = ""
-            if not line:
-                raise GuestError(f"QEMU ended at its start; see {log}")
-    for row in json.loads(line)["return"].splitlines():
+    text = monitor.human("info usernet")
+    for row in text.splitlines():
         if "HOST_FORWARD" in row:
             return int(row.split()[3])
-    raise GuestError(f"QEMU forwards no port: {line}")
-
-
-def _human(command: str) -> dict[str, object]:
-    return {"execute": "human-monitor-command", "arguments": {"command-line": command}}
+    raise GuestError(f"QEMU forwards no port: {text}")
 
 
 def _wait_ready(state: Running, console: socket.socket, started: float) -> None:
@@ -242,14 +262,24 @@ def _wait_ready(state: Running, console: socket.socket, started: float) -> None:
 
 
 def _open_connection(state: Running) -> None:
-    """Log in once; later commands share this connection. Then see that it is the guest that tests need."""
-    master = state.ssh("-M", "-N", "-f")
-    done = subprocess.run(
-        master, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False,
-        timeout=SILENCE_LIMIT, start_new_session=True,
-    )  # fmt: skip
-    if done.returncode:
-        raise GuestError(f"ssh does not get into guest {state.name}: {done.stderr.strip()}")
+    """Log in once; later commands share this connection. Then set the clock, which stood still in a saved state."""
+    # -f: goes to the background once it is logged in, out of the reach of a terminal's ^C.
+    _ssh(state, state.ssh("-M", "-N", "-f"))
+    _ssh(state, [*state.ssh("-T"), f"date -s @{time.time():.0f} && test $(id -Z) = {USER_CONTEXT}"])
+
+
+def _ssh(state: Running, command: list[str]) -> None:
+    with tempfile.TemporaryFile("w+") as words:  # not a pipe: what stays in the background would hold it open
+        try:
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=words, check=False,
+                timeout=SILENCE_LIMIT, start_new_session=True,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as error:
+            raise BootHungError(f"guest {state.name} does not answer on its port {state.port}") from error
+        words.seek(0)
+        if done.returncode:
+            raise GuestError(f"root's login into guest {state.name} is not {USER_CONTEXT}: {words.read().strip()}")
 
 
 def _record(state: Running) -> None:

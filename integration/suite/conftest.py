@@ -1,0 +1,79 @@
+"""Fixtures of the suite that runs inside the enforcing guest; the wrong environment fails, it is not skipped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import harness
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+def pytest_sessionstart() -> None:
+    """Refuse to run where the kernel does not enforce: nothing here would count."""
+    with open("/sys/fs/selinux/enforce", encoding="ascii") as file:
+        enforcing = file.read().strip()
+    if enforcing != "1" or os.geteuid() != 0:
+        pytest.exit("the suite needs root on a kernel where SELinux enforces", returncode=3)
+
+
+@pytest.fixture
+def folder(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A fresh folder for images, labelled as the policy labels one; empty and without our labels afterwards."""
+    path = os.path.join(harness.IMAGES, request.node.name[:60])
+    shutil.rmtree(path, ignore_errors=True)
+    os.makedirs(path)
+    subprocess.run(["restorecon", "-RF", harness.IMAGES], check=True)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def make_image(folder: str) -> Callable[[str], harness.Image]:
+    """Return a function that makes a bootable image with a spec, labelled virt_image_t."""
+
+    def make(name: str) -> harness.Image:
+        image = harness.Image(folder, name)
+        subprocess.run(["restorecon", "-RF", folder], check=True)
+        assert harness.short_label(image.path) == harness.UNUSED
+        return image
+
+    return make
+
+
+@pytest.fixture
+def image(make_image: Callable[[str], harness.Image]) -> harness.Image:
+    """One bootable image."""
+    return make_image("a")
+
+
+@pytest.fixture
+def audit() -> harness.AuditTrail:
+    """The denials of this test."""
+    return harness.AuditTrail()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """After each test no VM runs, no watcher waits and no journal is left."""
+    yield
+    harness.settle()
+    assert harness.journals() == []
+    harness.until("watchers end", lambda: not harness.watchers())
+
+
+@pytest.fixture
+def execmem() -> Iterator[None]:
+    """TCG may generate code, for one test."""
+    subprocess.run(["setsebool", "virt_use_execmem=on"], check=True)
+    yield
+    subprocess.run(["setsebool", "virt_use_execmem=off"], check=True)
