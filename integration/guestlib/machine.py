@@ -20,7 +20,7 @@ from integration.guestlib.report import GuestError, progress
 READY = b"confined-qemu-guest: ready"
 # Seconds. A boot takes 15 to 30 on two cores; a quiet guest is a hung one.
 BOOT_LIMIT = 240.0
-SILENCE_LIMIT = 90.0
+SILENCE_LIMIT = 60.0
 END_LIMIT = 10.0
 BOOTS = 2
 MEMORY_MIB = 3072
@@ -185,7 +185,7 @@ def _start(start: Start) -> Running:
         log = stack.enter_context(open(file_of(name, "qemu.log"), "wb"))
         numbers = {part: listener.fileno() for part, listener in listeners.items()}
         process = subprocess.Popen(
-            [*_command(start, numbers), *([] if state is None else saved.incoming(state))],
+            [*_command(start, numbers), *([] if state is None else ["-incoming", "defer"])],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             pass_fds=tuple(numbers.values()), start_new_session=True,
         )  # fmt: skip
@@ -197,6 +197,8 @@ def _start(start: Start) -> Running:
                 _wait_ready(guest, console, began)
                 if not start.cold:
                     saved.save(start.policy, start.key, monitor, overlay)
+            else:
+                saved.resume(monitor, state)
             _open_connection(guest)
             _record(guest)
         except BaseException:

@@ -28,9 +28,18 @@ def overlay(folder: str) -> str:
     return os.path.join(folder, "overlay")
 
 
-def incoming(folder: str) -> list[str]:
-    """Return the QEMU options that start from a saved state."""
-    return ["-incoming", f"exec:cat {shlex.quote(os.path.join(folder, 'memory')).replace(',', ',,')}"]
+def resume(monitor: Monitor, folder: str) -> None:
+    """Load a saved state into a QEMU that was started with `-incoming defer`, and let it run."""
+    _report_progress(monitor)
+    monitor.execute("migrate-incoming", uri=f"exec:cat {shlex.quote(os.path.join(folder, 'memory'))}")
+    monitor.wait("MIGRATION", status="completed")
+    # It was saved while it stood still, and comes back so.
+    monitor.execute("cont")
+
+
+def _report_progress(monitor: Monitor) -> None:
+    """Let QEMU send an event when a migration is over."""
+    monitor.execute("migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}])
 
 
 def save(policy: str, state_key: str, monitor: Monitor, disk: str) -> None:
@@ -41,7 +50,7 @@ def save(policy: str, state_key: str, monitor: Monitor, disk: str) -> None:
         os.mkdir(path, mode=0o700)
         monitor.execute("stop")
         try:
-            monitor.execute("migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}])
+            _report_progress(monitor)
             monitor.execute("migrate-set-parameters", **{"max-bandwidth": 1 << 40})
             monitor.execute("migrate", uri=f"exec:cat > {shlex.quote(os.path.join(path, 'memory'))}")
             monitor.wait("MIGRATION", status="completed")
