@@ -149,7 +149,7 @@ class Blocks:
         if image is not None:
             values["driver"] = image
         protocol = image in PROTOCOLS
-        at = _At(drive.option, role, readonly or temporary, "raw" if protocol else None)
+        at = _At(drive.option, role, readonly or temporary, "raw" if protocol and image not in FILTERS else None)
         opened = bool(drive.file) or any("." in key or key in {"filename", "dir", "path"} for key in values)
         collector.needs_tmpdir |= temporary and opened
         if not drive.file:

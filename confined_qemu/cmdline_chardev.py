@@ -68,10 +68,10 @@ def legacy(collector: Collector, option: str, argument: str, value: str) -> None
 
 def _new_id(collector: Collector, option: str) -> str:
     """Return an id that neither the command line nor an earlier rewriting uses."""
-    taken = collector.taken | {listener.name for listener in collector.listeners}
-    number = 0
-    while (name := f"confined-{option}{number}") in taken:
+    number = collector.counts.get(option, 0)
+    while (name := f"confined-{option}{number}") in collector.taken or name in collector.names:
         number += 1
+    collector.counts[option] = number + 1
     return name
 
 

@@ -29,6 +29,10 @@ class Collector:
     position: int = 0
     arguments: list[str] = field(default_factory=list)
     listeners: list[Listener] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
+    """What the listeners are called."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """How many sockets of each old option were rewritten."""
     needs_tmpdir: bool = False
     _found: list[tuple[int, Resource]] = field(default_factory=list)
 
@@ -54,12 +58,12 @@ class Collector:
 
     def listen(self, name: str, path: str, source: str, before: str, after: str) -> None:
         """Add a socket for the launcher to make, and the argument that takes its number."""
-        used = {listener.name for listener in self.listeners}
         unique = name
-        number = 1
-        while unique in used:
+        number = len(self.listeners)
+        while unique in self.names:
             number += 1
             unique = f"{name}-{number}"
+        self.names.add(unique)
         index = self.first + len(self.arguments)
         self.listeners.append(Listener(unique, path, source, index, before, after))
         self.arguments.append(f"{before}{{{unique}}}{after}")

@@ -7,10 +7,9 @@ certain: QEMU prints and ends before it makes a machine, or refuses the command 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from confined_qemu.commas import split
 
+TYPE_CHECKING = False  # as typing's own, which would load `re` and half a dozen more
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
