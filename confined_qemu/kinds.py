@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from confined_qemu.errors import ValueProblem
 from confined_qemu.vm import Broken
-from confined_qemu.yamlnodes import Mapping, Mark, Node, Problems, Scalar, Sequence, shown
+from confined_qemu.yamlnodes import Lost, Mapping, Mark, Node, Problems, Scalar, Sequence, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +42,15 @@ class Kind(Protocol):
         """Return the JSON Schema of what `read` takes."""
 
 
+def _read(kind: Kind, node: Node, path: str, problems: Problems) -> Any:
+    """Return the value of a node below another one, and remember its place."""
+    problems.marks[path] = node.mark
+    if isinstance(node, Lost):
+        problems.bad.add(path)
+        return BAD
+    return kind.read(node, path, problems)
+
+
 def _bad(node: Node, path: str, problems: Problems, what: str, hint: str | None) -> _Bad:
     problems.bad.add(path)
     problems.add(node.mark, path, what, hint)
@@ -52,7 +61,7 @@ def _scalar(node: Node, path: str, problems: Problems, wanted: str) -> str | _Ba
     """Return the text of a scalar that an argument or a path can hold."""
     if not isinstance(node, Scalar):
         found = "a list" if isinstance(node, Sequence) else "a mapping"
-        return _bad(node, path, problems, f"{found} where {wanted} belongs", f"write {wanted}")
+        return _bad(node, path, problems, f"{found} stands here", f"write {wanted}")
     if node.text == "" and node.plain:
         return _bad(node, path, problems, "nothing is written here", f"write {wanted}, or leave the key out")
     if "\0" in node.text:
@@ -75,8 +84,6 @@ class Text:
     wanted: str
     pattern: str = r"[\s\S]+"
     check: Callable[[str], Any] = identity
-    words: tuple[str, ...] = ()
-    """Texts that editors take for something else (`null`)."""
 
     def read(self, node: Node, path: str, problems: Problems) -> Any:
         """Return what `check` makes of the text, or `BAD`."""
@@ -90,14 +97,14 @@ class Text:
 
     def _value(self, text: str) -> Any:
         if re.fullmatch(self.pattern, text) is None:
-            raise ValueProblem(f"{shown(text)} is not {self.wanted}")
+            raise ValueProblem(f"{shown(text)} does not fit here")
         return self.check(text)
 
     def schema(self) -> Schema:
-        """Return the pattern; a free text may also look like a number or a yes/no to an editor."""
+        """Return the pattern; a free text may also look like a number, a yes/no or a null to an editor."""
         text = {"type": "string", "pattern": f"^(?:{self.pattern})$"}
-        others = [kind for kind, sample in (("number", "1"), ("boolean", "true")) if self._takes(sample)]
-        others += ["null"] if "null" in self.words else []
+        samples = {"number": "1", "boolean": "true", "null": "null"}
+        others = [kind for kind, sample in samples.items() if self._takes(sample)]
         return {"anyOf": [text, {"type": others}]} if others else text
 
     def _takes(self, sample: str) -> bool:
@@ -141,9 +148,9 @@ class Integer:
         if isinstance(text, _Bad):
             return text
         if isinstance(node, Scalar) and not node.plain:
-            return _bad(node, path, problems, f"a text in quotes where {wanted} belongs", "drop the quotes")
+            return _bad(node, path, problems, "a number in quotes is a text", "drop the quotes")
         if re.fullmatch(r"0|[1-9][0-9]{0,18}", text) is None or not self.low <= int(text) <= self.high:
-            return _bad(node, path, problems, f"{shown(text)} is not {wanted}", f"write {wanted}")
+            return _bad(node, path, problems, f"{shown(text)} is no such number", f"write {wanted}")
         return int(text)
 
     def schema(self) -> Schema:
@@ -160,14 +167,13 @@ class Choice:
     def read(self, node: Node, path: str, problems: Problems) -> StrEnum | _Bad:
         """Return the member, or `BAD`."""
         words = [member.value for member in self.of]
-        wanted = "one of " + ", ".join(words)
-        text = _scalar(node, path, problems, wanted)
+        text = _scalar(node, path, problems, "one of " + ", ".join(words))
         if isinstance(text, _Bad):
             return text
         if text not in words:
             near = _near(text, words)
-            hint = f"did you mean {near}?" if near else f"write {wanted}"
-            return _bad(node, path, problems, f"{shown(text)} is not {wanted}", hint)
+            hint = f"did you mean {near}?" if near else "write one of them"
+            return _bad(node, path, problems, f"{shown(text)} is none of {', '.join(words)}", hint)
         return self.of(text)
 
     def schema(self) -> Schema:
@@ -188,9 +194,7 @@ class ListOf:
             return _bad(node, path, problems, "a list belongs here", hint)
         found = []
         for number, item in enumerate(node.items):
-            here = f"{path}[{number}]"
-            problems.marks[here] = item.mark
-            found.append(self.item.read(item, here, problems))
+            found.append(_read(self.item, item, f"{path}[{number}]", problems))
         return BAD if any(isinstance(value, _Bad) for value in found) else tuple(found)
 
     def schema(self) -> Schema:
@@ -279,8 +283,7 @@ class Table:
                 problems.add(key_node.mark, here, what, "drop one of the two")
                 problems.bad.add(here)
             elif (key := known.get(name)) is not None:
-                problems.marks[here] = value_node.mark
-                values[name] = key.kind.read(value_node, here, problems)
+                values[name] = _read(key.kind, value_node, here, problems)
             else:
                 problems.add(key_node.mark, here, "there is no such key", self._meant(name))
             first.setdefault(name, key_node.mark)
@@ -298,7 +301,7 @@ class Table:
         """Return the keys' schemas, with their texts and defaults."""
         keys: Schema = {}
         for key in self.keys:
-            keys[key.name] = {"description": key.about} | key.kind.schema()
+            keys[key.name] = key.kind.schema() | {"description": key.about}
             default = _plain(self.default(key.name))
             if default is not None:
                 keys[key.name]["default"] = default
@@ -339,8 +342,10 @@ def _join(path: str, name: str) -> str:
 
 
 def _key_name(node: Node, path: str, problems: Problems) -> str | None:
-    if not isinstance(node, Scalar):
+    if not isinstance(node, Scalar | Lost):
         problems.add(node.mark, path, "a key must be a word", "write key: value")
+    elif isinstance(node, Lost):
+        pass
     elif node.text == "<<" and node.plain:
         problems.add(node.mark, path, "merge keys (<<) are not read", "write the keys themselves")
     elif not node.text.strip() or len(node.text) > 100 or "\0" in node.text:  # noqa: PLR2004 - no key is so long
@@ -357,7 +362,7 @@ def _place(broken: Broken, start: Mark, path: str, problems: Problems) -> None:
         if any(problems.is_bad(key) for key in involved):
             continue
         here = involved[0]
-        problems.add(problems.marks.get(here, start), here, violation.what, violation.hint)
+        problems.add(problems.nearest(here) or start, here, violation.what, violation.hint)
 
 
 def _near(word: str, words: list[str]) -> str | None:

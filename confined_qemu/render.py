@@ -15,13 +15,12 @@ from confined_qemu.commas import escape
 from confined_qemu.errors import ValueProblem
 from confined_qemu.invocation import Accel, Invocation
 from confined_qemu.resource import Access, Listener, Resource, Role, Sharing
-from confined_qemu.vm import Bus, Char, CharKind, Disk, NetworkType, NicModel
+from confined_qemu.vm import CDROM_PLACE, Bus, Char, CharKind, Disk, NetworkType, NicModel
 
 if TYPE_CHECKING:
     from confined_qemu.vm import VM
 
 _PC = ("pc", "q35", "isapc")
-_Q35 = ("q35", "pc-q35")
 _AHCI_PORTS = 6
 
 
@@ -125,24 +124,33 @@ def _kernel(command: _Command) -> None:
         command.add("-append", vm.cmdline)
 
 
+def _ide(command: _Command, place: int) -> dict[str, str]:
+    """Return the options of a place on the machine's own disk controller; QEMU finds none by itself (measured)."""
+    if command.vm.is_q35:
+        return {"bus": f"ide.{place}", "unit": "0"}
+    return {"bus": f"ide.{place // 2}", "unit": str(place % 2)}
+
+
 def _disk_device(command: _Command, disk: Disk, number: int) -> str:
     """Return the device for a disk, its controller added before."""
+    place = command.vm.ide_places().get(number)
+    if place is not None:
+        return _options("ide-hd", **_ide(command, place))
     on_bus = sum(1 for other in command.vm.disks[:number] if other.bus is disk.bus)
+    device, controller, where = "floppy", "", {}
     match disk.bus:
         case Bus.VIRTIO:
-            return command.virtio("blk")
+            device = command.virtio("blk")
         case Bus.SCSI:
-            return _options("scsi-hd", bus=command.controller("vm-scsi", command.virtio("scsi")) + ".0")
+            device, controller = "scsi-hd", command.controller("vm-scsi", command.virtio("scsi"))
         case Bus.USB:
-            return _options("usb-storage", bus=command.controller("vm-usb", "qemu-xhci,p2=15,p3=15") + ".0")
-        case Bus.SATA if not command.vm.machine.startswith(_Q35):
+            device, controller = "usb-storage", command.controller("vm-usb", "qemu-xhci,p2=15,p3=15")
+        case Bus.FDC if command.vm.is_q35:  # a pc has the controller, a q35 not (measured)
+            controller, where = command.controller("vm-fdc", "isa-fdc"), {"unit": str(on_bus)}
+        case Bus.IDE | Bus.SATA:
             ahci = command.controller(f"vm-ahci{on_bus // _AHCI_PORTS}", "ahci")
             return _options("ide-hd", bus=f"{ahci}.{on_bus % _AHCI_PORTS}")
-        case Bus.IDE | Bus.SATA:
-            # QEMU takes the next free place, on a pc's two channels as on a q35's six ports.
-            return "ide-hd"
-        case Bus.FDC:
-            return "floppy"
+    return _options(device, bus=f"{controller}.0", **where) if controller else device
 
 
 def disk_sharing(disk: Disk) -> Sharing:
@@ -185,8 +193,9 @@ def _cdrom(command: _Command) -> None:
         return
     path = command.content(vm.cdrom, Role.CDROM)
     command.add("-drive", _options("if=none,id=vm-cdrom,media=cdrom,format=raw,readonly=on", file=path))
-    device = "ide-cd"
-    if not vm.machine.startswith(_PC):
+    if vm.machine.startswith(_PC):
+        device = _options("ide-cd", **_ide(command, CDROM_PLACE))
+    else:
         device = _options("scsi-cd", bus=command.controller("vm-scsi", command.virtio("scsi")) + ".0")
     command.add("-device", _options(device, drive="vm-cdrom", bootindex=command.boot_index()))
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from confined_qemu.spectable import SPEC
-from confined_qemu.yamlnodes import Mapping, Problems, TooMany, compose
+from confined_qemu.yamlnodes import Mapping, Problems, Scalar, Sequence, TooMany, compose
 
 if TYPE_CHECKING:
     from confined_qemu.vm import VM
@@ -24,10 +24,10 @@ def parse(text: str, file: str) -> VM:
     vm: Any = None
     with suppress(TooMany):
         root = compose(text, problems)
-        if root is not None and not isinstance(root, Mapping):
-            problems.add(root.mark, "", "a spec is a mapping (key: value)", "it starts with name: NAME")
-        elif root is not None:
+        if isinstance(root, Mapping):
             vm = SPEC.read(root, "", problems)
+        elif isinstance(root, Scalar | Sequence):
+            problems.add(root.mark, "", "a spec is a mapping (key: value)", "it starts with name: NAME")
     if (error := problems.error) is not None:
         raise error
     checked: VM = vm

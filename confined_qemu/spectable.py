@@ -22,13 +22,11 @@ from confined_qemu.vm import (
 )
 
 _PATH: Final = Text("a path")
-_CONTEXT: Final = Text(
-    "a context such as system_u:object_r:svirt_image_t:s0",
-    r"[A-Za-z0-9_.-]+:[A-Za-z0-9_.-]+:[A-Za-z0-9_.-]+(:s[\s\S]*)?",
-    Context.parse,
-)
+_CONTEXT_PATTERN: Final = r"[A-Za-z0-9_.-]+:[A-Za-z0-9_.-]+:[A-Za-z0-9_.-]+(:s[\s\S]*)?"
+_IMAGE: Final = Text("a context such as system_u:object_r:svirt_image_t:s0", _CONTEXT_PATTERN, Context.parse)
+_PROCESS: Final = Text("a context such as system_u:system_r:svirt_t:s0:c1,c2", _CONTEXT_PATTERN, Context.parse)
 _CHAR_PATTERN: Final = r"stdio|null|none|file:[\s\S]+|unix:[\s\S]+"
-_PORT: Final = Text("stdio, null, none, file:PATH or unix:PATH", _CHAR_PATTERN + "|mon:stdio", Char.parse, ("null",))
+_PORT: Final = Text("stdio, null, none, file:PATH or unix:PATH", _CHAR_PATTERN + "|mon:stdio", Char.parse)
 _CONTROL: Final = Text("stdio, none or unix:PATH", r"stdio|none|unix:[\s\S]+", Char.parse)
 
 
@@ -61,7 +59,7 @@ DISK_LABEL: Final = Table(
     build=lambda values, _path: DiskLabel(**values),
     keys=(
         Key("relabel", YesNo(), "no: the file keeps the label that it has."),
-        Key("label", _CONTEXT, "The label that the file gets, in place of the VM's.", ("context",)),
+        Key("label", _IMAGE, "The label that the file gets, in place of the VM's.", ("context",)),
     ),
     rules=(("allOf", [_together(("relabel", _NO), ("label", {}))]),),
 )
@@ -182,8 +180,8 @@ SECLABEL: Final = Table(
             "dynamic: a fresh category pair; static: your label; none: no label.",
         ),
         Key("relabel", YesNo(), "Whether files get labels: yes for dynamic, no for static unless said."),
-        Key("label", _CONTEXT, "static: the process's whole context, range included."),
-        Key("baselabel", _CONTEXT, "dynamic: the context whose type the process gets."),
+        Key("label", _PROCESS, "static: the process's whole context, range included."),
+        Key("baselabel", _PROCESS, "dynamic: the context whose type the process gets."),
     ),
     rules=(
         (
@@ -240,7 +238,7 @@ SPEC: Final = Table(
         Key("cpus", Integer(1, 4096), "How many CPUs the guest has.", ("vcpus", "vcpu", "smp", "cores")),
         Key(
             "memory",
-            Text("a size such as 128M", r"[1-9][0-9]{0,11}[KMGT]", _size),
+            Text("a whole number and its unit, such as 128M", r"[1-9][0-9]{0,11}[KMGT]", _size),
             "The guest's memory.",
             ("ram", "mem"),
         ),

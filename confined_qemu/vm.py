@@ -224,8 +224,14 @@ class Network:
 
 NEEDS = {"initrd": "kernel", "cmdline": "kernel", "dtb": "kernel", "nvram": "firmware"}
 """A key, and the one without which it means nothing (QEMU: "-initrd only allowed with -kernel option")."""
+Q35 = ("q35", "pc-q35")
+"""How the machine types begin whose disk controller is AHCI: six ports of one disk each, for `ide` and `sata`."""
 IDE_PLACES = 4
 """A PC's two IDE channels take two devices each."""
+Q35_PORTS = 6
+FLOPPY_PLACES = 2
+CDROM_PLACE = 2
+"""Where QEMU itself puts a CD-ROM: the second channel's first place (the guest's hdc), the third port."""
 _SIZE = re.compile(r"([1-9][0-9]{0,11})([KMGT])")
 
 
@@ -308,7 +314,7 @@ class VM:
             hint = "drop one of the two"
             yield Violation("require_domain", "confinement is none: there is no domain", hint, ("confinement",))
         yield from self._stdio_twice()
-        yield from self._too_many_on_ide()
+        yield from self._too_many_on_a_bus()
         yield from self._file_twice()
 
     def _stdio_twice(self) -> Iterator[Violation]:
@@ -319,14 +325,29 @@ class VM:
             hint = "use serial: mon:stdio for both, or unix:PATH" if key == "monitor" else "use unix:PATH"
             yield Violation(key, f"{holders[0]} has standard input and output already", hint, (holders[0],))
 
-    def _too_many_on_ide(self) -> Iterator[Violation]:
-        # Measured with QEMU 7.2: a fifth device on a pc finds "No 'IDE' bus"; q35 has six ports of one each.
-        places = 6 if self.machine.startswith(("q35", "pc-q35")) else IDE_PLACES
-        on_ide = [number for number, disk in enumerate(self.disks) if disk.bus is Bus.IDE]
-        free = places - (self.cdrom is not None)
-        for number in on_ide[free:]:
-            what = f"a {self.machine} has {places} IDE places, and they are taken (a cdrom takes one)"
-            yield Violation(f"disks[{number}].bus", what, "use bus: virtio, scsi or sata", ("disks", "machine"))
+    @property
+    def is_q35(self) -> bool:
+        """Tell whether the machine's own disk controller is AHCI."""
+        return self.machine.startswith(Q35)
+
+    def ide_places(self) -> dict[int, int]:
+        """Return the place on the machine's own disk controller of each disk that belongs there, by its number."""
+        buses = {Bus.IDE, Bus.SATA} if self.is_q35 else {Bus.IDE}
+        numbers = [number for number, disk in enumerate(self.disks) if disk.bus in buses]
+        places = [place for place in range(len(numbers) + 1) if self.cdrom is None or place != CDROM_PLACE]
+        return dict(zip(numbers, places, strict=False))
+
+    def _too_many_on_a_bus(self) -> Iterator[Violation]:
+        # Measured with QEMU 7.2: "Can't create IDE unit 2, bus supports only 2 units".
+        most = Q35_PORTS if self.is_q35 else IDE_PLACES
+        for number, place in self.ide_places().items():
+            if place >= most:
+                what = f"a {self.machine} has {most} places for disks, and they are taken (a cdrom takes one)"
+                yield Violation(f"disks[{number}].bus", what, "use bus: virtio or scsi", ("disks", "machine"))
+        floppies = [number for number, disk in enumerate(self.disks) if disk.bus is Bus.FDC]
+        for number in floppies[FLOPPY_PLACES:]:
+            what = f"there are {FLOPPY_PLACES} floppy drives at most"
+            yield Violation(f"disks[{number}].bus", what, "use bus: virtio or usb", ("disks",))
 
     def _file_twice(self) -> Iterator[Violation]:
         """No file twice when the VM writes it: the labels would differ, and QEMU could not lock it."""

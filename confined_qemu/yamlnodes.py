@@ -59,7 +59,14 @@ class Mapping:
     mark: Mark
 
 
-Node = Scalar | Sequence | Mapping
+@dataclass(frozen=True, slots=True, eq=False)
+class Lost:
+    """What could not be made into a node; the problem is noted already."""
+
+    mark: Mark
+
+
+Node = Scalar | Sequence | Mapping | Lost
 
 
 class TooMany(Exception):
@@ -89,6 +96,12 @@ class Problems:
         self._lines.append((mark or Mark(0, 0), printable(f"{line}; {hint}" if hint else line)))
         if len(self._lines) >= MAX_PROBLEMS:
             raise TooMany
+
+    def nearest(self, path: str) -> Mark | None:
+        """Return the place of the key `path`, or of the nearest one that holds it."""
+        while path and path not in self.marks:
+            path = path[: max(path.rfind("."), path.rfind("["), 0)]
+        return self.marks.get(path)
 
     def is_bad(self, path: str) -> bool:
         """Tell whether the value at `path`, or one inside it, could not be read."""
@@ -128,8 +141,8 @@ class _Builder:
         self.problems = problems
         self.anchors: dict[str, Node | None] = {}
 
-    def node(self, event: Any, depth: int) -> Node | None:
-        """Return the node that begins with `event`, None where it is to be left out (a problem is noted)."""
+    def node(self, event: Any, depth: int) -> Node:
+        """Return the node that begins with `event`."""
         from yaml import events as kinds
 
         mark = _mark(event.start_mark)
@@ -148,20 +161,17 @@ class _Builder:
         elif isinstance(event, kinds.SequenceStartEvent):
             node = Sequence(tuple(self._items(kinds.SequenceEndEvent, depth)), mark)
         else:
-            found = list(self._items(kinds.MappingEndEvent, depth, Scalar("", plain=True, mark=mark)))
+            found = list(self._items(kinds.MappingEndEvent, depth))
             node = Mapping(tuple(zip(found[::2], found[1::2], strict=True)), mark)
         if event.anchor is not None:
             self.anchors[event.anchor] = node
         return node
 
-    def _items(self, end: type, depth: int, stand_in: Node | None = None) -> Iterator[Node]:
+    def _items(self, end: type, depth: int) -> Iterator[Node]:
         while not isinstance(event := next(self.events), end):
-            # A mapping keeps keys and values in step, so what is left out there needs something in its place.
-            node = self.node(event, depth + 1) or stand_in
-            if node is not None:
-                yield node
+            yield self.node(event, depth + 1)
 
-    def _alias(self, anchor: str | None, mark: Mark) -> Node | None:
+    def _alias(self, anchor: str | None, mark: Mark) -> Node:
         node = self.anchors.get(anchor or "")
         if anchor not in self.anchors:
             self.problems.add(mark, "", f"there is no anchor &{anchor} above", "write the value itself")
@@ -169,11 +179,22 @@ class _Builder:
             self.problems.add(mark, "", f"*{anchor} stands inside its own anchor", "write the value itself")
         if isinstance(node, Scalar):
             return Scalar(node.text, node.plain, mark)
-        return node
+        return node or Lost(mark)
 
 
 def _mark(mark: Any) -> Mark:
     return Mark(mark.line + 1, mark.column + 1)
+
+
+_HINTS = (
+    ("unknown escape", "single quotes take a backslash as it is"),
+    ("mapping values are not allowed", "quote a text that holds ': '"),
+    ("cannot start any token", "quote a text that begins with a sign"),
+    ("could not find expected ':'", "write key: value, and quote a text of several lines"),
+    ("did not find expected", "look for a bracket, a quote or an indentation that does not match"),
+    ("unexpected end of stream", "close the quote"),
+)
+"""Words of libyaml's messages (scanner.c, parser.c), and the mistake that they come from."""
 
 
 def _syntax(error: Exception, text: str, problems: Problems) -> None:
@@ -190,8 +211,9 @@ def _syntax(error: Exception, text: str, problems: Problems) -> None:
         problems.add(mark, "", "a tab where YAML wants spaces", "indent with spaces")
         return
     context = f" {error.context}" if error.context else ""
-    hint = "quote a text that begins with a sign or holds ': '" if ":" in line or "%" in line else None
-    problems.add(mark, "", f"not YAML: {error.problem}{context}", hint)
+    problem = str(error.problem)
+    hint = next((hint for words, hint in _HINTS if words in problem), "quote a text that YAML could take for a sign")
+    problems.add(mark, "", f"not YAML: {problem}{context}", hint)
 
 
 def _document(text: str, problems: Problems) -> Node | None:
