@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from confined_qemu.context import Context
 from confined_qemu.mcs import MAX_CATEGORY, Level, Pair, Range
+
+# A loaded machine must not fail a property by its clock, and a run leaves no folder in the checkout.
+settings.register_profile("project", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("project")
 
 categories = st.frozensets(st.integers(0, MAX_CATEGORY), max_size=12)
 """Few categories anywhere, so that runs and single ones both occur when drawn near each other."""
@@ -37,8 +44,7 @@ def pairs(draw: st.DrawFn) -> Pair:
 
 
 hostile = st.text(
-    st.sampled_from(",=:.%~'\"\\ \n\t\r\x1b\x7f[]{}#&*!|>-/a\u00e9\u202e\ufeff")
-    | st.characters(codec="utf-8"),
+    st.sampled_from(",=:.%~'\"\\ \n\t\r\x1b\x7f[]{}#&*!|>-/a\u00e9\u202e\ufeff") | st.characters(codec="utf-8"),
     min_size=1,
     max_size=30,
 ).filter(lambda text: "\0" not in text)
@@ -51,3 +57,61 @@ paths = st.builds("/".join, st.lists(hostile | stray | st.just(".."), min_size=1
     lambda path: path.strip("/") != ""
 )
 """Relative and absolute paths, with commas, newlines, `..`, colons and stray bytes."""
+
+_files = hostile.map(lambda text: f"f/{text}")
+
+
+@st.composite
+def disk_documents(draw: st.DrawFn, number: int) -> dict[str, Any]:
+    """Draw one disk of a spec; `number` keeps its file apart from the others'."""
+    document: dict[str, Any] = {"file": f"{number}/{draw(hostile)}", "format": draw(st.sampled_from(["raw", "qcow2"]))}
+    bus = draw(st.sampled_from(["virtio", "scsi", "usb", "sata", None]))
+    if bus is not None:
+        document["bus"] = bus
+    if bus != "sata":
+        document["readonly"] = draw(st.booleans())
+    if document["format"] == "raw":
+        document["shareable"] = draw(st.booleans())
+    if draw(st.booleans()):
+        document["seclabel"] = draw(st.just({"relabel": False}) | contexts.map(lambda label: {"label": str(label)}))
+    return document
+
+
+def _seclabels() -> st.SearchStrategy[dict[str, Any]]:
+    whole = st.builds(Context, names, names, names, ranges())
+    static = st.builds(
+        lambda label, relabel: {"type": "static", "label": str(label), "relabel": relabel}, whole, st.booleans()
+    )
+    dynamic = contexts.map(lambda label: {"baselabel": str(label), "relabel": True})
+    return st.just({"type": "none"}) | static | dynamic
+
+
+@st.composite
+def spec_documents(draw: st.DrawFn) -> dict[str, Any]:
+    """Draw a good spec as the plain document that its YAML holds."""
+    optional = {
+        "emulator": _files,
+        "accel": st.sampled_from(["auto", "kvm", "tcg"]),
+        "machine": st.sampled_from(["pc", "q35", "microvm", "pc-i440fx-7.2"]),
+        "cpu": st.sampled_from(["max", "qemu64,+ssse3", "host"]),
+        "cpus": st.integers(1, 4096),
+        "memory": st.builds("{}{}".format, st.integers(1, 10**6), st.sampled_from("KMGT")),
+        "user": st.sampled_from(["nobody", "1000"]),
+        "disks": st.integers(0, 3).flatmap(lambda count: st.tuples(*map(disk_documents, range(count))).map(list)),
+        "cdrom": hostile.map(lambda text: f"cdrom/{text}"),
+        "serial": st.sampled_from(["stdio", "null", "none", "mon:stdio"]) | hostile.map(lambda text: f"file:s/{text}"),
+        "qmp": st.just("none") | hostile.map(lambda text: f"unix:q/{text}"),
+        "network": st.sampled_from(
+            ["none", "user", {"type": "tap", "ifname": "tap0"}, {"type": "user", "hostfwd": ["tcp::2222-:22"]}]
+        ),
+        "qemu_args": st.lists(hostile, max_size=4),
+        "confinement": st.sampled_from(["selinux", "auto"]),
+        "require_domain": st.booleans(),
+        "seclabel": _seclabels(),
+    }
+    document: dict[str, Any] = {"name": draw(st.from_regex("[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True))}
+    for key in draw(st.sets(st.sampled_from(sorted(optional)))):
+        document[key] = draw(optional[key])
+    if draw(st.booleans()):
+        document |= {"kernel": f"k/{draw(hostile)}", "cmdline": draw(hostile)}
+    return document

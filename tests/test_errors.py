@@ -1,0 +1,59 @@
+"""Errors are lines for a person: one line each, nothing in them that a terminal would obey."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+from hypothesis import given
+
+from confined_qemu import errors
+from confined_qemu.errors import ConfinedQemuError, SpecError, printable, why
+from tests.strategies import hostile, stray
+
+
+@pytest.mark.parametrize(
+    ("where", "hint", "line"),
+    [
+        (None, None, "what"),
+        ("a.yaml:1:2", None, "a.yaml:1:2: what"),
+        (None, "mend it", "what; mend it"),
+        ("a.yaml:1:2", "mend it", "a.yaml:1:2: what; mend it"),
+    ],
+)
+def test_where_what_and_how_to_mend(where: str | None, hint: str | None, line: str) -> None:
+    assert str(ConfinedQemuError("what", where=where, hint=hint)) == line
+
+
+@given(hostile | stray)
+def test_no_error_breaks_its_line_or_the_terminal(text: str) -> None:
+    line = str(ConfinedQemuError(text, where=text, hint=text))
+    assert line.isprintable()
+    line.encode()
+
+
+@given(hostile | stray)
+def test_each_problem_of_a_spec_is_a_line(text: str) -> None:
+    assert str(SpecError((text, text))).split("\n") == [printable(text)] * 2
+
+
+def test_printable_text_is_left_alone() -> None:
+    assert printable("/tmp/Käse, c") == "/tmp/Käse, c"  # noqa: S108 - no file, a text
+    assert printable("a\nb\x1b[31m\udcff") == r"a\nb\x1b[31m\udcff"
+
+
+def test_the_systems_words_without_number_or_path() -> None:
+    assert why(FileNotFoundError(errno.ENOENT, "other words", "/x")) == "No such file or directory"
+    assert why(OSError("no\nnumber")) == r"no\nnumber"
+
+
+def test_exit_statuses_are_those_of_env() -> None:
+    leaves = {
+        leaf: leaf.exit_code
+        for leaf in vars(errors).values()
+        if isinstance(leaf, type) and issubclass(leaf, ConfinedQemuError)
+    }
+    assert leaves.pop(errors.EmulatorNotFound) == 127
+    assert leaves.pop(errors.EmulatorNotExecutable) == 126
+    assert len(leaves) > 8
+    assert set(leaves.values()) == {125}

@@ -1,0 +1,335 @@
+"""A VM's command line: what QEMU gets, which files it names, and that QEMU itself takes it."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import shutil
+import socket
+import subprocess
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from confined_qemu import specfile
+from confined_qemu.commas import split
+from confined_qemu.context import Context
+from confined_qemu.errors import ValueProblem
+from confined_qemu.invocation import Accel, Confinement
+from confined_qemu.render import first_extra, invocation
+from confined_qemu.resource import Access, Listener, Role, Sharing
+from confined_qemu.vm import VM, Bus, Char, CharKind, Disk, DiskFormat, DiskLabel, Network, NetworkType, NicModel
+from tests.strategies import hostile, paths, spec_documents, stray
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+QEMU = shutil.which("qemu-system-x86_64")
+needs_qemu = pytest.mark.skipif(QEMU is None, reason="qemu-system-x86_64 is not installed")
+OVMF = "/usr/share/OVMF/OVMF_CODE_4M.fd"
+
+
+def values(vm: VM, option: str) -> list[str]:
+    arguments = invocation(vm, "/specs").arguments
+    return [after for before, after in pairwise(arguments) if before == option]
+
+
+def disk(file: str = "a.img", **more: Any) -> Disk:
+    return Disk(**({"file": file, "format": DiskFormat.RAW, "source": "disks[0].file"} | more))
+
+
+def test_linux_0_2() -> None:
+    vm = VM("linux-0.2", disks=(disk("linux-0.2.img", bus=Bus.IDE),), serial=Char(CharKind.STDIO))
+    rendered = invocation(vm, "/specs")
+    assert " ".join(rendered.arguments) == (
+        "-name guest=linux-0.2 -no-user-config -nodefaults -machine pc -accel tcg -smp 1 -m 128M -display none -vga std"
+        " -drive if=none,id=vm-disk0,format=raw,readonly=off,file=/specs/linux-0.2.img"
+        " -device ide-hd,bus=ide.0,unit=0,drive=vm-disk0,bootindex=1"
+        " -chardev stdio,id=vm-serial -serial chardev:vm-serial"
+    )
+    (image,) = rendered.resources
+    assert (image.path, image.role, image.access) == ("/specs/linux-0.2.img", Role.DISK, Access.READ_WRITE)
+    assert (image.sharing, image.source, image.format) == (Sharing.PRIVATE, "disks[0].file", "raw")
+    assert rendered.listeners == ()
+    assert rendered.emulator == "qemu-system-x86_64"
+
+
+@pytest.mark.parametrize(("accel", "word"), [(Accel.AUTO, "tcg"), (Accel.TCG, "tcg"), (Accel.KVM, "kvm")])
+def test_the_accelerator_is_the_argument_that_the_plan_replaces(accel: Accel, word: str) -> None:
+    rendered = invocation(VM("x", accel=accel), "/")
+    assert rendered.accel is accel
+    assert rendered.accel_index is not None
+    assert rendered.arguments[rendered.accel_index - 1 : rendered.accel_index + 1] == ("-accel", word)
+    assert rendered.arguments.count("-accel") == 1
+
+
+def test_what_is_no_argument_is_handed_on() -> None:
+    vm = VM("x", user="nobody", confinement=Confinement.AUTO, require_domain=True)
+    rendered = invocation(vm, "/")
+    assert (rendered.name, rendered.user, rendered.require_domain) == ("x", "nobody", True)
+    assert (rendered.confinement, rendered.seclabel) == (vm.confinement, vm.seclabel)
+
+
+@pytest.mark.parametrize(
+    ("readonly", "shareable", "sharing", "access"),
+    [
+        (False, False, Sharing.PRIVATE, Access.READ_WRITE),
+        (True, False, Sharing.CONTENT, Access.READ),
+        (False, True, Sharing.SHARED, Access.READ_WRITE),
+        (True, True, Sharing.SHARED, Access.READ),
+    ],
+)
+def test_a_disks_sharing(readonly: bool, shareable: bool, sharing: Sharing, access: Access) -> None:
+    vm = VM("x", disks=(disk(readonly=readonly, shareable=shareable),))
+    (image,) = invocation(vm, "/specs").resources
+    assert (image.sharing, image.access) == (sharing, access)
+    assert f"readonly={'on' if readonly else 'off'}" in split(values(vm, "-drive")[0])
+    assert ("share-rw=on" in split(values(vm, "-device")[0])) is shareable
+
+
+def test_a_disks_own_label_is_handed_on() -> None:
+    label = Context.parse("u:r:t:s0:c1")
+    vm = VM("x", disks=(disk("a", seclabel=DiskLabel(label=label)), disk("b", seclabel=DiskLabel(relabel=False))))
+    labels = [(resource.label, resource.relabel) for resource in invocation(vm, "/").resources]
+    assert labels == [(label, None), (None, False)]
+
+
+def test_every_other_file() -> None:
+    vm = VM(
+        "x",
+        cdrom="c",
+        kernel="k",
+        initrd="../i",
+        dtb="/t",
+        cmdline="root=/dev/sda, quiet",
+        firmware="f",
+        nvram="n",
+        serial=Char.parse("file:s"),
+        network=Network(NetworkType.TAP, ifname="tap0"),
+    )
+    found = {one.role: (one.path, one.access, one.sharing, one.source) for one in invocation(vm, "/specs").resources}
+    read, private = (Access.READ, Sharing.CONTENT), Sharing.PRIVATE
+    assert found == {
+        Role.CDROM: ("/specs/c", *read, "cdrom"),
+        Role.KERNEL: ("/specs/k", *read, "kernel"),
+        Role.INITRD: ("/specs/../i", *read, "initrd"),
+        Role.DTB: ("/t", *read, "dtb"),
+        Role.FIRMWARE: ("/specs/f", Access.READ, Sharing.UNLABELLED, "firmware"),
+        Role.NVRAM: ("/specs/n", Access.READ_WRITE, private, "nvram"),
+        Role.CHARDEV: ("/specs/s", Access.CREATE, private, "serial"),
+        Role.HOST_DEVICE: ("/dev/net/tun", Access.READ_WRITE, Sharing.UNLABELLED, "network.ifname"),
+    }
+    assert values(vm, "-append") == ["root=/dev/sda, quiet"]
+
+
+def test_a_socket_is_a_listener_and_no_resource() -> None:
+    rendered = invocation(VM("x", serial=Char.parse("unix:a,b"), qmp=Char.parse("unix:/q")), "/specs")
+    assert rendered.resources == ()
+    serial, qmp = rendered.listeners
+    before = "socket,id=vm-serial,fd="
+    assert serial == Listener("serial", "/specs/a,b", "serial", serial.index, before, ",server=on,wait=off")
+    assert rendered.arguments[serial.index - 1 : serial.index + 3] == (
+        "-chardev",
+        before + "{serial},server=on,wait=off",
+        "-serial",
+        "chardev:vm-serial",
+    )
+    assert rendered.arguments[qmp.index] == f"{qmp.before}{{qmp}}{qmp.after}"
+    assert qmp.path == "/q"
+
+
+def test_extra_arguments_stand_last_as_they_were_written() -> None:
+    extra = ("-drive", "file=a,,b", "-S", "")
+    vm = VM("x", qemu_args=extra)
+    rendered = invocation(vm, "/")
+    assert rendered.arguments[first_extra(vm, rendered) :] == extra
+    assert rendered.arguments[: first_extra(vm, rendered)] == invocation(VM("x"), "/").arguments
+    assert first_extra(VM("x"), invocation(VM("x"), "/")) == len(invocation(VM("x"), "/").arguments)
+
+
+def test_disks_boot_in_order_and_the_cdrom_after_them() -> None:
+    vm = VM("x", cdrom="c", disks=(disk("a", bus=Bus.SCSI), disk("b", bus=Bus.FDC), disk("c2")))
+    order = [option for device in values(vm, "-device") for option in split(device) if "bootindex" in option]
+    assert order == ["bootindex=1", "bootindex=2", "bootindex=3"]
+
+
+@pytest.mark.parametrize("emulator", ["qemu-system-x86_64", "./qemu", "../bin/qemu", "/usr/bin/qemu"])
+def test_an_emulator_with_a_slash_is_a_path(emulator: str) -> None:
+    expected = posixpath.join("/specs", emulator) if "/" in emulator else emulator
+    assert invocation(VM("x", emulator=emulator), "/specs").emulator == expected
+
+
+def test_a_relative_folder_is_refused() -> None:
+    with pytest.raises(ValueProblem, match="not absolute"):
+        invocation(VM("x"), "specs")
+
+
+@given(paths, st.sampled_from(["/", "/specs", "/a,b", "/a\n,readonly=off"]))
+def test_no_path_adds_or_changes_an_option(path: str, folder: str) -> None:
+    vm = VM("x", disks=(disk(path, readonly=True),), firmware=path + "f", serial=Char(CharKind.FILE, path + "s"))
+    rendered = invocation(vm, folder)
+    plain = invocation(VM("x", disks=(disk("p", readonly=True),), firmware="f", serial=Char.parse("file:s")), "/")
+    assert len(rendered.arguments) == len(plain.arguments)
+    files = {one.path for one in rendered.resources}
+    for mine, other in zip(rendered.arguments, plain.arguments, strict=True):
+        if mine == other:
+            continue
+        changed = [pair for pair in zip(split(mine), split(other), strict=True) if pair[0] != pair[1]]
+        ((hostile_option, plain_option),) = changed
+        key, _, whole = hostile_option.partition("=")
+        assert key == plain_option.partition("=")[0]
+        assert whole in files
+        assert whole.startswith("/")
+
+
+@given(spec_documents())
+def test_every_good_spec_can_be_rendered(document: dict[str, Any]) -> None:
+    vm = specfile.parse(yaml.safe_dump(document), "f.yaml")
+    rendered = invocation(vm, "/specs")
+    assert len(rendered.resources) + len(rendered.listeners) >= len(vm.disks)
+    assert all(one.path.startswith("/") for one in rendered.resources)
+    assert all(one.sharing is not Sharing.PRIVATE for one in rendered.resources if one.access is Access.READ)
+
+
+@given(hostile | stray)
+def test_an_extra_argument_changes_nothing_before_it(text: str) -> None:
+    vm = VM("x", qemu_args=(text,))
+    assert invocation(vm, "/").arguments == (*invocation(VM("x"), "/").arguments, text)
+
+
+def start(vm: VM, folder: Path, descriptors: tuple[int, ...] = ()) -> dict[str, Any]:
+    """Start QEMU on a VM with QMP on its standard streams, stopped; return its drives by name, and end it."""
+    rendered = invocation(vm, str(folder))
+    arguments = list(rendered.arguments)
+    for listener, descriptor in zip(rendered.listeners, descriptors, strict=True):
+        arguments[listener.index] = f"{listener.before}{descriptor}{listener.after}"
+    command = [str(QEMU), *arguments, "-S", "-qmp", "stdio"]
+    wanted = "\n".join(json.dumps({"execute": name}) for name in ("qmp_capabilities", "query-block", "quit"))
+    done = subprocess.run(
+        command, input=wanted, capture_output=True, text=True, timeout=60, check=False, pass_fds=descriptors
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    (drives,) = [one["return"] for one in answers if isinstance(one.get("return"), list)]
+    return {drive["device"]: drive.get("inserted", {}) for drive in drives}
+
+
+def image(folder: Path, name: str) -> str:
+    path = folder / name
+    path.write_bytes(bytes(1 << 16))
+    return name
+
+
+@needs_qemu
+@pytest.mark.parametrize("bus", list(Bus))
+@pytest.mark.parametrize("machine", ["pc", "q35"])
+def test_qemu_takes_each_bus(bus: Bus, machine: str, tmp_path: Path) -> None:
+    count = 2 if bus is Bus.FDC else 3
+    disks = tuple(disk(image(tmp_path, f"{number}.img"), bus=bus) for number in range(count))
+    drives = start(VM("x", machine=machine, disks=disks, cdrom=image(tmp_path, "c.iso")), tmp_path)
+    assert {drives[f"vm-disk{number}"]["file"] for number in range(count)} == {
+        str(tmp_path / one.file) for one in disks
+    }
+    assert not any(drives[f"vm-disk{number}"]["ro"] for number in range(count))
+    assert drives["vm-cdrom"]["ro"]
+
+
+@needs_qemu
+def test_qemu_takes_read_only_and_shared_disks_twice(tmp_path: Path) -> None:
+    shared = disk(image(tmp_path, "s.img"), shareable=True)
+    kinds = [disk(image(tmp_path, f"{bus}.img"), bus=bus, readonly=True) for bus in (Bus.VIRTIO, Bus.SCSI, Bus.USB)]
+    drives = start(VM("x", disks=(*kinds, shared)), tmp_path)
+    assert [drives[f"vm-disk{number}"]["ro"] for number in range(4)] == [True, True, True, False]
+
+
+@needs_qemu
+def test_qemu_takes_eight_sata_disks_on_a_pc(tmp_path: Path) -> None:
+    disks = tuple(disk(image(tmp_path, f"{number}.img"), bus=Bus.SATA) for number in range(8))
+    assert len([name for name in start(VM("x", disks=disks), tmp_path) if name.startswith("vm-disk")]) == 8
+
+
+@needs_qemu
+@pytest.mark.parametrize(
+    "name", ["a,b.img", "a,readonly=off", "a\nb", "nbd:x", "json:{}", "fat:rw:x", "ü", "-S", "a=b", "%d"]
+)
+def test_qemu_opens_the_hostile_name_that_was_meant(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "f,o=o"
+    folder.mkdir()
+    drives = start(VM("x", disks=(disk(image(folder, name), readonly=True),)), folder)
+    assert drives["vm-disk0"]["file"] == str(folder / name)
+    assert drives["vm-disk0"]["ro"]
+
+
+@needs_qemu
+def test_qemu_listens_on_the_sockets_that_it_is_given(tmp_path: Path) -> None:
+    vm = VM("x", serial=Char.parse("unix:s"), monitor=Char.parse("unix:m"), qmp=Char.parse("unix:q"))
+    sockets = []
+    for name in "smq":
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(tmp_path / name))
+        listener.listen(1)
+        sockets.append(listener)
+    start(vm, tmp_path, tuple(listener.fileno() for listener in sockets))
+    for listener in sockets:
+        listener.close()
+
+
+@needs_qemu
+@pytest.mark.parametrize("machine", ["pc", "q35", "microvm"])
+def test_qemu_takes_a_vm_of_everything(machine: str, tmp_path: Path) -> None:
+    vm = VM(
+        "x",
+        machine=machine,
+        cpu="max",
+        cpus=2,
+        memory="256M",
+        disks=(disk(image(tmp_path, "a.img")),),
+        cdrom=image(tmp_path, "c.iso"),
+        serial=Char.parse("file:s,1.log"),
+        network=Network(NetworkType.USER, mac="52:54:00:00:00:01", hostfwd=("tcp:127.0.0.1:0-:22",)),
+    )
+    assert set(start(vm, tmp_path)) >= {"vm-disk0", "vm-cdrom"}
+    assert (tmp_path / "s,1.log").exists()
+
+
+@needs_qemu
+@pytest.mark.parametrize("model", list(NicModel))
+def test_qemu_takes_each_network_card(model: NicModel, tmp_path: Path) -> None:
+    start(VM("x", network=Network(NetworkType.USER, model=model)), tmp_path)
+
+
+@needs_qemu
+def test_qemu_takes_firmware_and_its_variables(tmp_path: Path) -> None:
+    if not posixpath.exists(OVMF):
+        pytest.skip("OVMF is not installed")
+    variables = tmp_path / "vars.fd"
+    shutil.copy(OVMF.replace("CODE", "VARS"), variables)
+    drives = start(VM("x", machine="q35", firmware=OVMF, nvram="vars.fd"), tmp_path)
+    assert (drives["pflash0"]["ro"], drives["pflash1"]["ro"]) == (True, False)
+
+
+@needs_qemu
+@pytest.mark.parametrize("text", ["stdio", "mon:stdio", "null", "none"])
+def test_qemu_takes_each_serial_line(text: str, tmp_path: Path) -> None:
+    command = [
+        str(QEMU),
+        *invocation(VM("x", serial=Char.parse(text), qmp=Char.parse("unix:q")), str(tmp_path)).arguments,
+    ]
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "q"))
+        listener.listen(1)
+        index = next(number for number, text in enumerate(command) if "{qmp}" in text)
+        command[index] = command[index].replace("{qmp}", str(listener.fileno()))
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, pass_fds=(listener.fileno(),), stdin=pipe, stdout=pipe, stderr=pipe) as qemu:
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(60)
+                client.connect(str(tmp_path / "q"))
+                client.sendall(b'{"execute": "qmp_capabilities"}{"execute": "quit"}')
+                while client.recv(4096):
+                    pass
+            assert qemu.wait(60) == 0
