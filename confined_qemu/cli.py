@@ -155,9 +155,8 @@ def _policy_status(_: argparse.Namespace) -> int:
 
     found = install.status()
     say(f"selinux: {found.mode}")
-    say(
-        f"module:  {f'version {found.loaded}' if found.loaded else 'not loaded'} (this package: version {module.VERSION})"
-    )
+    loaded = f"version {found.loaded}" if found.loaded else "not loaded"
+    say(f"module:  {loaded} (this package: version {module.VERSION})")
     say(f"script:  {paths.LAUNCH_SCRIPT if found.script else 'missing'} {found.script_label or ''}".rstrip())
     if found.advice is not None:
         say(found.advice)

@@ -211,37 +211,36 @@ class FilePlanner:
         ][:1]
 
     def _obstacles(self, wanted: Wanted, label: Context, restore: Context | None) -> list[str]:
-        """Say why the launcher could not label the file, or QEMU not use it."""
+        """Say why the launcher could not label the file, or QEMU not use it; the first reason is the one to mend."""
         found, resource = wanted.found, wanted.resource
         place = f"{found.path} ({resource.source})"
         if found.links > 1:
-            return [
-                f"{place}: it has {found.links} hard links, so other names would change too; copy it: cp --reflink=auto"
-            ]
+            return [f"{place}: it has {found.links} hard links, and other names would change too; use a copy of it"]
         if self.policy is None:
             return []
-        if (
-            found.label is not None
-            and found.label != label
-            and self._denied_to_launcher(found.label, found.kind, "relabelfrom")
-        ):
-            return [
-                f"{place}: SELinux lets the launcher relabel nothing of type {found.label.type}; "
-                f"move it to a folder for images, or make it one: chcon -t {svirt.RESTORED_TYPE} {found.real}"
-            ]
-        for target in (label, restore):
-            if (
-                target is not None
-                and target != found.label
-                and self._denied_to_launcher(target, found.kind, "relabelto")
-            ):
-                return [f"{place}: SELinux does not let the launcher give it the label {target}"]
-        if self.facts.uid not in (0, found.owner) and found.label != label:
-            return [f"{place}: it belongs to uid {found.owner}, and only its owner or root may relabel it"]
+        unlabelable = self._unlabelable(found, label, restore)
+        if unlabelable is not None:
+            return [f"{place}: {unlabelable}"]
         missing = self.policy.denied(self.process, label, found.kind, _NEEDS[resource.access])
         if missing:
             return [f"{place}: {self.process} may not {' and '.join(missing)} what is labelled {label}"]
         return self._modes(wanted)
+
+    def _unlabelable(self, found: FileFacts, label: Context, restore: Context | None) -> str | None:
+        """Return why the launcher may not give the file these labels, None when it may."""
+        if found.label == label:
+            return None
+        if found.label is not None and self._denied_to_launcher(found.label, found.kind, "relabelfrom"):
+            return (
+                f"SELinux lets the launcher relabel nothing of type {found.label.type}; "
+                f"move it to a folder for images, or make it an image: chcon -t {svirt.RESTORED_TYPE} {found.real}"
+            )
+        for target in (label, restore):
+            if target not in (None, found.label) and self._denied_to_launcher(target, found.kind, "relabelto"):
+                return f"SELinux does not let the launcher give it the label {target}"
+        if self.facts.uid not in (0, found.owner):
+            return f"it belongs to uid {found.owner}, and only its owner or root may relabel it"
+        return None
 
     def _modes(self, wanted: Wanted) -> list[str]:
         """Root has no dac_override in a VM's domain: owner and mode decide for it too."""
@@ -254,13 +253,14 @@ class FilePlanner:
         if found.mode & others == others or (found.group == 0 and found.mode & group == group):
             return []
         return [
-            f"{found.path} ({resource.source}): it belongs to uid {found.owner} with mode {found.mode & 0o777:04o}, and root in "
-            f"{self.process.type} has no right to override that; run QEMU as that user (user: in the spec), or chown it"
+            f"{found.path} ({resource.source}): it belongs to uid {found.owner} with mode "
+            f"{found.mode & 0o777:04o}, and root in {self.process.type} has no right to override that; "
+            "run QEMU as that user (user: in the spec), or chown it"
         ]
 
-    def _denied_to_launcher(self, target: Context, kind: FileKind, permission: str) -> bool:
+    def _denied_to_launcher(self, target: Context | None, kind: FileKind, permission: str) -> bool:
         own = self.facts.selinux.own
-        if self.policy is None or own is None:
+        if self.policy is None or own is None or target is None:
             return False
         return bool(self.policy.denied(own, target, kind, (permission,)))
 

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import stat
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from confined_qemu import kvm, label, lsm, paths, processes
@@ -36,6 +37,21 @@ def selinux(*, scan: bool = True) -> SelinuxFacts:
     caller = lsm.previous_context() if in_domain else own
     live = processes.holding_categories() if scan else ()
     return SelinuxFacts(mode, own, caller, lsm.policy_contexts(), None, in_domain, live)
+
+
+def as_launched(found: SelinuxFacts) -> SelinuxFacts:
+    """Return the facts as the launch script would find them if it were started now, for a plan that is only shown.
+
+    Raises:
+        LsmError: the kernel cannot be asked.
+    """
+    if found.own is None or found.in_domain or not os.path.exists(paths.LAUNCH_SCRIPT):
+        return found
+    script = lsm.context_of(paths.LAUNCH_SCRIPT)
+    if script is None:
+        return found
+    launcher = lsm.created(found.own, script, "process")
+    return replace(found, own=launcher, in_domain=launcher.type == DOMAIN)
 
 
 def accelerator() -> KvmFacts:

@@ -139,7 +139,7 @@ def _recover(chosen: argparse.Namespace, _: tuple[int, ...]) -> int:
 def _settle(chosen: argparse.Namespace, _: tuple[int, ...]) -> int:
     from confined_qemu import journal, restore
 
-    class _TimeIsUp(Exception):  # noqa: N818 - an alarm, not an error
+    class _TimeIsUp(Exception):
         pass
 
     def alarm(*_: object) -> None:

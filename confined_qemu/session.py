@@ -115,7 +115,7 @@ def preview(invocation: Invocation, caller: Caller, pair: Pair | None = None) ->
     mode = lsm.mode()
     if not needs_labels(invocation, mode) or invocation.query:
         return make_plan(invocation, collect(invocation, caller, host.selinux(scan=False)), _policy(mode))
-    facts = collect(invocation, caller, host.selinux(), restore.holders(_folders()))
+    facts = collect(invocation, caller, host.as_launched(host.selinux()), restore.holders(_folders()))
     if pair is None:
         registry = pairs.open_registry(os.path.join(journal.state_folder(), paths.PAIRS))
         pair = _reserve(registry, facts)

@@ -20,6 +20,7 @@ _PRIORITY = "400"
 _UNIT = f"""[Unit]
 Description=Put back the labels of virtual machines that a crash or a power loss left
 After=local-fs.target
+ConditionPathExists={script.package_folder()}/confined_qemu
 
 [Service]
 Type=oneshot
@@ -32,7 +33,7 @@ WantedBy=multi-user.target
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What is installed. `loaded` is the module's version in the kernel; `advice` what to run, None when all is well."""
+    """What is installed. `loaded`: the module's version in the kernel; `advice`: what to run, None when all is well."""
 
     mode: SelinuxMode
     loaded: int | None

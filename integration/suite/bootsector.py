@@ -13,21 +13,21 @@ SIZE = 1 << 20
 
 _ORIGIN = 0x7C00
 _CODE = bytes.fromhex(
-    "31c0 8ed8"  # xor ax,ax; mov ds,ax
+    "31c0 8ed8 fb"  # xor ax,ax; mov ds,ax; sti
     "be 0000"  # mov si,message (patched)
     "baf803"  # mov dx,COM1
     "ac 84c0 7403 ee ebf8"  # print: lodsb; test al,al; jz wait; out dx,al; jmp print
-    "bafd03 ec a801 74f8"  # wait: line status; data ready?
+    "f4 bafd03 ec a801 74f7"  # wait: hlt (the timer wakes it); line status; data ready?
     "baf803 ec"  # in al,COM1
     "3c71 7407"  # cmp al,'q'; je off
     "3c78 740c"  # cmp al,'x'; je debug
-    "ee ebe9"  # out dx,al; jmp wait
+    "ee ebe8"  # out dx,al; jmp wait
     "ba0406 b80020 ef"  # off: ACPI soft-off of the pc machine (PM1a_CNT, S5)
     "ebfe"  # jmp $
     "b010 e6f4"  # debug: out 0xf4,16 -> exit code 33
     "ebfe"
 )
-_MESSAGE_AT = 5
+_MESSAGE_AT = 6
 
 
 def image() -> bytes:

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-
-import harness
+from integration.suite import harness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

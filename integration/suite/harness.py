@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import bootsector
+from integration.suite import bootsector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -105,7 +105,7 @@ class AuditTrail:
         """Return every denial up to now."""
         mark = f"confined-qemu-test-{time.monotonic_ns()}"
         run("auditctl", "-m", mark)
-        text = until("the audit log's mark", lambda: self._read_to(mark))
+        text: str = until("the audit log's mark", lambda: self._read_to(mark))
         found = []
         for line in text.splitlines():
             match = _AVC.search(line)
@@ -194,7 +194,8 @@ class Process:
         if self.popen.stderr is None:
             return b""
         self.popen.kill()
-        return self.popen.stderr.read()
+        errors: bytes = self.popen.stderr.read()
+        return errors
 
     def send(self, data: bytes) -> None:
         """Type into the VM's serial port."""

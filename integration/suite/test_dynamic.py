@@ -7,7 +7,7 @@ import os
 import subprocess
 from typing import TYPE_CHECKING
 
-import harness
+from integration.suite import harness
 import pytest
 
 if TYPE_CHECKING:
@@ -143,10 +143,12 @@ def test_permissive_labels_everything_and_warns(image: harness.Image) -> None:
     assert harness.short_label(image.path) == harness.UNUSED
 
 
-def test_the_exec_context_is_what_the_plan_said(image: harness.Image) -> None:
+def test_plan_says_what_run_will_do(image: harness.Image) -> None:
     plan = json.loads(harness.confined("plan", "--json", image.spec).stdout)
     assert plan["schema"] == 1
     assert plan["process_context"].startswith("system_u:system_r:svirt_t:s0:c")
     (disk,) = plan["resources"]
     assert (disk["path"], disk["role"], disk["access"], disk["class"]) == (image.path, "disk", "rw", "private")
+    assert disk["context"] == f"system_u:object_r:svirt_image_t:{harness.level(plan['process_context'])}"
     assert disk["restore"].endswith(harness.UNUSED)
+    assert harness.short_label(image.path) == harness.UNUSED
