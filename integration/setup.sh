@@ -13,7 +13,7 @@ mmdebstrap qemu-system-x86 qemu-utils policycoreutils e2fsprogs openssh-client x
 syslinux syslinux-common mtools busybox-static
 secilc setools strace attr cpio
 "
-tools="ruff mypy pytest hypothesis jsonschema types-PyYAML types-psutil hatchling build wheel"
+tools="ruff mypy pytest hypothesis jsonschema types-PyYAML types-psutil types-jsonschema hatchling build wheel"
 
 say() { echo "setup: $*" >&2; }
 fail() { echo "error: $*" >&2; exit 125; }

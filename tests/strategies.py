@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from confined_qemu.context import Context
 from confined_qemu.mcs import MAX_CATEGORY, Level, Pair, Range
-
-# A loaded machine must not fail a property by its clock, and a run leaves no folder in the checkout.
-settings.register_profile("project", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("project")
 
 categories = st.frozensets(st.integers(0, MAX_CATEGORY), max_size=12)
 """Few categories anywhere, so that runs and single ones both occur when drawn near each other."""

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 QEMU = shutil.which("qemu-system-x86_64")
-pytestmark = pytest.mark.skipif(QEMU is None, reason="qemu-system-x86_64 is not installed")
+pytestmark = [
+    pytest.mark.touches_host,
+    pytest.mark.skipif(QEMU is None, reason="qemu-system-x86_64 is not installed"),
+]
 
 QMP = b'{"QMP"'
 HMP = b"QEMU "

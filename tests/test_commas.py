@@ -61,6 +61,7 @@ def test_a_value_cannot_add_an_option(value: str) -> None:
     assert len(split(f"file={escape(value)},readonly=on")) == 2
 
 
+@pytest.mark.touches_host
 @pytest.mark.skipif(QEMU_IMG is None, reason="qemu-img is not installed")
 @pytest.mark.parametrize("name", ["a,b", ",a", "a,", ",,", "a,,,b", "a,format=qcow2", "a\nb", "a=b", "\udcff,\udcfe"])
 def test_qemu_opens_the_file_that_was_meant(name: str, tmp_path: Path) -> None:

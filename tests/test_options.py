@@ -29,6 +29,7 @@ def ask(*arguments: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.touches_host
 @needs_qemu
 def test_every_option_that_qemu_prints_is_in_the_table() -> None:
     printed = {
@@ -41,6 +42,7 @@ def test_every_option_that_qemu_prints_is_in_the_table() -> None:
     assert printed - OPTIONS.keys() == set()
 
 
+@pytest.mark.touches_host
 @needs_qemu
 def test_the_table_knows_which_options_take_a_value() -> None:
     def takes_value(name: str) -> bool | None:
@@ -75,6 +77,7 @@ def test_a_key_of_one_driver_names_a_list_that_has_drivers() -> None:
             assert option.implied is not None, name
 
 
+@pytest.mark.touches_host
 @needs_qemu
 def test_every_file_property_of_every_device_is_known() -> None:
     """Properties of type str whose names say that they are files, as QEMU itself lists them."""

@@ -111,6 +111,7 @@ def test_not_queries(line: str) -> None:
     assert not is_query(arguments)
 
 
+@pytest.mark.touches_host
 @pytest.mark.skipif(QEMU is None, reason="qemu-system-x86_64 is not installed")
 @pytest.mark.parametrize("line", QUERIES)
 def test_qemu_ends_by_itself_and_makes_no_machine(line: str) -> None:
@@ -121,6 +122,7 @@ def test_qemu_ends_by_itself_and_makes_no_machine(line: str) -> None:
     assert done.returncode in {0, 1}
 
 
+@pytest.mark.touches_host
 def test_no_heavy_module_is_loaded() -> None:
     code = "import sys; before = set(sys.modules); import confined_qemu.queries; print(*set(sys.modules) - before)"
     done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True)

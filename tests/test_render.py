@@ -224,6 +224,7 @@ def image(folder: Path, name: str) -> str:
     return name
 
 
+@pytest.mark.touches_host
 @needs_qemu
 @pytest.mark.parametrize("bus", list(Bus))
 @pytest.mark.parametrize("machine", ["pc", "q35"])
@@ -238,6 +239,7 @@ def test_qemu_takes_each_bus(bus: Bus, machine: str, tmp_path: Path) -> None:
     assert drives["vm-cdrom"]["ro"]
 
 
+@pytest.mark.touches_host
 @needs_qemu
 def test_qemu_takes_read_only_and_shared_disks_twice(tmp_path: Path) -> None:
     shared = disk(image(tmp_path, "s.img"), shareable=True)
@@ -246,12 +248,14 @@ def test_qemu_takes_read_only_and_shared_disks_twice(tmp_path: Path) -> None:
     assert [drives[f"vm-disk{number}"]["ro"] for number in range(4)] == [True, True, True, False]
 
 
+@pytest.mark.touches_host
 @needs_qemu
 def test_qemu_takes_eight_sata_disks_on_a_pc(tmp_path: Path) -> None:
     disks = tuple(disk(image(tmp_path, f"{number}.img"), bus=Bus.SATA) for number in range(8))
     assert len([name for name in start(VM("x", disks=disks), tmp_path) if name.startswith("vm-disk")]) == 8
 
 
+@pytest.mark.touches_host
 @needs_qemu
 @pytest.mark.parametrize(
     "name", ["a,b.img", "a,readonly=off", "a\nb", "nbd:x", "json:{}", "fat:rw:x", "ü", "-S", "a=b", "%d"]
@@ -264,6 +268,7 @@ def test_qemu_opens_the_hostile_name_that_was_meant(name: str, tmp_path: Path) -
     assert drives["vm-disk0"]["ro"]
 
 
+@pytest.mark.touches_host
 @needs_qemu
 def test_qemu_listens_on_the_sockets_that_it_is_given(tmp_path: Path) -> None:
     vm = VM("x", serial=Char.parse("unix:s"), monitor=Char.parse("unix:m"), qmp=Char.parse("unix:q"))
@@ -278,6 +283,7 @@ def test_qemu_listens_on_the_sockets_that_it_is_given(tmp_path: Path) -> None:
         listener.close()
 
 
+@pytest.mark.touches_host
 @needs_qemu
 @pytest.mark.parametrize("machine", ["pc", "q35", "microvm"])
 def test_qemu_takes_a_vm_of_everything(machine: str, tmp_path: Path) -> None:
@@ -296,12 +302,14 @@ def test_qemu_takes_a_vm_of_everything(machine: str, tmp_path: Path) -> None:
     assert (tmp_path / "s,1.log").exists()
 
 
+@pytest.mark.touches_host
 @needs_qemu
 @pytest.mark.parametrize("model", list(NicModel))
 def test_qemu_takes_each_network_card(model: NicModel, tmp_path: Path) -> None:
     start(VM("x", network=Network(NetworkType.USER, model=model)), tmp_path)
 
 
+@pytest.mark.touches_host
 @needs_qemu
 def test_qemu_takes_firmware_and_its_variables(tmp_path: Path) -> None:
     if not posixpath.exists(OVMF):
@@ -312,6 +320,7 @@ def test_qemu_takes_firmware_and_its_variables(tmp_path: Path) -> None:
     assert (drives["pflash0"]["ro"], drives["pflash1"]["ro"]) == (True, False)
 
 
+@pytest.mark.touches_host
 @needs_qemu
 @pytest.mark.parametrize("text", ["stdio", "mon:stdio", "null", "none"])
 def test_qemu_takes_each_serial_line(text: str, tmp_path: Path) -> None:
