@@ -42,6 +42,13 @@ class Identity:
     inode: int
     generation: int | None = None
 
+    def same(self, other: Identity) -> bool:
+        """Tell whether both are one inode; a generation that only one of them could read says nothing."""
+        unread = self.generation is None or other.generation is None
+        return (self.device, self.inode) == (other.device, other.inode) and (
+            unread or self.generation == other.generation
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:

@@ -153,7 +153,7 @@ def _put_back(
         return
     try:
         now = identity_of(descriptor)
-        if identity is not None and now != identity:
+        if identity is not None and not now.same(identity):
             return
         if lsm.context_of(f"/proc/self/fd/{descriptor}") != given or others_hold(now):
             return

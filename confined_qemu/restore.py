@@ -92,7 +92,7 @@ def restore(path: str) -> Restored | None:
             for step in entry.record.steps
             if isinstance(step, Relabel)
         }
-        failed = label.undo_all(record.steps, others.__contains__)
+        failed = label.undo_all(record.steps, lambda mine: any(mine.same(other) for other in others))
         if not failed:
             journal.remove(path)
     return Restored(journal.Entry(path, record), tuple(failed))
