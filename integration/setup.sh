@@ -10,7 +10,7 @@ venv=$cache/venv
 packages="
 python3 python3-venv python3-selinux python3-psutil python3-yaml python3-prctl
 mmdebstrap qemu-system-x86 qemu-utils policycoreutils e2fsprogs openssh-client xz-utils
-syslinux syslinux-common mtools busybox-static
+binutils busybox-static
 secilc setools strace attr cpio
 "
 tools="ruff mypy pytest hypothesis jsonschema types-PyYAML types-psutil types-jsonschema hatchling build wheel"
