@@ -142,13 +142,17 @@ def read(path: str) -> Record | None:
         JournalError: it cannot be read or understood.
     """
     try:
-        with open(path, encoding="ascii") as file:
+        # root reads the folders of others: a link there must not lead it elsewhere, nor a pipe hold it up
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, encoding="ascii") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ValueError("no regular file")  # noqa: TRY301 - told as every other thing that is none
             return _decode(json.load(file))
     except FileNotFoundError:
         return None
     except OSError as error:
         raise JournalError(f"cannot be read: {why(error)}", where=path) from error
-    except (ValueError, KeyError, TypeError, ValueProblem) as error:
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, ValueProblem) as error:
         raise JournalError(
             f"is no journal: {printable(str(error))}",
             where=path,
@@ -258,4 +262,6 @@ def _step(values: dict[str, Any]) -> JournalStep:
             values[name] = Identity(**value)
         elif name == "kind":
             values[name] = FileKind(value)
+        elif name == "path" and (not isinstance(value, str) or "\0" in value):
+            raise ValueError(f"path {value!r}")
     return kind(**values)
