@@ -1,0 +1,356 @@
+"""The journal: whole on disk before anything is labelled, or an error; and nothing but a journal is taken for one."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from confined_qemu import journal, paths
+from confined_qemu.context import Context
+from confined_qemu.errors import JournalError
+from confined_qemu.facts import FileKind, Identity
+from confined_qemu.journal import Record
+from confined_qemu.steps import Bind, Create, MakeFolder, Relabel
+from tests import strategies
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SVIRT = Context.parse("system_u:system_r:svirt_t:s0:c1,c2")
+IMAGE = Context.parse("system_u:object_r:svirt_image_t:s0:c1,c2")
+
+_number = st.integers(0, 2**63)
+_identities = st.builds(Identity, _number, _number, st.none() | st.integers(0, 2**32 - 1))
+_relabels = st.builds(
+    Relabel,
+    strategies.paths,
+    _identities,
+    st.sampled_from(FileKind),
+    st.integers(1, 9),
+    strategies.contexts,
+    strategies.contexts,
+    st.none() | strategies.contexts,
+    st.booleans(),
+)
+_creates = st.builds(
+    Create, strategies.paths, strategies.contexts, strategies.contexts, remove=st.booleans(), truncate=st.booleans()
+)
+_folders = st.builds(MakeFolder, strategies.paths, strategies.contexts)
+_binds = st.builds(
+    Bind,
+    strategies.names,
+    strategies.paths,
+    st.none() | strategies.contexts,
+    st.none() | strategies.contexts,
+    st.none() | strategies.paths,
+)
+records = st.builds(
+    Record,
+    strategies.hostile,
+    st.uuids().map(str),
+    st.integers(1, 1 << 22),
+    _number,
+    st.sampled_from(["kvm", "tcg"]),
+    strategies.contexts,
+    st.lists(_relabels | _creates | _folders | _binds, max_size=6).map(tuple),
+)
+
+
+def record(pid: int = 7, *steps: Relabel | Create | MakeFolder | Bind) -> Record:
+    return Record("vm", "boot", pid, 99, "tcg", SVIRT, steps or (MakeFolder("/run/x", IMAGE),))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tmp_path_factory.mktemp("journal"))
+
+
+@given(record=records)
+@settings(max_examples=60)
+def test_every_record_comes_back(folder: str, record: Record) -> None:
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        path, descriptor = journal.write(own, record)
+        os.close(descriptor)
+        assert journal.read(path) == record
+        assert journal.entries(own) == [journal.Entry(path, record)]
+        journal.remove(path)
+        assert journal.read(path) is None
+        assert journal.entries(own) == []
+        assert os.listdir(own) == []
+
+
+# ---- writing
+
+
+def test_it_is_synced_before_it_has_its_name_and_its_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    real_fsync, real_rename = os.fsync, os.rename
+
+    def fsync(descriptor: int) -> None:
+        done.append("folder" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "file")
+        real_fsync(descriptor)
+
+    def rename(old: str, new: str) -> None:
+        done.append("name")
+        real_rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "rename", rename)
+    path, descriptor = journal.write(str(tmp_path), record())
+    os.close(descriptor)
+    journal.remove(path)
+    assert done == ["file", "name", "folder", "folder"]
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "rename", "open"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int) -> None:
+    before = os.listdir("/proc/self/fd")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, "injected")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        with pytest.raises(JournalError, match=os.strerror(number)) as raised:
+            journal.write(str(tmp_path), record())
+    assert raised.value.hint == "nothing was labelled"
+    assert list(tmp_path.iterdir()) == []
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_disk_that_takes_a_byte_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:1]))
+    path, descriptor = journal.write(str(tmp_path), record())
+    os.close(descriptor)
+    assert journal.read(path) == record()
+
+
+def test_a_disk_that_is_full_half_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.write
+    room = 40
+
+    def write(descriptor: int, data: bytes) -> int:
+        nonlocal room
+        if room == 0:
+            raise OSError(errno.ENOSPC, "injected")
+        written = real(descriptor, data[:room])
+        room -= written
+        return written
+
+    monkeypatch.setattr(os, "write", write)
+    with pytest.raises(JournalError, match="No space left"):
+        journal.write(str(tmp_path), record())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_crash_left_half_written_is_no_journal(tmp_path: Path) -> None:
+    (tmp_path / f"7.99{journal.SUFFIX}.new").write_text('{"format": 1, "na')
+    assert journal.entries(str(tmp_path)) == []
+    path, descriptor = journal.write(str(tmp_path), record())
+    os.close(descriptor)
+    assert journal.read(path) == record()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_link_in_the_place_of_the_new_file_is_not_written_through(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("mine")
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / f"7.99{journal.SUFFIX}.new").symlink_to(outside)
+    with pytest.raises(JournalError, match="symbolic links"):
+        journal.write(str(own), record())
+    assert outside.read_text() == "mine"
+
+
+# ---- reading
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def _good() -> dict[str, Any]:
+    relabel = Relabel("/a", Identity(1, 2, 3), FileKind.REGULAR, 1, IMAGE, IMAGE, None, exclusive=True)
+    encoded: dict[str, Any] = journal._encode(record(7, relabel, Create("/b", IMAGE, IMAGE, remove=True)))
+    return json.loads(json.dumps(encoded))  # type: ignore[no-any-return]
+
+
+_places = st.sampled_from(
+    [(key,) for key in _good()]
+    + [("steps", number, key) for number, step in enumerate(_good()["steps"]) for key in step]
+    + [("steps", 0, "identity", key) for key in ("device", "inode", "generation")]
+    + [("steps", 0)]
+)
+
+
+@given(place=_places, value=_json)
+@example(place=("pid",), value=float("inf"))
+@example(place=("context",), value=5)
+@example(place=("steps", 0, "after"), value=[])
+@example(place=("steps", 1, "path"), value="\0")
+@example(place=("steps", 1, "path"), value=5)
+@settings(max_examples=150)
+def test_a_damaged_record_is_read_or_told(folder: str, place: tuple[str | int, ...], value: Any) -> None:
+    good = _good()
+    inner: Any = good
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    path = os.path.join(folder, "damaged")
+    with open(path, "w", encoding="ascii") as file:
+        json.dump(good, file)
+    _read_or_told(path)
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"null", b"\xff", b"5", b"[" * 100_000, b'{"format": 2}'])
+def test_what_is_no_journal_is_told(tmp_path: Path, text: bytes) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(text)
+    with pytest.raises(JournalError, match="is no journal") as raised:
+        journal.read(str(path))
+    assert raised.value.where == str(path)
+    assert raised.value.hint is not None
+
+
+def _read_or_told(path: str) -> None:
+    try:
+        found = journal.read(path)
+    except JournalError:
+        return
+    assert found is not None
+    assert all(isinstance(step.path, str) and "\0" not in step.path for step in found.steps)
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "folder"])
+def test_only_a_file_is_read(tmp_path: Path, kind: str) -> None:
+    """Root's recover reads every user's folder: a pipe there must not hold it up, nor a link lead it elsewhere."""
+    path = tmp_path / f"7.99{journal.SUFFIX}"
+    match kind:
+        case "link":
+            own, descriptor = journal.write(str(tmp_path), record(8))
+            os.close(descriptor)
+            path.symlink_to(own)
+        case "fifo":
+            os.mkfifo(path)
+        case _:
+            path.mkdir()
+    with pytest.raises(JournalError):
+        journal.read(str(path))
+
+
+# ---- locks
+
+
+def test_the_writer_holds_the_lock_until_its_descriptor_is_closed(tmp_path: Path) -> None:
+    path, descriptor = journal.write(str(tmp_path), record())
+    assert journal.take(path, wait=False) is None
+    os.close(descriptor)
+    taken = journal.take(path, wait=False)
+    assert taken is not None
+    assert journal.take(path, wait=False) is None
+    os.close(taken)
+
+
+def test_a_copy_of_the_descriptor_holds_it_too(tmp_path: Path) -> None:
+    path, descriptor = journal.write(str(tmp_path), record())
+    watcher = os.dup(descriptor)
+    os.close(descriptor)
+    assert journal.take(path, wait=False) is None
+    os.close(watcher)
+
+
+def test_what_is_gone_cannot_be_taken(tmp_path: Path) -> None:
+    assert journal.take(str(tmp_path / "x"), wait=True) is None
+
+
+def test_the_folders_lock_excludes(tmp_path: Path) -> None:
+    with journal.locked(str(tmp_path)):
+        other = os.open(tmp_path / "lock", os.O_RDWR)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(other)
+
+
+def test_the_lock_is_no_link(tmp_path: Path) -> None:
+    (tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(JournalError), journal.locked(str(tmp_path)):
+        pass
+    assert not (tmp_path / "elsewhere").exists()
+
+
+# ---- folders
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "state"
+    path.mkdir()
+    monkeypatch.setattr(paths, "STATE", str(path))
+    return path
+
+
+def test_the_users_folder_is_made_private(state: Path) -> None:
+    uid = os.geteuid()
+    path = journal.user_folder(uid)
+    assert path == str(state / str(uid))
+    assert os.stat(path).st_mode & 0o777 == 0o700
+    assert journal.user_folder(uid) == path
+
+
+def test_another_ones_folder_is_refused(state: Path) -> None:
+    (state / "4711").mkdir(mode=0o700)
+    with pytest.raises(JournalError, match="not yours alone"):
+        journal.user_folder(4711)
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o702, 0o777])
+def test_a_folder_that_others_may_write_is_refused(state: Path, mode: int) -> None:
+    path = state / str(os.geteuid())
+    path.mkdir()
+    path.chmod(mode)
+    with pytest.raises(JournalError, match=f"mode 0{mode:o}"):
+        journal.user_folder(os.geteuid())
+
+
+def test_a_link_is_no_folder(state: Path) -> None:
+    (state / "elsewhere").mkdir(mode=0o700)
+    (state / str(os.geteuid())).symlink_to("elsewhere")
+    with pytest.raises(JournalError, match="not yours alone"):
+        journal.user_folder(os.geteuid())
+
+
+def test_a_file_is_no_folder(state: Path) -> None:
+    (state / str(os.geteuid())).write_text("")
+    with pytest.raises(JournalError, match=r"cannot be made|not yours alone"):
+        journal.user_folder(os.geteuid())
+
+
+def test_root_sees_the_folders_of_all_users(state: Path) -> None:
+    for name in ("0", "1000", "pairs", "lost+found"):
+        (state / name).mkdir()
+    assert journal.all_folders() == [str(state / "0"), str(state / "1000")]
+
+
+def test_without_a_state_folder_it_is_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "STATE", str(tmp_path / "missing"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg"))
+    assert journal.state_folder() == str(tmp_path / "xdg/confined-qemu")
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert journal.state_folder() == str(tmp_path / ".local/state/confined-qemu")

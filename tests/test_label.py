@@ -1,0 +1,372 @@
+"""Labels by descriptor: only the file that was planned for is touched, and only our own label is taken back."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from confined_qemu import label
+from confined_qemu.context import Context
+from confined_qemu.errors import ConfinedQemuError, LabelError, LsmError
+from confined_qemu.facts import FileKind, Identity
+from confined_qemu.steps import Bind, Create, MakeFolder, Relabel
+from tests.fakes import DEBIAN, VIRT_IMAGE, Labels, install_labels
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GIVEN = Context.parse("system_u:object_r:svirt_image_t:s0:c1,c2")
+OTHER = Context.parse("system_u:object_r:user_home_t:s0")
+CONTENT = DEBIAN.content
+
+
+@pytest.fixture
+def labels(monkeypatch: pytest.MonkeyPatch) -> Labels:
+    return install_labels(monkeypatch)
+
+
+@pytest.fixture
+def image(tmp_path: Path, labels: Labels) -> str:
+    path = str(tmp_path / "disk.img")
+    with open(path, "w", encoding="ascii") as file:
+        file.write("data")
+    labels.give(path, VIRT_IMAGE)
+    return path
+
+
+def identity(path: str) -> Identity:
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW)
+    try:
+        return label.identity_of(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def relabel(path: str, before: Context = VIRT_IMAGE, after: Context = GIVEN) -> Relabel:
+    found = os.stat(path)
+    kind = label.kind_of(found.st_mode)
+    return Relabel(path, identity(path), kind, found.st_nlink, before, after, before, exclusive=True)
+
+
+def no_bind(bind: Bind) -> None:
+    raise AssertionError(bind)
+
+
+def nobody(_: Identity) -> bool:
+    return False
+
+
+# ---- relabelling
+
+
+def test_there_and_back(image: str, labels: Labels) -> None:
+    step = relabel(image)
+    label.apply(step, no_bind)
+    assert labels.of(image) == GIVEN
+    label.undo(step, nobody)
+    assert labels.of(image) == VIRT_IMAGE
+
+
+def test_a_label_that_is_there_is_not_set_again(image: str, labels: Labels) -> None:
+    label.apply(relabel(image, VIRT_IMAGE, VIRT_IMAGE), no_bind)
+    assert not [call for call in labels.log if call.startswith("set_context")]
+
+
+def swap_for_a_link(path: str) -> None:
+    os.rename(path, f"{path}.old")
+    os.symlink(f"{path}.old", path)
+
+
+def replace(path: str) -> None:
+    with open(f"{path}.new", "w", encoding="ascii") as file:
+        file.write("other")
+    os.rename(f"{path}.new", path)
+
+
+def hard_link(path: str) -> None:
+    os.link(path, f"{path}.link")
+
+
+def make_folder(path: str) -> None:
+    os.unlink(path)
+    os.mkdir(path)
+
+
+@pytest.mark.parametrize("change", [swap_for_a_link, replace, hard_link, make_folder, os.unlink])
+def test_a_file_that_changed_after_the_plan_is_left_alone(change: object, image: str, labels: Labels) -> None:
+    step = relabel(image)
+    assert callable(change)
+    change(image)
+    with pytest.raises(LabelError, match=r"changed after the plan|is gone") as raised:
+        label.apply(step, no_bind)
+    assert raised.value.where == image
+    assert GIVEN not in labels.by_inode.values()
+    label.undo(step, nobody)
+    assert not [call for call in labels.log if call.startswith("set_context")]
+
+
+def test_a_label_that_changed_after_the_plan_is_left_alone(image: str, labels: Labels) -> None:
+    step = relabel(image)
+    labels.give(image, OTHER)
+    with pytest.raises(LabelError, match="changed after the plan"):
+        label.apply(step, no_bind)
+    assert labels.of(image) == OTHER
+
+
+def test_the_kernels_refusal_is_told(image: str, labels: Labels) -> None:
+    step = relabel(image)
+    labels.at(2)
+    with pytest.raises(LsmError, match="injected"):
+        label.apply(step, no_bind)
+    label.undo(step, nobody)
+    assert labels.of(image) == VIRT_IMAGE
+
+
+def test_every_descriptor_is_closed(image: str, labels: Labels) -> None:
+    before = os.listdir("/proc/self/fd")
+    step = relabel(image)
+    for call in (1, 2):
+        labels.at(call)
+        with pytest.raises(LsmError):
+            label.apply(step, no_bind)
+    label.apply(step, no_bind)
+    label.undo(step, nobody)
+    labels.give(image, GIVEN)
+    labels.at(1)
+    with pytest.raises(LsmError):
+        label.undo(step, nobody)
+    swap_for_a_link(image)
+    label.undo(step, nobody)
+    assert os.listdir("/proc/self/fd") == before
+
+
+# ---- putting back
+
+
+@pytest.mark.parametrize("change", [swap_for_a_link, replace, os.unlink, make_folder])
+def test_what_was_replaced_keeps_its_label(change: object, image: str, labels: Labels) -> None:
+    step = relabel(image)
+    label.apply(step, no_bind)
+    assert callable(change)
+    change(image)
+    if os.path.lexists(image):
+        labels.give(image, OTHER)
+    label.undo(step, nobody)
+    assert not os.path.lexists(image) or labels.of(image) == OTHER
+
+
+def test_a_replacement_is_not_taken_for_the_original_by_its_label(image: str, labels: Labels) -> None:
+    step = relabel(image)
+    label.apply(step, no_bind)
+    os.rename(image, f"{image}.old")
+    with open(image, "w", encoding="ascii") as file:
+        file.write("new")
+    labels.give(image, GIVEN)
+    label.undo(step, nobody)
+    assert labels.of(image) == GIVEN
+
+
+def test_a_label_that_somebody_else_gave_stays(image: str, labels: Labels) -> None:
+    step = relabel(image)
+    label.apply(step, no_bind)
+    labels.give(image, OTHER)
+    label.undo(step, nobody)
+    assert labels.of(image) == OTHER
+
+
+def test_a_new_hard_link_does_not_keep_the_label_from_going_back(image: str, labels: Labels) -> None:
+    step = relabel(image)
+    label.apply(step, no_bind)
+    hard_link(image)
+    label.undo(step, nobody)
+    assert labels.of(image) == VIRT_IMAGE
+
+
+def test_a_file_that_may_no_longer_be_read_is_still_known(image: str, labels: Labels) -> None:
+    """The generation is read by opening the file: one that may not be opened now is no other file."""
+    step = relabel(image)
+    label.apply(step, no_bind)
+    unread = Relabel(
+        step.path, Identity(step.identity.device, step.identity.inode, None), step.kind, step.links,
+        step.before, step.after, step.restore, exclusive=True,
+    )  # fmt: skip
+    label.undo(unread, nobody)
+    assert labels.of(image) == VIRT_IMAGE
+
+
+def test_a_reused_inode_is_another_file(image: str, labels: Labels) -> None:
+    step = relabel(image)
+    if step.identity.generation is None:
+        pytest.skip("this file system tells no generation")
+    label.apply(step, no_bind)
+    older = Relabel(
+        step.path, Identity(step.identity.device, step.identity.inode, step.identity.generation ^ 1), step.kind,
+        step.links, step.before, step.after, step.restore, exclusive=True,
+    )  # fmt: skip
+    label.undo(older, nobody)
+    assert labels.of(image) == GIVEN
+
+
+def test_the_last_holder_puts_back(image: str, labels: Labels) -> None:
+    first = relabel(image, VIRT_IMAGE, CONTENT)
+    label.apply(first, no_bind)
+    label.undo(first, lambda asked: asked == first.identity)
+    assert labels.of(image) == CONTENT
+    label.undo(first, nobody)
+    assert labels.of(image) == VIRT_IMAGE
+
+
+def test_a_shared_image_keeps_its_label(image: str, labels: Labels) -> None:
+    step = relabel(image)
+    stays = Relabel(step.path, step.identity, step.kind, 1, step.before, step.after, None, exclusive=False)
+    label.apply(stays, no_bind)
+    label.undo(stays, nobody)
+    assert labels.of(image) == GIVEN
+
+
+def test_one_failing_does_not_stop_the_others(tmp_path: Path, labels: Labels) -> None:
+    paths = [str(tmp_path / name) for name in "abc"]
+    for path in paths:
+        with open(path, "w", encoding="ascii"):
+            labels.give(path, VIRT_IMAGE)
+    steps = tuple(relabel(path) for path in paths)
+    for step in steps:
+        label.apply(step, no_bind)
+    labels.at(3)  # the last step is undone first: c reads and sets, b reads
+    failed = label.undo_all(steps, nobody)
+    assert [type(error) for error in failed] == [LsmError]
+    assert [labels.of(path) for path in paths] == [VIRT_IMAGE, GIVEN, VIRT_IMAGE]
+
+
+# ---- files and folders that the launcher makes
+
+
+def test_a_file_is_made_private_with_its_label(tmp_path: Path, labels: Labels) -> None:
+    path = str(tmp_path / "pid")
+    label.apply(Create(path, GIVEN, VIRT_IMAGE, remove=True), no_bind)
+    assert labels.of(path) == GIVEN
+    assert os.stat(path).st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("remove", [True, False])
+def test_a_made_file_ends(tmp_path: Path, labels: Labels, remove: bool) -> None:
+    path = str(tmp_path / "log")
+    step = Create(path, GIVEN, VIRT_IMAGE, remove=remove)
+    label.apply(step, no_bind)
+    label.undo(step, nobody)
+    assert os.path.exists(path) is not remove
+    assert remove or labels.of(path) == VIRT_IMAGE
+
+
+@pytest.mark.parametrize("what", ["file", "link", "dangling"])
+def test_nothing_that_is_there_is_made_or_taken_away(tmp_path: Path, labels: Labels, what: str) -> None:
+    path = tmp_path / "log"
+    if what == "file":
+        path.write_text("mine")
+        labels.give(str(path), OTHER)
+    else:
+        path.symlink_to(tmp_path / "elsewhere")
+        if what == "link":
+            (tmp_path / "elsewhere").write_text("mine")
+    step = Create(str(path), GIVEN, VIRT_IMAGE, remove=True)
+    with pytest.raises(LabelError, match="cannot be made"):
+        label.apply(step, no_bind)
+    label.undo(step, nobody)
+    assert os.path.lexists(path)
+    assert (tmp_path / "elsewhere").exists() == (what == "link")
+
+
+def test_a_file_that_took_its_place_is_not_removed(tmp_path: Path, labels: Labels) -> None:
+    path = str(tmp_path / "pid")
+    step = Create(path, GIVEN, VIRT_IMAGE, remove=True)
+    label.apply(step, no_bind)
+    os.unlink(path)
+    with open(path, "w", encoding="ascii"):
+        labels.give(path, OTHER)
+    label.undo(step, nobody)
+    assert os.path.exists(path)
+
+
+def test_a_folder_is_made_and_removed_with_all_that_is_in_it(tmp_path: Path, labels: Labels) -> None:
+    path = tmp_path / "run" / "vm.c1,c2"
+    step = MakeFolder(str(path), GIVEN)
+    label.apply(step, no_bind)
+    assert labels.of(str(path)) == GIVEN
+    assert path.stat().st_mode & 0o777 == 0o700
+    outside = tmp_path / "outside"
+    outside.write_text("mine")
+    (path / "link").symlink_to(outside)
+    (path / "below").mkdir()
+    (path / "below/file").write_text("x")
+    label.undo(step, nobody)
+    assert not path.exists()
+    assert outside.read_text() == "mine"
+
+
+def test_a_folder_of_somebody_else_stays(tmp_path: Path, labels: Labels) -> None:
+    path = tmp_path / "vm"
+    path.mkdir()
+    labels.give(str(path), OTHER)
+    step = MakeFolder(str(path), GIVEN)
+    with pytest.raises(LabelError, match="cannot be made for the VM"):
+        label.apply(step, no_bind)
+    label.undo(step, nobody)
+    assert path.is_dir()
+
+
+@pytest.mark.usefixtures("labels")
+def test_a_link_in_a_folders_place_is_not_followed(tmp_path: Path) -> None:
+    path, elsewhere = tmp_path / "vm", tmp_path / "elsewhere"
+    step = MakeFolder(str(path), GIVEN)
+    label.apply(step, no_bind)
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+    label.undo(step, nobody)
+    assert elsewhere.is_dir()
+
+
+def test_a_socket_is_the_launchers_to_bind_and_removed_at_the_end(tmp_path: Path, labels: Labels) -> None:
+    path = str(tmp_path / "qmp")
+    step = Bind("qmp", path, GIVEN, None)
+    heard: list[Bind] = []
+    label.apply(step, heard.append)
+    assert heard == [step]
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(path)
+    labels.give(path, OTHER)
+    label.undo(step, nobody)
+    assert os.path.lexists(path)
+    labels.give(path, GIVEN)
+    label.undo(step, nobody)
+    assert not os.path.lexists(path)
+
+
+# ---- identities
+
+
+def test_kinds(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    assert label.kind_of(os.stat(tmp_path / "fifo").st_mode) is FileKind.FIFO
+    assert label.kind_of(os.stat(tmp_path).st_mode) is FileKind.DIRECTORY
+    assert label.kind_of(os.stat("/dev/null").st_mode) is FileKind.CHARACTER
+
+
+def test_looking_at_a_pipe_does_not_wait_for_its_writer(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    assert identity(str(tmp_path / "fifo")).generation is None
+
+
+def test_errors_are_ours(image: str, labels: Labels, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = relabel(image)
+    monkeypatch.setattr(os, "open", _refuse)
+    with pytest.raises(ConfinedQemuError, match="Permission denied"):
+        label.apply(step, no_bind)
+    assert label.undo_all((step,), nobody)[0].where == image
+    assert labels.of(image) == VIRT_IMAGE
+
+
+def _refuse(*_: object, **__: object) -> int:
+    raise PermissionError(13, "no")
