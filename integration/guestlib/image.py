@@ -18,6 +18,7 @@ NAME = "linux-0.2.img"
 ORIGINAL = f"{NAME}.bz2"
 ORIGINAL_SHA256 = "41c222db3c669724dd202d2f0fe655ad88f847d8c263ed08bb90219082e7b423"
 # sd_mod comes last: its loading waits until the disks that ata_piix found are there.
+_ORIGINAL_KIND = "linux-original"
 MODULES = ["ata_piix", "sd_mod"]
 # Both consoles; the rest saves probing that takes seconds where every exit to the machine's emulation is slow.
 COMMAND_LINE = "console=tty0 console=ttyS0 quiet nokaslr mitigations=off tsc=reliable no_timer_check edd=off"
@@ -29,11 +30,16 @@ def image() -> str:
         packed = os.path.join(folder, ORIGINAL)
         if os.path.exists(packed):
             unpack = functools.partial(_unpack, packed)
-            return _named(cache.entry("linux-original", ORIGINAL_SHA256[: cache.KEY_LENGTH], unpack))
+            return _named(cache.entry(_ORIGINAL_KIND, ORIGINAL_SHA256[: cache.KEY_LENGTH], unpack))
     key = cache.digest(
         base.key(), *MODULES, cache.digest_files(FOLDER, __file__, bootdisk.__file__, initramfs.__file__)
     )
     return _named(cache.entry("linux-image", key, _build))
+
+
+def is_original(path: str) -> bool:
+    """Tell whether an image is the original, whose shell may be on the screen only."""
+    return os.path.basename(os.path.dirname(path)).startswith(_ORIGINAL_KIND)
 
 
 def _named(folder: str) -> str:

@@ -14,7 +14,14 @@ SSH_FAILED = 255
 LINK = "/usr/local/bin/confined-qemu"
 
 
-def run(guest: Running, command: list[str], *, terminal: bool = False, timeout: float | None = None) -> int:
+def run(
+    guest: Running,
+    command: list[str],
+    *,
+    terminal: bool = False,
+    timeout: float | None = None,
+    output: int | None = None,
+) -> int:
     """Run a command with our own standard streams and return its exit code (128 + n where signal n ended it).
 
     Args:
@@ -22,10 +29,11 @@ def run(guest: Running, command: list[str], *, terminal: bool = False, timeout: 
         command: program and arguments; none for a login shell.
         terminal: give it a terminal of its own in the guest; plain pipes where False.
         timeout: seconds; when they are over the connection is cut and the result is 124.
+        output: the descriptor that its standard output goes to; our own where None.
     """
     # "exit $?" keeps the shell: ssh could not tell a signal from a failure of its own.
     line = [shlex.join(command) + "; exit $?"] if command else []
-    process = subprocess.Popen([*guest.ssh("-tt" if terminal else "-T"), *line])
+    process = subprocess.Popen([*guest.ssh("-tt" if terminal else "-T"), *line], stdout=output)
     try:
         code = process.wait(timeout)
     except subprocess.TimeoutExpired:

@@ -4,6 +4,7 @@ import sys
 import time
 
 _START = time.monotonic()
+_SILENT: list[bool] = []
 
 
 class GuestError(Exception):
@@ -12,4 +13,10 @@ class GuestError(Exception):
 
 def progress(text: str) -> None:
     """Print one progress line with the seconds since the command started."""
-    print(f"[{time.monotonic() - _START:6.1f} s] {text}", file=sys.stderr, flush=True)
+    if not _SILENT:
+        print(f"[{time.monotonic() - _START:6.1f} s] {text}", file=sys.stderr, flush=True)
+
+
+def silence() -> None:
+    """Print no progress from now on."""
+    _SILENT.append(True)
