@@ -1,0 +1,437 @@
+"""However VMs, watchers and the host end: once `recover` has run, every file has the label that stood before."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from confined_qemu import journal, label, processes, restore
+from confined_qemu.context import Context
+from confined_qemu.errors import LsmError
+from confined_qemu.facts import Facts, FileFacts, FileKind, KvmFacts, SelinuxFacts, SelinuxMode
+from confined_qemu.fileplan import FilePlanner, Wanted
+from confined_qemu.invocation import Invocation
+from confined_qemu.mcs import Level, Pair
+from confined_qemu.resource import Access, Resource, Role, Sharing
+from confined_qemu.steps import Bind, Create, JournalStep, MakeFolder, Relabel
+from tests.fakes import DEBIAN, VIRT_IMAGE, Crash, Labels, Policy, install_labels, install_processes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+OTHER = Context.parse("system_u:object_r:user_home_t:s0")
+FILES = ("a", "b")
+
+
+@pytest.fixture
+def labels(monkeypatch: pytest.MonkeyPatch) -> Labels:
+    return install_labels(monkeypatch)
+
+
+# ---- one VM
+
+
+def one_vm(folder: Path, labels: Labels, *, pid: int = 7) -> tuple[str, list[str]]:
+    """Journal and apply a VM of two disks and a pidfile; return the journal and the disks."""
+    context = DEBIAN.kvm.at(Level(0, frozenset((1, pid))))
+    image = Context("system_u", "object_r", "svirt_image_t", context.range)
+    disks = [str(folder / name) for name in ("x.img", "y.img")]
+    steps: list[JournalStep] = [MakeFolder(str(folder / "run"), image)]
+    for disk in disks:
+        with open(disk, "w", encoding="ascii"):
+            labels.give(disk, VIRT_IMAGE)
+        descriptor = os.open(disk, os.O_PATH)
+        identity = label.identity_of(descriptor)
+        os.close(descriptor)
+        steps.append(Relabel(disk, identity, FileKind.REGULAR, 1, VIRT_IMAGE, image, VIRT_IMAGE, exclusive=True))
+    steps.append(Create(str(folder / "pid"), image, VIRT_IMAGE, remove=True))
+    own = folder / "journal"
+    own.mkdir()
+    path, held = journal.write(
+        str(own), journal.Record("vm", processes.boot_id(), pid, 1, "tcg", context, tuple(steps))
+    )
+    os.close(held)
+    for step in steps:
+        label.apply(step, _no_bind)
+    return path, disks
+
+
+def _no_bind(bind: Bind) -> None:
+    raise AssertionError(bind)
+
+
+@pytest.fixture
+def gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no process live."""
+    install_processes(monkeypatch)
+
+
+@pytest.mark.usefixtures("gone")
+def test_all_is_undone_and_the_journal_goes(tmp_path: Path, labels: Labels) -> None:
+    path, disks = one_vm(tmp_path, labels)
+    result = restore.restore(path)
+    assert result is not None
+    assert result.failed == ()
+    assert [labels.of(disk) for disk in disks] == [VIRT_IMAGE] * 2
+    assert sorted(os.listdir(tmp_path)) == ["journal", "x.img", "y.img"]
+    assert os.listdir(tmp_path / "journal") == ["lock"]
+    assert restore.restore(path) is None
+
+
+@pytest.mark.usefixtures("gone")
+def test_what_failed_is_tried_again(tmp_path: Path, labels: Labels) -> None:
+    path, disks = one_vm(tmp_path, labels)
+    labels.at(2)  # the pidfile's label is read, then the last disk's
+    result = restore.restore(path)
+    assert result is not None
+    assert [type(error) for error in result.failed] == [LsmError]
+    assert sorted(str(labels.of(disk)) != str(VIRT_IMAGE) for disk in disks) == [False, True]
+    assert restore.recover([os.path.dirname(path)])[0].failed == ()
+    assert [labels.of(disk) for disk in disks] == [VIRT_IMAGE] * 2
+
+
+def test_a_running_vm_is_left_alone(tmp_path: Path, labels: Labels, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = install_processes(monkeypatch)
+    table.ticks[7] = 1
+    path, _ = one_vm(tmp_path, labels)
+    entry = journal.entries(os.path.dirname(path))[0]
+    assert restore.state_of(entry) is restore.State.LIVE
+    assert restore.recover([os.path.dirname(path)]) == []
+    held = journal.take(path, wait=False)
+    assert held is not None
+    del table.ticks[7]
+    assert restore.state_of(entry) is restore.State.ENDING
+    os.close(held)
+    assert restore.state_of(entry) is restore.State.PENDING
+
+
+@pytest.mark.parametrize("what", ["pid-reused", "boot", "zombie"])
+def test_another_process_is_not_the_vm(
+    tmp_path: Path, labels: Labels, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    table = install_processes(monkeypatch)
+    table.ticks[7] = 1
+    path, _ = one_vm(tmp_path, labels)
+    record = journal.entries(os.path.dirname(path))[0].record
+    assert restore.pid_of(record) == 7
+    match what:
+        case "pid-reused":
+            table.ticks[7] = 2
+        case "boot":
+            table.boot = "another"
+        case _:
+            monkeypatch.setattr(processes, "is_zombie", lambda _: True)
+    assert restore.pid_of(record) is None
+
+
+def test_a_daemon_is_the_vm(tmp_path: Path, labels: Labels, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = install_processes(monkeypatch)
+    path, _ = one_vm(tmp_path, labels)
+    record = journal.entries(os.path.dirname(path))[0].record
+    table.contexts[99] = record.context
+    assert restore.pid_of(record) == 99
+
+
+def test_holders_are_the_live_vms_and_their_files(
+    tmp_path: Path, labels: Labels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = install_processes(monkeypatch)
+    path, _ = one_vm(tmp_path, labels)
+    folder = os.path.dirname(path)
+    assert restore.holders([folder]) == {}
+    table.ticks[7] = 1
+    found = restore.holders([folder])
+    assert len(found) == 2
+    assert {(h.name, h.pid, h.exclusive, h.original) for hs in found.values() for h in hs} == {
+        ("vm", 7, True, VIRT_IMAGE)
+    }
+
+
+# ---- many VMs, and every way to end
+
+
+Fault = tuple[int, bool]
+"""The number of the call to SELinux that goes wrong, and whether it ends the process too."""
+FAULTS = st.none() | st.tuples(st.integers(1, 12), st.booleans())
+
+
+@dataclass
+class Vm:
+    pid: int
+    context: Context
+    path: str
+    descriptor: int
+    private: tuple[str, ...]
+    disturbed: set[str] = field(default_factory=set)
+
+
+class Host(RuleBasedStateMachine):
+    """A host on which VMs start, end and crash at any call to SELinux, and where people relabel and replace files."""
+
+    def __init__(self, base: str) -> None:
+        super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.labels = install_labels(self.patch)
+        self.table = install_processes(self.patch)
+        self.place = tempfile.TemporaryDirectory(dir=base)
+        self.folder = os.path.join(self.place.name, "journal")
+        os.mkdir(self.folder)
+        self.good: dict[str, set[Context]] = {}
+        for name in FILES:
+            self.new_file(self.at(name), VIRT_IMAGE)
+        self.live: list[Vm] = []
+        self.last = 1
+
+    def at(self, name: str) -> str:
+        return os.path.join(self.place.name, name)
+
+    def new_file(self, path: str, context: Context) -> None:
+        with open(f"{path}.new", "w", encoding="ascii"):
+            self.labels.give(f"{path}.new", context)
+        os.rename(f"{path}.new", path)
+        self.good[path] = {context}
+
+    # ---- launching, as session.launch does it
+
+    @rule(
+        wanted=st.dictionaries(st.sampled_from(FILES), st.sampled_from([Sharing.PRIVATE, Sharing.CONTENT]), min_size=1),
+        log=st.booleans(),
+        fault=FAULTS,
+    )
+    def start(self, wanted: dict[str, Sharing], log: bool, fault: Fault | None) -> None:
+        """Start a VM; `fault` is the call that fails, and whether it ends the launcher too."""
+        paths = [self.at(name) for name in wanted]
+        if not self.settled(paths):
+            return
+        self.last += 1
+        pid, pair = self.last, Pair(1, self.last)
+        steps = self.planned(wanted, pair, log=log)
+        if steps is None:
+            return
+        context = DEBIAN.kvm.at(pair.level())
+        record = journal.Record(f"vm{pid}", self.table.boot, pid, 1, "tcg", context, steps)
+        path, descriptor = journal.write(self.folder, record)
+        self.table.ticks[pid] = 1
+        if fault is not None:
+            self.labels.at(fault[0], Crash() if fault[1] else None)
+        try:
+            for step in steps:
+                label.apply(step, _no_bind)
+        except LsmError:
+            self.labels.faults.clear()
+            restore.restore(path)
+            self.died(pid, descriptor)
+            return
+        except Crash:
+            self.died(pid, descriptor)
+            return
+        self.labels.faults.clear()
+        private = tuple(self.at(name) for name, sharing in wanted.items() if sharing is Sharing.PRIVATE)
+        self.live.append(Vm(pid, context, path, descriptor, private))
+
+    def settled(self, paths: list[str]) -> bool:
+        """Do what dead VMs left on these files; tell whether nothing is left."""
+        for entry in journal.entries(self.folder):
+            if restore.pid_of(entry.record) is None and any(step.path in paths for step in entry.record.steps):
+                result = restore.finish(entry)
+                if result is not None and result.failed:
+                    return False
+        return True
+
+    def planned(self, wanted: dict[str, Sharing], pair: Pair, *, log: bool) -> tuple[JournalStep, ...] | None:
+        process = DEBIAN.kvm.at(pair.level())
+        facts = Facts(
+            SelinuxFacts(SelinuxMode.ENFORCING, contexts=DEBIAN),
+            KvmFacts("svm", 12),
+            FileFacts("/qemu", "/qemu", FileKind.REGULAR),
+            holders=restore.holders([self.folder]),
+        )
+        policy = Policy({("svirt_t", "virt_image_t", "file"): frozenset({"read"})})
+        planner = FilePlanner(Invocation("vm", "qemu", ()), facts, policy, process)
+        steps: list[JournalStep] = []
+        for name, sharing in wanted.items():
+            outcome = planner.decide(self.looked_at(name, sharing))
+            if outcome.refusals or outcome.denials:
+                return None
+            steps += [step for step in outcome.steps if isinstance(step, Relabel)]
+        if log:
+            image = Context("system_u", "object_r", "svirt_image_t", process.range)
+            steps.append(Create(self.at(f"pid{pair.second}"), image, VIRT_IMAGE, remove=True))
+            steps.append(MakeFolder(self.at(f"run{pair.second}"), image))
+        return tuple(steps)
+
+    def looked_at(self, name: str, sharing: Sharing) -> Wanted:
+        path = self.at(name)
+        descriptor = os.open(path, os.O_PATH)
+        identity = label.identity_of(descriptor)
+        os.close(descriptor)
+        access = Access.READ_WRITE if sharing is Sharing.PRIVATE else Access.READ
+        found = FileFacts(path, path, FileKind.REGULAR, identity, label=self.labels.of(path), default=VIRT_IMAGE)
+        return Wanted(Resource(path, Role.DISK, access, sharing, "disk"), found)
+
+    def died(self, pid: int, descriptor: int) -> None:
+        self.labels.faults.clear()
+        self.labels.creating_now = None
+        del self.table.ticks[pid]
+        os.close(descriptor)
+
+    # ---- ending
+
+    @rule(sharing=st.sampled_from([Sharing.PRIVATE, Sharing.CONTENT]))
+    def start_well(self, sharing: Sharing) -> None:
+        """Start a VM of one disk, without anything going wrong."""
+        self.start({"a": sharing}, log=False, fault=None)
+
+    @precondition(lambda self: bool(self.live))
+    @rule(number=st.integers(0, 9), fault=FAULTS, watched=st.booleans())
+    def end(self, number: int, fault: Fault | None, watched: bool) -> None:
+        """End a VM; its watcher puts back, or fails, or is killed meanwhile or before."""
+        vm = self.live.pop(number % len(self.live))
+        del self.table.ticks[vm.pid]
+        if watched:
+            if fault is not None:
+                self.labels.at(fault[0], Crash() if fault[1] else None)
+            with suppress(Crash):
+                restore.restore(vm.path)
+            self.labels.faults.clear()
+        os.close(vm.descriptor)
+
+    @rule()
+    def power_cut(self) -> None:
+        """Start the host anew: every process is gone, journals and labels stay."""
+        for vm in self.live:
+            os.close(vm.descriptor)
+        self.live.clear()
+        self.table.ticks.clear()
+        self.table.boot += "'"
+
+    @rule()
+    def recover(self) -> None:
+        """Check, after `recover`, all that is held."""
+        for result in restore.recover([self.folder]):
+            assert result.failed == ()
+        used = {step.path for entry in journal.entries(self.folder) for step in entry.record.steps}
+        for path, good in self.good.items():
+            if path not in used:
+                assert self.labels.of(path) in good, (os.path.basename(path), str(self.labels.of(path)))
+        living = {f"{kind}{vm.pid}" for vm in self.live for kind in ("pid", "run")}
+        assert set(os.listdir(self.place.name)) <= {"journal", *FILES, *living}
+        assert len(journal.entries(self.folder)) == len(self.live)
+
+    # ---- other people
+
+    @rule(name=st.sampled_from(FILES))
+    def relabel(self, name: str) -> None:
+        """Label a file as an administrator would. The next VM may know the old label from another that uses it."""
+        path = self.at(name)
+        used = any(step.path == path for entry in journal.entries(self.folder) for step in entry.record.steps)
+        self.labels.give(path, OTHER)
+        self.good[path] = {OTHER, *(self.good[path] if used else ())}
+        for vm in self.live:
+            vm.disturbed.add(path)
+
+    @rule(name=st.sampled_from(FILES))
+    def replace(self, name: str) -> None:
+        """Put another file in the place of one."""
+        path = self.at(name)
+        self.new_file(path, VIRT_IMAGE)
+        for vm in self.live:
+            vm.disturbed.add(path)
+
+    # ---- always
+
+    @invariant()
+    def images_are_their_vms(self) -> None:
+        """Hold each private image to the pair of the one VM that has it."""
+        for vm in self.live:
+            for path in set(vm.private) - vm.disturbed:
+                assert self.labels.of(path).range == vm.context.range
+
+    def teardown(self) -> None:
+        """End everything, and look a last time."""
+        self.power_cut()
+        self.recover()
+        self.patch.undo()
+        self.place.cleanup()
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    made = Host(str(tmp_path))
+    yield made
+    made.teardown()
+
+
+@pytest.mark.parametrize("crash", [True, False], ids=["crash", "error"])
+@pytest.mark.parametrize("call", range(1, 7))
+def test_a_launch_that_ends_at_any_call(host: Host, call: int, crash: bool) -> None:
+    host.start({"a": Sharing.PRIVATE, "b": Sharing.CONTENT}, log=True, fault=(call, crash))
+    assert host.live == []
+    host.recover()
+
+
+@pytest.mark.parametrize("crash", [True, False], ids=["crash", "error"])
+@pytest.mark.parametrize("call", range(1, 7))
+def test_a_watcher_that_ends_at_any_call(host: Host, call: int, crash: bool) -> None:
+    host.start({"a": Sharing.PRIVATE, "b": Sharing.CONTENT}, log=True, fault=None)
+    host.end(0, fault=(call, crash), watched=True)
+    assert len(journal.entries(host.folder)) == 1
+    host.recover()
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("watched", [True, False])
+def test_readers_share_and_the_last_one_puts_back(host: Host, first: int, watched: bool) -> None:
+    host.start_well(Sharing.CONTENT)
+    host.start_well(Sharing.CONTENT)
+    assert len(host.live) == 2
+    host.end(first, fault=None, watched=watched)
+    host.recover()
+    assert host.labels.of(host.at("a")) == DEBIAN.content
+    host.end(0, fault=None, watched=watched)
+    host.recover()
+    assert host.labels.of(host.at("a")) == VIRT_IMAGE
+
+
+def test_nobody_reads_what_another_writes(host: Host) -> None:
+    for first, second in ((Sharing.PRIVATE, Sharing.CONTENT), (Sharing.CONTENT, Sharing.PRIVATE)):
+        host.start_well(first)
+        host.start_well(second)
+        assert len(host.live) == 1
+        host.end(0, fault=None, watched=True)
+
+
+def test_labels_stay_as_somebody_else_set_them(host: Host) -> None:
+    host.start_well(Sharing.PRIVATE)
+    host.relabel("a")
+    host.end(0, fault=None, watched=True)
+    assert host.labels.of(host.at("a")) == OTHER
+
+
+def test_a_dead_vms_label_is_nobodys_original(host: Host) -> None:
+    """Even where its journal is lost: the policy's label for the path is the one to go back to."""
+    host.start_well(Sharing.PRIVATE)
+    host.live[0].disturbed.add(host.at("a"))
+    path = host.live[0].path
+    host.end(0, fault=None, watched=False)
+    os.unlink(path)
+    host.start_well(Sharing.PRIVATE)
+    host.end(0, fault=None, watched=True)
+    assert host.labels.of(host.at("a")) == VIRT_IMAGE
+
+
+def test_labels_come_back_whatever_ends_when(tmp_path: Path) -> None:
+    class Here(Host):
+        def __init__(self) -> None:
+            super().__init__(str(tmp_path))
+
+    run_state_machine_as_test(Here, settings=settings(max_examples=60, stateful_step_count=30))
