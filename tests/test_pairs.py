@@ -1,0 +1,161 @@
+"""Category pairs: no two processes hold the same one, and what a dead one held is free."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import struct
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+
+from confined_qemu import pairs
+from confined_qemu.errors import HostError, JournalError
+from confined_qemu.mcs import MAX_CATEGORY, Pair, Window
+from tests import strategies
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+SMALL = Window(0, (3, 5, 9, 1023))
+
+
+def first(_: int) -> int:
+    return 0
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> str:
+    return str(tmp_path / "pairs")
+
+
+def test_the_search_starts_where_it_is_told_and_goes_round(registry: str) -> None:
+    held = pairs.open_registry(registry)
+    assert pairs.reserve(held, SMALL, (), lambda size: size - 1) == SMALL.pair(5)
+    other = pairs.open_registry(registry)
+    assert pairs.reserve(other, SMALL, (), lambda size: size - 1) == SMALL.pair(0)
+    os.close(held)
+    os.close(other)
+
+
+def test_every_pair_is_given_once_and_then_it_is_an_error(registry: str) -> None:
+    held = [pairs.open_registry(registry) for _ in range(SMALL.size + 1)]
+    found = {pairs.reserve(one, SMALL, (), first) for one in held[:-1]}
+    assert len(found) == SMALL.size == 6
+    with pytest.raises(HostError, match="all 6 category pairs") as raised:
+        pairs.reserve(held[-1], SMALL, (), first)
+    assert "confined-qemu ps" in (raised.value.hint or "")
+    os.close(held[2])
+    assert pairs.reserve(held[-1], SMALL, (), first) == SMALL.pair(2)
+    for one in (*held[:2], *held[3:]):
+        os.close(one)
+
+
+def test_a_copy_of_the_descriptor_holds_the_pair(registry: str) -> None:
+    launcher = pairs.open_registry(registry)
+    watcher = os.dup(launcher)
+    assert pairs.reserve(launcher, SMALL, (), first) == SMALL.pair(0)
+    os.close(launcher)
+    other = pairs.open_registry(registry)
+    assert pairs.reserve(other, SMALL, (), first) == SMALL.pair(1)
+    os.close(watcher)
+    os.close(other)
+
+
+def test_what_lies_in_a_live_level_is_skipped(registry: str) -> None:
+    held = pairs.open_registry(registry)
+    taken = [frozenset((3, 5)), frozenset(range(6, 2000)), frozenset((3, 9, 700)), frozenset((5,)), frozenset[int]()]
+    assert pairs.reserve(held, SMALL, taken, first) == Pair(3, 1023)
+    everything = [frozenset(range(MAX_CATEGORY + 1))]
+    with pytest.raises(HostError, match="in use"):
+        pairs.reserve(held, SMALL, everything, first)
+    os.close(held)
+
+
+@given(strategies.pairs(), strategies.pairs())
+def test_each_pair_has_its_byte(one: Pair, other: Pair) -> None:
+    assert (pairs.byte_of(one) == pairs.byte_of(other)) == (one == other)
+
+
+def test_a_registry_that_cannot_be_locked_is_told(registry: str) -> None:
+    pairs_file = os.open(registry, os.O_RDONLY | os.O_CREAT)
+    with pytest.raises(HostError, match="cannot be locked"):
+        pairs.reserve(pairs_file, SMALL, (), first)
+    os.close(pairs_file)
+
+
+def test_a_link_is_no_registry(tmp_path: Path, registry: str) -> None:
+    os.symlink(tmp_path / "elsewhere", registry)
+    with pytest.raises(JournalError, match="registry cannot be opened"):
+        pairs.open_registry(registry)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_the_descriptor_does_not_reach_qemu(registry: str) -> None:
+    held = pairs.open_registry(registry)
+    assert not os.get_inheritable(held)
+    os.close(held)
+
+
+# ---- between processes
+
+
+def in_child(work: Callable[[int], None]) -> tuple[int, int]:
+    """Run `work(fd)` in a child that then waits to be killed; return its pid and what it writes."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(reading)
+            work(writing)
+            signal.pause()
+        finally:
+            os._exit(1)
+    os.close(writing)
+    return child, reading
+
+
+@pytest.mark.touches_host
+def test_processes_never_hold_the_same_pair_and_death_frees_it(registry: str) -> None:
+    def reserve(report: int) -> None:
+        pair = pairs.reserve(pairs.open_registry(registry), SMALL, (), first)
+        os.write(report, struct.pack("hh", pair.first, pair.second))
+
+    children = [in_child(reserve) for _ in range(SMALL.size)]
+    found = [Pair(*struct.unpack("hh", os.read(reading, 4))) for _, reading in children]
+    assert len(set(found)) == SMALL.size
+    mine = pairs.open_registry(registry)
+    with pytest.raises(HostError, match="in use"):
+        pairs.reserve(mine, SMALL, (), first)
+    os.kill(children[3][0], signal.SIGKILL)
+    os.waitpid(children[3][0], 0)
+    assert pairs.reserve(mine, SMALL, (), first) == found[3]
+    for number, (pid, reading) in enumerate(children):
+        os.close(reading)
+        if number != 3:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    os.close(mine)
+
+
+@pytest.mark.touches_host
+def test_a_program_that_inherits_the_descriptor_holds_the_pair(registry: str) -> None:
+    """The watcher's case: the launcher locks, another process keeps the descriptor, the launcher closes it."""
+    held = pairs.open_registry(registry)
+    pair = pairs.reserve(held, SMALL, (), first)
+    child, reading = in_child(os.close)
+    assert os.read(reading, 1) == b""
+    os.close(held)
+    probe = pairs.open_registry(registry)
+    request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, pairs.byte_of(pair), 1, 0)
+    kind = struct.unpack("hhqqi4x", fcntl.fcntl(probe, fcntl.F_OFD_GETLK, request))[0]
+    assert kind == fcntl.F_WRLCK
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    kind = struct.unpack("hhqqi4x", fcntl.fcntl(probe, fcntl.F_OFD_GETLK, request))[0]
+    assert kind == fcntl.F_UNLCK
+    os.close(probe)
+    os.close(reading)
