@@ -143,5 +143,7 @@ class Facts:
     descriptors: tuple[DescriptorFacts, ...] = ()
     pair: Pair | None = None
     uid: int = 0
+    folder: str = "/"
+    """QEMU's working directory, where relative paths start; the watcher has another."""
     runtime_folder: str = "/run/confined-qemu"
     temporary_folder: str = "/var/tmp"  # noqa: S108 - QEMU's own default for its temporary files

@@ -5,6 +5,7 @@ What would fail is found here by asking the policy (`Policy.denied`), and refuse
 
 from __future__ import annotations
 
+import posixpath
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -199,7 +200,7 @@ class _Draft:
         for resource in self._files():
             self.resources.append(PlannedResource(resource, self.facts.files[resource.path].path, None, None))
         for listener in self.invocation.listeners:
-            self.resources.append(PlannedResource(_socket(listener), listener.path, None, None))
+            self.resources.append(PlannedResource(_socket(listener), self._absolute(listener), None, None))
 
     # ---- sockets and descriptors
 
@@ -212,8 +213,12 @@ class _Draft:
             inner = None
             if self._clients_need_relay(process):
                 inner = f"{self._own_folder()}/{listener.name}"
-            self.steps.append(Bind(listener.name, listener.path, label, process, inner))
-            self.resources.append(PlannedResource(_socket(listener), listener.path, label, None))
+            path = self._absolute(listener)
+            self.steps.append(Bind(listener.name, path, label, process, inner))
+            self.resources.append(PlannedResource(_socket(listener), path, label, None))
+
+    def _absolute(self, listener: Listener) -> str:
+        return posixpath.join(self.facts.folder, listener.path)
 
     def _clients_need_relay(self, process: Context) -> bool:
         """A socket that QEMU accepts takes QEMU's type and the client's range: may QEMU use that one?"""

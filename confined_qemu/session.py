@@ -68,6 +68,7 @@ def collect(
         holders=holders or {},
         descriptors=host.descriptors(caller.descriptors, selinux),
         uid=os.geteuid(),
+        folder=os.getcwd(),
         runtime_folder=_runtime_folder(caller),
         temporary_folder=host.environment_text(caller.environment, "TMPDIR") or "/var/tmp",  # noqa: S108 - QEMU's own
     )
