@@ -47,10 +47,9 @@ class Policy:
         """Return what the table and the levels deny."""
         denied = self.table.get((source.type, target.type, str(kind)), frozenset())
         denied |= self.table.get((source.type, "*", str(kind)), frozenset())
-        if self.levels and source.type.startswith("svirt") and source.range is not None and target.range is not None:
-            high = source.range.high
-            if not high.dominates(target.range.low):
-                denied |= {"read", "write"}
+        levelled = self.levels and source.type.startswith("svirt")
+        if levelled and source.range is not None and target.range is not None:
+            denied |= frozenset() if source.range.high.dominates(target.range.high) else {"read", "write"}
         return tuple(permission for permission in permissions if permission in denied)
 
     def created(self, source: Context, folder: Context, kind: str) -> Context:

@@ -1,0 +1,259 @@
+"""What happens to one file: relabelled, made, left alone or refused; and what it goes back to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from confined_qemu.context import Context
+from confined_qemu.fileplan import FilePlanner, Outcome, Wanted, merge
+from confined_qemu.invocation import Invocation, Seclabel
+from confined_qemu.resource import Access, Resource, Role, Sharing
+from confined_qemu.steps import Create, Relabel
+from tests.fakes import DEBIAN, VIRT_IMAGE
+from tests.worlds import PAIR, World
+
+PROCESS = DEBIAN.kvm.at(PAIR.level())
+PRIVATE = "system_u:object_r:svirt_image_t:s0:c101,c202"
+SHARED = "system_u:object_r:svirt_image_t:s0"
+CONTENT = "system_u:object_r:virt_content_t:s0"
+IMAGE = "system_u:object_r:virt_image_t:s0"
+
+
+def resource(sharing: Sharing = Sharing.PRIVATE, access: Access = Access.READ_WRITE, **more: Any) -> Resource:
+    return Resource("a.img", more.pop("role", Role.DISK), access, sharing, "disk", **more)
+
+
+def decide(
+    asked: Resource,
+    world: World | None = None,
+    *,
+    seclabel: Seclabel | None = None,
+    user: str | None = None,
+    **said: Any,
+) -> Outcome:
+    world = world or World()
+    world.files["a.img"] = said
+    invocation = Invocation("vm", "qemu", (), (asked,), seclabel=seclabel or Seclabel(), user=user)
+    facts = world.facts(invocation)
+    planner = FilePlanner(invocation, facts, world.rules(), PROCESS)
+    return planner.decide(Wanted(asked, facts.files["a.img"]))
+
+
+def shown(outcome: Outcome) -> tuple[str | None, str | None]:
+    assert outcome.refusals == outcome.denials == ()
+    return tuple(None if c is None else str(c) for c in (outcome.context, outcome.restore))  # type: ignore[return-value]
+
+
+READ = Access.READ
+
+
+@pytest.mark.parametrize(
+    ("asked", "label", "given", "restored"),
+    [
+        (resource(), IMAGE, PRIVATE, IMAGE),
+        (resource(), "system_u:object_r:user_home_t:s0", PRIVATE, "system_u:object_r:user_home_t:s0"),
+        (resource(), "system_u:object_r:svirt_image_t:s0:c7,c8", PRIVATE, IMAGE),
+        (resource(), SHARED, PRIVATE, SHARED),
+        (resource(), CONTENT, PRIVATE, CONTENT),
+        (resource(Sharing.SHARED), IMAGE, SHARED, None),
+        (resource(Sharing.CONTENT, READ), IMAGE, CONTENT, IMAGE),
+        (resource(Sharing.CONTENT, READ), CONTENT, None, None),
+        (resource(Sharing.CONTENT, READ), "system_u:object_r:usr_t:s0", None, None),
+        (resource(Sharing.CONTENT, READ), "system_u:object_r:svirt_image_t:s0:c7,c8", CONTENT, IMAGE),
+        (resource(Sharing.UNLABELLED), CONTENT, None, None),
+        (resource(relabel=False), SHARED, None, None),
+        (resource(label=Context.parse(SHARED)), IMAGE, SHARED, IMAGE),
+        (resource(label=Context.parse(SHARED), relabel=False), IMAGE, SHARED, IMAGE),
+    ],
+)
+def test_labels(asked: Resource, label: str, given: str | None, restored: str | None) -> None:
+    assert shown(decide(asked, label=label)) == (given, restored)
+
+
+def test_a_vm_that_relabels_nothing() -> None:
+    kept = Seclabel(relabel=False)
+    assert shown(decide(resource(), seclabel=kept, label=SHARED)) == (None, None)
+    assert decide(resource(), seclabel=kept).denials != ()
+    assert shown(decide(resource(relabel=True), seclabel=kept)) == (PRIVATE, IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("default", "restored"),
+    [
+        (IMAGE, IMAGE),
+        ("system_u:object_r:xen_image_t:s0", "system_u:object_r:xen_image_t:s0"),
+        ("system_u:object_r:default_t:s0", IMAGE),
+        ("system_u:object_r:svirt_image_t:s0", IMAGE),
+        (None, IMAGE),
+    ],
+)
+def test_a_dead_vms_label_is_no_ones_original(default: str | None, restored: str) -> None:
+    found = decide(resource(), label="system_u:object_r:svirt_image_t:s0:c7,c8", default=default)
+    assert shown(found) == (PRIVATE, restored)
+
+
+def test_the_step_names_the_inode_and_who_may_share_it() -> None:
+    (step,) = decide(resource(), real="/other/a.img", links=1).steps
+    assert isinstance(step, Relabel)
+    assert step.path == "/other/a.img"
+    assert step.exclusive
+    (step,) = decide(resource(Sharing.CONTENT, READ)).steps
+    assert isinstance(step, Relabel)
+    assert not step.exclusive
+
+
+# ---- files that are not there
+
+
+def test_a_log_is_made_and_stays_with_the_folders_label() -> None:
+    found = decide(resource(access=Access.CREATE, role=Role.LOG))
+    (step,) = found.steps
+    assert step == Create("/srv/vm/a.img", Context.parse(PRIVATE), VIRT_IMAGE, remove=False)
+    assert shown(found) == (PRIVATE, IMAGE)
+
+
+def test_a_pidfile_is_made_and_removed() -> None:
+    found = decide(resource(access=Access.CREATE, role=Role.PIDFILE))
+    assert found.steps[0].describe().endswith("removed at the end")
+    assert shown(found) == (PRIVATE, None)
+
+
+def test_no_folder_for_it() -> None:
+    found = decide(resource(access=Access.CREATE), folder_label="system_u:object_r:etc_t:s0")
+    assert "make no files in a folder of type etc_t" in found.denials[0]
+
+
+@pytest.mark.parametrize("access", [Access.READ, Access.READ_WRITE, Access.DIRECTORY, Access.WRITE])
+def test_a_file_that_must_be_there(access: Access) -> None:
+    assert decide(resource(access=access), kind="missing").refusals == ("/srv/vm/a.img (disk): no such file",)
+
+
+def test_a_missing_socket_is_qemus_to_complain_about() -> None:
+    assert decide(resource(Sharing.UNLABELLED, Access.CONNECT), kind="missing") == Outcome()
+
+
+# ---- refusals
+
+HERE = "/srv/vm/a.img (disk): "
+
+
+@pytest.mark.parametrize("kind", ["dir", "chr_file", "sock_file"])
+def test_what_is_no_image(kind: str) -> None:
+    assert "cannot be used as disk" in decide(resource(), kind=kind).refusals[0]
+
+
+@pytest.mark.parametrize("kind", ["file", "blk_file", "fifo_file"])
+def test_what_may_be_one(kind: str) -> None:
+    assert shown(decide(resource(), kind=kind)) == (PRIVATE, IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said", "words"),
+    [
+        (resource(), {"links": 3}, "it has 3 hard links"),
+        (resource(), {"label": "u:object_r:shadow_t:s0"}, "relabel nothing of type shadow_t; move it"),
+        (resource(label=Context.parse("u:object_r:shadow_t:s0")), {}, "does not let the launcher give it the label"),
+        (resource(), {"owner": 1000}, "it belongs to uid 1000 with mode 0600"),
+        (resource(), {"owner": 1000, "mode": 0o644}, "it belongs to uid 1000 with mode 0644"),
+        (resource(relabel=False), {}, "may not open and read and write what is labelled"),
+        (resource(relabel=False), {}, f"run: chcon -t svirt_image_t /srv/vm/a.img && chcon -l s0:{PAIR}"),
+        (resource(Sharing.UNLABELLED), {"kind": "chr_file", "label": "u:object_r:x_t:s1"}, "is not relabelled"),
+    ],
+)
+def test_denials(asked: Resource, said: dict[str, Any], words: str) -> None:
+    world = World(denied=[["svirt_t", "x_t", "chr_file", "read"]])
+    found = decide(asked, world, **said)
+    assert found.refusals == ()
+    assert len(found.denials) == 1
+    assert found.denials[0].startswith(HERE)
+    assert words in found.denials[0]
+
+
+@pytest.mark.parametrize(
+    ("access", "said"),
+    [
+        (Access.READ_WRITE, {"owner": 1000, "mode": 0o666}),
+        (Access.READ, {"owner": 1000, "mode": 0o604}),
+        (Access.READ_WRITE, {"owner": 1000, "mode": 0o660, "group": 0}),
+        (Access.READ_WRITE, {"owner": 0, "mode": 0o600}),
+    ],
+)
+def test_modes_that_let_root_in(access: Access, said: dict[str, Any]) -> None:
+    assert decide(resource(access=access), **said).denials == ()
+
+
+def test_with_a_user_the_mode_is_that_users_business() -> None:
+    assert decide(resource(), user="alice", owner=1000).denials == ()
+
+
+def test_a_user_relabels_only_their_own() -> None:
+    found = decide(resource(), World(uid=1000), owner=0)
+    assert "belongs to uid 0, and only its owner or root may relabel it" in found.denials[0]
+    assert decide(resource(), World(uid=1000), owner=1000).denials == ()
+
+
+def test_a_problem_of_the_path_is_told() -> None:
+    assert decide(resource(), problem="its links go round in a circle").refusals == (
+        f"{HERE}its links go round in a circle",
+    )
+
+
+def test_a_file_system_without_labels() -> None:
+    assert "keeps no SELinux labels" in decide(resource(), label=None).refusals[0]
+    assert shown(decide(resource(), World(policy=None), label=None)) == (PRIVATE, IMAGE)
+
+
+# ---- other VMs
+
+READER: list[Any] = ["reader", 5, False, IMAGE]
+WRITER: list[Any] = ["writer", 6, True, IMAGE]
+
+
+@pytest.mark.parametrize(
+    ("asked", "holder", "refused"),
+    [
+        (resource(), WRITER, True),
+        (resource(), READER, True),
+        (resource(Sharing.CONTENT, READ), WRITER, True),
+        (resource(Sharing.CONTENT, READ), READER, False),
+        (resource(Sharing.SHARED), WRITER, True),
+        (resource(Sharing.SHARED), READER, False),
+    ],
+)
+def test_who_may_use_it_beside_another(asked: Resource, holder: list[Any], refused: bool) -> None:
+    found = decide(asked, World(holders={"a.img": [holder]}), label=CONTENT)
+    assert bool(found.refusals) is refused
+    assert not refused or f"in use by the VM {holder[0]} (pid {holder[1]})" in found.refusals[0]
+
+
+def test_a_second_reader_knows_the_label_from_the_first() -> None:
+    found = decide(resource(Sharing.CONTENT, READ), World(holders={"a.img": [READER]}), label=CONTENT)
+    assert shown(found) == (CONTENT, IMAGE)
+
+
+def test_somebody_elses_vm_is_seen_by_its_level() -> None:
+    world = World(live={"815": "system_u:system_r:svirt_t:s0:c7,c8"})
+    found = decide(resource(), world, label="system_u:object_r:svirt_image_t:s0:c7,c8")
+    assert "labelled for a live process, pid 815" in found.refusals[0]
+    assert decide(resource(), world, label="system_u:object_r:svirt_image_t:s0:c7,c9").refusals == ()
+
+
+# ---- one file, asked for twice
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "stronger"),
+    [
+        (Sharing.UNLABELLED, Sharing.CONTENT, Sharing.CONTENT),
+        (Sharing.CONTENT, Sharing.PRIVATE, Sharing.PRIVATE),
+        (Sharing.PRIVATE, Sharing.SHARED, Sharing.SHARED),
+    ],
+)
+def test_the_stronger_use_decides(one: Sharing, other: Sharing, stronger: Sharing) -> None:
+    world = World()
+    wanted = [Wanted(resource(sharing), world.file(resource(sharing))) for sharing in (one, other)]
+    assert merge(None, wanted[0]) is wanted[0]
+    for first, second in (wanted, wanted[::-1]):
+        assert merge(first, second).resource.sharing is stronger

@@ -1,0 +1,105 @@
+"""Plans as people and programs see them: golden texts, one folder for each case.
+
+`spec.yaml` or `argv` (an argument a line) is what was asked for, `host.json` what is special about the host
+(tests/worlds.py), `plan.txt` and `plan.json` what comes of it. `pytest --update` writes the last two anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+
+from confined_qemu import requests
+from confined_qemu.plan import AccelChoice, Plan, PlannedResource
+from confined_qemu.planner import plan
+from confined_qemu.resource import Access, Resource, Role, Sharing
+from confined_qemu.steps import Create, MakeFolder
+from tests.conftest import GOLDEN
+from tests.fakes import VIRT_IMAGE
+from tests.strategies import hostile, stray
+from tests.worlds import HERE, World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from confined_qemu.invocation import Invocation
+
+CASES = sorted(os.listdir(os.path.join(GOLDEN, "plan")))
+KEYS = (
+    "schema", "name", "emulator", "argv", "accel", "confinement", "process_context", "resources", "warnings",
+    "refusals",
+)  # fmt: skip
+RESOURCE_KEYS = ("path", "role", "access", "class", "source", "context", "restore")
+
+
+def text_of(case: str, name: str) -> str | None:
+    try:
+        with open(os.path.join(GOLDEN, "plan", case, name), encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+def asked(case: str, monkeypatch: pytest.MonkeyPatch) -> Invocation:
+    argv = text_of(case, "argv")
+    if argv is not None:
+        return requests.from_arguments("qemu-system-x86_64", argv.splitlines())
+    spec = text_of(case, "spec.yaml") or ""
+    monkeypatch.setattr(requests, "_text", lambda _: spec)
+    return requests.from_spec(f"{HERE}/{case}.yaml")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_golden(case: str, monkeypatch: pytest.MonkeyPatch, golden: Callable[[str, str], None]) -> None:
+    invocation = asked(case, monkeypatch)
+    world = World(**json.loads(text_of(case, "host.json") or "{}"))
+    facts = world.facts(invocation)
+    if world.policy is None:
+        facts = replace(facts, selinux=replace(facts.selinux, own=None, caller=None))
+    made = plan(invocation, facts, world.rules())
+    golden(f"plan/{case}/plan.txt", made.describe() + "\n")
+    golden(f"plan/{case}/plan.json", json.dumps(made.to_json(), indent=1) + "\n")
+    assert plan(invocation, facts, world.rules()) == made
+    check_shape(made.to_json())
+
+
+def check_shape(printed: dict[str, Any]) -> None:
+    assert tuple(printed) == KEYS
+    assert printed["schema"] == 1
+    assert tuple(printed["accel"]) == ("chosen", "why")
+    assert printed["argv"][0] == printed["emulator"]
+    for resource in printed["resources"]:
+        assert tuple(resource) == RESOURCE_KEYS
+        assert resource["access"] in {"ro", "rw", "wo", "create", "dir", "connect", "listen"}
+        assert resource["class"] in {"private", "shared", "content", "unlabelled"}
+        assert os.path.isabs(resource["path"])
+    assert all(line.isprintable() for line in (*printed["warnings"], *printed["refusals"]))
+
+
+@given(hostile | stray)
+def test_a_plan_is_a_line_for_each_thing_and_its_json_is_ascii(text: str) -> None:
+    resource = Resource(text, Role.DISK, Access.READ, Sharing.CONTENT, text)
+    made = Plan(
+        name=text,
+        emulator=f"/{text}",
+        arguments=(text, ""),
+        accel=AccelChoice("tcg", text, tcg=True),
+        confinement="selinux",
+        process=None,
+        pair=None,
+        resources=(PlannedResource(resource, text, VIRT_IMAGE, None),),
+        steps=(MakeFolder(text, VIRT_IMAGE), Create(text, VIRT_IMAGE, VIRT_IMAGE, remove=True)),
+        warnings=(text,),
+        refusals=(text,),
+    )
+    lines = made.describe().split("\n")
+    assert len(lines) == 8
+    assert all(line.isprintable() for line in lines)
+    printed = json.dumps(made.to_json())
+    assert printed.isascii()
+    assert json.loads(printed)["argv"] == [f"/{text}", text, ""]

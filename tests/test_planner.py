@@ -1,0 +1,241 @@
+"""Decisions about a whole VM; what its texts look like is in tests/golden/plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from confined_qemu.cmdline import read
+from confined_qemu.invocation import Accel, Confinement, Invocation, Seclabel, SeclabelType
+from confined_qemu.plan import Plan
+from confined_qemu.planner import plan
+from confined_qemu.resource import Access, Listener, Resource, Role, Sharing
+from confined_qemu.steps import Bind, Create, MakeFolder, Relabel, Relay, Retag
+from tests import strategies
+from tests.worlds import PAIR, World
+
+
+def made(world: World | None = None, **more: Any) -> Plan:
+    invocation = Invocation("vm", "qemu-system-x86_64", more.pop("arguments", ()), **more)
+    world = world or World()
+    return plan(invocation, world.facts(invocation), world.rules())
+
+
+DISK = Resource("a.img", Role.DISK, Access.READ_WRITE, Sharing.PRIVATE, "disk")
+
+
+# ---- accelerator
+
+
+@pytest.mark.parametrize(
+    ("wanted", "kvm", "chosen", "refused"),
+    [
+        (Accel.AUTO, True, "kvm", False),
+        (Accel.AUTO, False, "tcg", False),
+        (Accel.KVM, True, "kvm", False),
+        (Accel.KVM, False, "kvm", True),
+        (Accel.TCG, True, "tcg", False),
+        (Accel.TCG, False, "tcg", False),
+    ],
+)
+@pytest.mark.parametrize("confinement", [Confinement.SELINUX, Confinement.NONE])
+def test_accelerator(wanted: Accel, kvm: bool, chosen: str, refused: bool, confinement: Confinement) -> None:
+    found = made(World(kvm=kvm), accel=wanted, arguments=("-accel", "?"), accel_index=1, confinement=confinement)
+    assert found.accel.chosen == chosen
+    assert found.accel.tcg is (chosen == "tcg")
+    assert found.arguments == ("-accel", chosen)
+    assert bool(found.refusals) is refused
+    assert not refused or "choose accel: tcg" in found.refusals[0]
+
+
+def test_a_command_lines_own_accelerator_is_left_in_it() -> None:
+    assert made(World(kvm=True), accel=Accel.TCG, arguments=("-accel", "tcg")).arguments == ("-accel", "tcg")
+
+
+# ---- confinement
+
+
+@pytest.mark.parametrize("selinux", ["enforcing", "permissive", "disabled"])
+@pytest.mark.parametrize("confinement", Confinement)
+@pytest.mark.parametrize("seclabel", [SeclabelType.DYNAMIC, SeclabelType.NONE])
+def test_nothing_runs_unconfined_without_a_word(selinux: str, confinement: Confinement, seclabel: SeclabelType) -> None:
+    found = made(World(selinux=selinux), confinement=confinement, seclabel=Seclabel(seclabel), resources=(DISK,))
+    confined = selinux != "disabled" and confinement is not Confinement.NONE and seclabel is SeclabelType.DYNAMIC
+    assert (found.process is not None) is (found.confinement == "selinux") is (found.pair is not None) is confined
+    assert bool(found.steps) is confined
+    assert confined or found.warnings or found.refusals
+    assert bool(found.refusals) is (selinux == "disabled" and confinement is Confinement.SELINUX)
+
+
+def test_permissive_warns_of_what_would_be_denied_and_labels_all_the_same() -> None:
+    found = made(
+        World(selinux="permissive", denied=[["svirt_t", "svirt_t", "process", "execmem"]]),
+        resources=(DISK,),
+    )
+    assert found.refusals == ()
+    assert len(found.warnings) == 2
+    assert found.steps != ()
+
+
+def test_a_conflict_is_refused_even_where_nothing_is_enforced() -> None:
+    world = World(selinux="permissive", holders={"a.img": [["other", 5, True, None]]})
+    assert "in use by the VM other" in made(world, resources=(DISK,)).refusals[0]
+
+
+# ---- the launcher's domain
+
+
+def test_without_the_module_that_is_all_that_is_said() -> None:
+    denied = [["unconfined_t", "svirt_t", "process", "transition"], ["svirt_t", "svirt_t", "process", "execmem"]]
+    found = made(World(in_domain=False, denied=denied), resources=(DISK,), require_domain=True)
+    assert len(found.refusals) == 1
+    assert "run: confined-qemu policy install" in found.refusals[0]
+    assert [(r.path, r.context) for r in found.resources] == [("/srv/vm/a.img", None)]
+    assert found.steps == ()
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_out_of_the_domain(required: bool) -> None:
+    found = made(World(in_domain=False), require_domain=required)
+    assert bool(found.refusals) is required
+    assert bool(found.warnings) is not required
+
+
+def test_an_emulator_that_the_domain_may_not_enter() -> None:
+    world = World(
+        files={"/opt/qemu": {"label": "system_u:object_r:usr_t:s0"}},
+        denied=[["svirt_t", "usr_t", "file", "entrypoint"]],
+    )
+    invocation = Invocation("vm", "/opt/qemu", ())
+    found = plan(invocation, world.facts(invocation), world.rules())
+    assert "semanage fcontext -a -t qemu_exec_t '/opt/qemu' && restorecon /opt/qemu" in found.refusals[0]
+
+
+def test_a_query_needs_no_execmem() -> None:
+    world = World(pair=None, denied=[["svirt_t", "svirt_t", "process", "execmem"]])
+    assert made(world, query=True, accel=Accel.TCG).refusals == ()
+
+
+# ---- files
+
+
+def test_one_file_under_two_names_is_one_step() -> None:
+    again = Resource("b.img", Role.DISK, Access.READ, Sharing.CONTENT, "other")
+    world = World(files={"b.img": {"same_as": "/srv/vm/a.img"}})
+    found = made(world, resources=(again, DISK))
+    assert len(found.steps) == 1
+    assert [str(r.context) for r in found.resources] == [f"system_u:object_r:svirt_image_t:s0:{PAIR}"] * 2
+
+
+# ---- sockets
+
+
+QMP = Listener("qmp", "run/q,mp.sock", "qmp", 1, "socket,fd=", ",server=on")
+SOCKET = ("-chardev", "socket,fd={qmp},server=on")
+RELAYED: list[list[Any]] = [["svirt_t", "svirt_t", "unix_stream_socket", "read write"]]
+
+
+def test_a_socket_is_made_for_qemu() -> None:
+    world = World()
+    invocation = Invocation("vm", "qemu", SOCKET, listeners=(QMP,))
+    facts = world.facts(invocation)
+    found = plan(invocation, facts, world.rules())
+    folder, bind = found.steps
+    assert isinstance(folder, MakeFolder)
+    assert isinstance(bind, Bind)
+    assert bind.path == "/srv/vm/run/q,mp.sock"
+    assert bind.inner == f"{folder.path}/qmp"
+    assert found.arguments == SOCKET
+    assert [(r.path, r.resource.access) for r in found.resources] == [(bind.path, Access.LISTEN)]
+
+
+@pytest.mark.parametrize("world", [World(selinux="disabled"), World()])
+def test_unconfined_qemu_makes_its_socket_itself(world: World) -> None:
+    found = made(world, arguments=SOCKET, listeners=(QMP,), confinement=Confinement.NONE)
+    assert found.steps == ()
+    assert found.arguments == ("-chardev", "socket,path=run/q,,mp.sock,server=on")
+
+
+# ---- descriptors
+
+
+def descriptor(kind: str, label: str | None, **more: Any) -> dict[str, Any]:
+    return {"number": 5, "kind": kind, "label": label, **more}
+
+
+LOGIN = "unconfined_u:unconfined_r:unconfined_t:s0-s0:c0.c1023"
+
+
+@pytest.mark.parametrize(
+    ("found", "step"),
+    [
+        (descriptor("fifo_file", LOGIN), Retag),
+        (descriptor("unix_stream_socket", LOGIN), Relay),
+        (descriptor("fifo_file", "u:r:t:s0"), None),
+        (descriptor("file", None), None),
+    ],
+)
+def test_what_is_handed_over_works(found: dict[str, Any], step: type | None) -> None:
+    done = made(World(descriptors=[found]))
+    assert done.refusals == ()
+    assert [type(one) for one in done.steps] == ([step] if step else [])
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (descriptor("chr_file", None, swapped=True), "SELinux took it away"),
+        (descriptor("file", "u:r:secret_t:s0"), "may not read and write it"),
+        (descriptor("file", "u:r:secret_t:s0", readable=False), "may not write it"),
+        (descriptor("fifo_file", "u:r:secret_t:s0", writable=False), "may not read it"),
+        (descriptor("tcp_socket", LOGIN), "may not read and write it"),
+    ],
+)
+def test_or_is_refused(found: dict[str, Any], words: str) -> None:
+    denied = [["svirt_t", "secret_t", kind, "read write"] for kind in ("file", "fifo_file")]
+    done = made(World(descriptors=[found], denied=denied))
+    assert done.steps == ()
+    assert words in done.refusals[0]
+
+
+# ---- the whole
+
+
+@given(strategies.hostile | strategies.stray)
+def test_folders_have_plain_names(name: str) -> None:
+    found = made(needs_tmpdir=True)
+    assert found.temporary == f"/var/tmp/confined-qemu.vm.{PAIR}"  # noqa: S108 - not made
+    invocation = Invocation(name, "qemu", (), needs_tmpdir=True)
+    world = World()
+    temporary = plan(invocation, world.facts(invocation), world.rules()).temporary
+    assert temporary is not None
+    last = temporary.removeprefix("/var/tmp/")  # noqa: S108 - not made
+    assert "/" not in last
+    assert last.isascii()
+    assert last.isprintable()
+    assert len(last) < 120
+
+
+_files = st.sampled_from(["-hda", "-cdrom", "-kernel", "-pidfile", "-fda"])
+
+
+@given(st.lists(st.tuples(_files, strategies.hostile), max_size=4), st.booleans())
+def test_every_step_has_its_inverse(words: list[tuple[str, str]], kvm: bool) -> None:
+    """What a plan gives, it takes back: nothing of this VM's pair is left on any file."""
+    arguments = [part for n, (option, value) in enumerate(words) for part in (option, f"./{n}/{value}")]
+    world = World(kvm=kvm)
+    invocation = read("qemu-system-x86_64", arguments)
+    found = plan(invocation, world.facts(invocation), world.rules())
+    touched = []
+    for step in found.steps:
+        assert isinstance(step, Relabel | Create | MakeFolder)
+        touched.append(step.path)
+        if isinstance(step, Relabel):
+            assert step.restore == step.before
+        if isinstance(step, Create):
+            assert step.remove or not (step.restore.range and step.restore.range.low.categories)
+    assert len(touched) == len(set(touched))
+    assert found.refusals == ()

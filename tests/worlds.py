@@ -1,0 +1,139 @@
+"""Hosts as small tables: what a plan is made from, without one. The golden plans' `host.json` holds such a table."""
+
+from __future__ import annotations
+
+import os.path
+import zlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from confined_qemu.context import Context
+from confined_qemu.facts import (
+    DescriptorFacts,
+    Facts,
+    FileFacts,
+    FileKind,
+    Holder,
+    Identity,
+    KvmFacts,
+    LiveProcess,
+    SelinuxFacts,
+    SelinuxMode,
+)
+from confined_qemu.mcs import Pair
+from confined_qemu.planner import NO_POLICY
+from confined_qemu.resource import Access
+from tests.fakes import DEBIAN, FEDORA, VIRT_IMAGE, Policy
+
+if TYPE_CHECKING:
+    from confined_qemu import planner
+    from confined_qemu.invocation import Invocation
+    from confined_qemu.resource import Resource
+
+HERE = "/srv/vm"
+"""Where relative paths start."""
+USABLE = KvmFacts("svm", 12)
+MISSING = KvmFacts(None, None, "the CPU shows neither VT-x (vmx) nor AMD-V (svm)", "enable SVM in the firmware")
+CALLER = Context.parse("unconfined_u:unconfined_r:unconfined_t:s0-s0:c0.c1023")
+LAUNCHER = Context.parse("unconfined_u:unconfined_r:confined_qemu_t:s0")
+QEMU_EXEC = Context.parse("system_u:object_r:qemu_exec_t:s0")
+FOLDER = Context.parse("system_u:object_r:virt_image_t:s0")
+PAIR = Pair(101, 202)
+TABLE: list[list[Any]] = [
+    ["svirt_t", "virt_image_t", "file", "open read write"],
+    ["svirt_tcg_t", "virt_image_t", "file", "open read write"],
+    ["confined_qemu_t", "shadow_t", "file", "relabelfrom relabelto"],
+    ["confined_qemu_t", "usr_t", "file", "relabelfrom relabelto"],
+    ["confined_qemu_t", "etc_t", "dir", "add_name"],
+]
+"""What every policy of a world denies: source type, target type, class, permissions."""
+
+
+@dataclass
+class World:
+    """A host; the defaults are an enforcing Debian with the policy module, no KVM, and root starting VMs.
+
+    `files` says what is different about a path: any field of FileFacts; `denied` adds to `TABLE`.
+    """
+
+    selinux: str = "enforcing"
+    policy: str | None = "debian"
+    kvm: bool = False
+    uid: int = 0
+    in_domain: bool = True
+    pair: str | None = str(PAIR)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    denied: list[list[Any]] = field(default_factory=list)
+    holders: dict[str, list[Any]] = field(default_factory=dict)
+    live: dict[str, str] = field(default_factory=dict)
+    descriptors: list[dict[str, Any]] = field(default_factory=list)
+
+    def facts(self, invocation: Invocation) -> Facts:
+        """Return what this host says about an invocation."""
+        mode = SelinuxMode(self.selinux)
+        if mode is SelinuxMode.DISABLED:
+            selinux = SelinuxFacts(mode)
+        else:
+            own = LAUNCHER if self.in_domain else CALLER
+            live = tuple(LiveProcess(int(pid), Context.parse(text)) for pid, text in self.live.items())
+            contexts = FEDORA if self.policy == "fedora" else DEBIAN
+            selinux = SelinuxFacts(mode, own, CALLER, contexts, 1, self.in_domain, live)
+        return Facts(
+            selinux=selinux,
+            kvm=USABLE if self.kvm else MISSING,
+            emulator=self._emulator(invocation.emulator),
+            files={resource.path: self.file(resource) for resource in invocation.resources},
+            holders={
+                _identity(os.path.join(HERE, path)): tuple(
+                    Holder(name, pid, exclusive, Context.parse(label) if label else None)
+                    for name, pid, exclusive, label in rows
+                )
+                for path, rows in self.holders.items()
+            },
+            descriptors=tuple(
+                DescriptorFacts(**{**row, "label": Context.parse(row["label"]) if row["label"] else None})
+                for row in self.descriptors
+            ),
+            pair=Pair.parse(self.pair) if self.pair is not None else None,
+            uid=self.uid,
+            folder=HERE,
+        )
+
+    def file(self, resource: Resource) -> FileFacts:
+        """Return what is at a resource's path: an image, unless the table says another thing."""
+        path = os.path.join(HERE, resource.path)
+        said = dict(self.files.get(resource.path, {}))
+        missing = resource.access in (Access.CREATE, Access.LISTEN)
+        said.setdefault("kind", FileKind.MISSING if missing else FileKind.REGULAR)
+        values: dict[str, Any] = {"owner": self.uid, "mode": 0o600, "links": 1, **said}
+        values["kind"] = FileKind(values["kind"])
+        if self.selinux == SelinuxMode.DISABLED:
+            values["label"] = values["default"] = values["folder_label"] = None
+        elif values["kind"] is FileKind.MISSING:
+            values.setdefault("folder_label", str(FOLDER))
+        else:
+            values.setdefault("label", str(VIRT_IMAGE))
+        for name in ("label", "default", "folder_label"):
+            if values.get(name) is not None:
+                values[name] = Context.parse(values[name])
+        identity = None if values["kind"] is FileKind.MISSING else _identity(values.get("same_as", path))
+        values.pop("same_as", None)
+        return FileFacts(path, values.pop("real", path), identity=identity, **values)
+
+    def _emulator(self, name: str) -> FileFacts:
+        path = name if "/" in name else f"/usr/bin/{name}"
+        said = self.files.get(name, {})
+        label = Context.parse(said["label"]) if "label" in said else QEMU_EXEC
+        return FileFacts(path, path, FileKind.REGULAR, _identity(path), label=label)
+
+    def rules(self) -> planner.Policy | None:
+        """Return the policy: None for a plan with `--policy-root`."""
+        if self.policy is None:
+            return None
+        if self.selinux == SelinuxMode.DISABLED:
+            return NO_POLICY
+        return Policy({(s, t, c): frozenset(permissions.split()) for s, t, c, permissions in (*TABLE, *self.denied)})
+
+
+def _identity(path: str) -> Identity:
+    return Identity(1, zlib.crc32(os.fsencode(path)))
