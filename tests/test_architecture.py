@@ -1,0 +1,240 @@
+"""The shape of the project: who may import whom, what is pure, how long things are, and what a start-up loads."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+from functools import cache
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PACKAGE = "confined_qemu"
+ORDER = """
+    __init__ paths commas queries errors mcs context resource invocation
+    keyvals hostpaths options collector filenames cmdline_block cmdline_chardev cmdline_own cmdline
+    vm yamlnodes kinds spectable schema specfile render
+    svirt facts steps plan fileplan planner
+    | environment lsm kvm label processes host journal restore pairs survivors watch relay spawn acts requests session
+    policy policy.module policy.script policy.install preview
+    run arguments launcher check listing cli __main__
+""".split()  # noqa: SIM905 - a line of the order for each layer
+"""Each module imports only what stands to its left. Left of the bar all is pure: values in, values out."""
+PURE = ORDER[: ORDER.index("|")]
+MODULES = [name for name in ORDER if name != "|"]
+HOST = frozenset(
+    """
+    _socket ctypes fcntl glob io multiprocessing os pathlib psutil random secrets select selectors selinux shutil
+    signal socket subprocess sys tempfile threading time
+    """.split()  # noqa: SIM905 - a table
+)
+"""What a pure module does not import: through these a host is asked or changed, or chance comes in."""
+HOST_ALLOWED = {"errors": {"os"}}
+"""errors: os.strerror only, the system's words for a number."""
+SPEAKS = frozenset({"cli", "launcher"})
+"""The modules that print."""
+LONGEST_MODULE, LONGEST_FUNCTION = 400, 60
+
+
+def file_of(name: str) -> str:
+    path = os.path.join(ROOT, PACKAGE, *name.split("."))
+    return os.path.join(path, "__init__.py") if os.path.isdir(path) else f"{path}.py"
+
+
+@cache
+def tree_of(name: str) -> ast.Module:
+    with open(file_of(name), encoding="utf-8") as file:
+        return ast.parse(file.read())
+
+
+def is_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def imports(node: ast.AST) -> Iterator[str]:
+    """Yield what is imported anywhere below, late imports included, without those for annotations only."""
+    for child in ast.iter_child_nodes(node):
+        if is_for_types(child):
+            continue
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, "imports are absolute"
+            module = child.module or ""
+            for alias in child.names:
+                inner = f"{module}.{alias.name}"
+                yield inner if module.startswith(PACKAGE) and os.path.exists(file_of(own(inner))) else module
+        else:
+            yield from imports(child)
+
+
+def own(name: str) -> str:
+    return name.removeprefix(PACKAGE).removeprefix(".") or "__init__"
+
+
+def test_every_module_has_its_place() -> None:
+    found = set()
+    for folder, _, names in os.walk(os.path.join(ROOT, PACKAGE)):
+        for name in names:
+            if name.endswith(".py"):
+                path = os.path.relpath(os.path.join(folder, name), os.path.join(ROOT, PACKAGE))[:-3]
+                found.add(path.replace(os.sep, ".").removesuffix(".__init__"))
+    assert found == set(MODULES)
+    assert len(MODULES) == len(set(MODULES))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_go_one_way(name: str) -> None:
+    left = set(MODULES[: MODULES.index(name)])
+    for imported in imports(tree_of(name)):
+        if imported.startswith(PACKAGE):
+            assert own(imported) in left, f"{name} imports {own(imported)}, which does not stand to its left"
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_left_of_the_bar_all_is_pure(name: str) -> None:
+    found = {imported.partition(".")[0] for imported in imports(tree_of(name))}
+    assert found & HOST <= HOST_ALLOWED.get(name, set())
+    called = {
+        node.func.id
+        for node in ast.walk(tree_of(name))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert called.isdisjoint({"open", "input", "exec", "eval", "__import__"})
+
+
+def test_one_module_speaks_to_selinux() -> None:
+    assert [name for name in MODULES if "selinux" in set(imports(tree_of(name)))] == ["lsm"]
+
+
+def test_yaml_and_psutil_have_one_place_each() -> None:
+    for module, place in (("yaml", "yamlnodes"), ("psutil", "listing")):
+        assert [name for name in MODULES if module in set(imports(tree_of(name)))] == [place]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_only_the_command_line_prints(name: str) -> None:
+    for node in ast.walk(tree_of(name)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id != "print", f"line {node.lineno}"
+        if isinstance(node, ast.Attribute) and node.attr in {"stdout", "stderr"} and name not in SPEAKS:
+            assert not (isinstance(node.value, ast.Name) and node.value.id == "sys"), f"line {node.lineno}"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_nothing_is_too_long_to_be_read(name: str) -> None:
+    with open(file_of(name), encoding="utf-8") as file:
+        assert len(file.readlines()) <= LONGEST_MODULE
+    for node in ast.walk(tree_of(name)):
+        if isinstance(node, ast.FunctionDef) and node.end_lineno is not None:
+            assert node.end_lineno - node.lineno < LONGEST_FUNCTION, node.name
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_module_does_anything_when_it_is_imported(name: str) -> None:
+    allowed = (
+        ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign, ast.If,
+    )  # fmt: skip
+    for node in tree_of(name).body:
+        text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        assert text or isinstance(node, allowed), f"line {node.lineno}"
+        if isinstance(node, ast.If):
+            assert is_for_types(node) or "__name__" in ast.unparse(node.test)
+
+
+# ---- start-up: sets of modules, as they stand at the exec that ends each start-up
+
+PYTHON = "/usr/bin/python3"
+PACKAGES = "/usr/lib/python3/dist-packages"
+_END = """
+import os, sys
+sys.path += {path!r}
+def end(*_):
+    os.write(1, " ".join(sys.modules).encode())
+    os._exit(0)
+os.execve = os.execv = end
+sys.argv = {argv!r}
+"""
+
+
+def loaded(code: str, argv: list[str], cwd: Path) -> set[str]:
+    """Return the modules that are there when `code`, as a program with these arguments, executes another."""
+    found = []
+    for text in (_END + "end()", _END + code):
+        program = text.format(path=[PACKAGES, ROOT], argv=argv)
+        done = subprocess.run(
+            [PYTHON, "-IS", "-c", program],
+            env={"PATH": os.environ["PATH"], "CONFINED_QEMU_CONFINEMENT": "none"},
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found.append(set(done.stdout.split()))
+        assert done.stdout, done.stderr
+    return found[1] - found[0]
+
+
+def short(modules: set[str]) -> set[str]:
+    return {name.partition(".")[0] for name in modules}
+
+
+LAUNCH = "from confined_qemu.launcher import main; main()"
+HEAVY = {"yaml", "psutil", "subprocess", "asyncio", "logging", "tempfile", "threading", "random", "secrets"}
+
+
+@pytest.mark.touches_host
+def test_handing_over_to_the_launch_script_loads_next_to_nothing(tmp_path: Path) -> None:
+    code = "import confined_qemu.paths as p; p.LAUNCH_SCRIPT = '/bin/true'\n"
+    code += "from confined_qemu.__main__ import main; main()"
+    found = loaded(code, ["confined-qemu", "run", "x.yaml"], tmp_path)
+    assert {name for name in found if name.startswith(PACKAGE)} == {
+        PACKAGE, f"{PACKAGE}.__main__", f"{PACKAGE}.paths", f"{PACKAGE}.environment",
+    }  # fmt: skip
+    assert short(found).isdisjoint({"argparse", "yaml", "dataclasses", "re", "json", "enum", "typing"})
+
+
+@pytest.mark.touches_host
+def test_a_query_loads_nothing_heavy(tmp_path: Path) -> None:
+    found = loaded(LAUNCH, ["qemu-system-x86_64", "-version"], tmp_path)
+    assert short(found).isdisjoint(HEAVY)
+
+
+@pytest.mark.touches_host
+@pytest.mark.parametrize(
+    "argv", [["qemu-system-x86_64", "-M", "none"], ["x", "exec", "--confinement", "none", "--", "-M", "none"]]
+)
+def test_a_raw_command_line_loads_no_yaml(tmp_path: Path, argv: list[str]) -> None:
+    found = loaded(LAUNCH, argv, tmp_path)
+    assert short(found).isdisjoint(HEAVY)
+    assert not found & {f"{PACKAGE}.{name}" for name in ("vm", "spectable", "policy", "check", "listing", "cli")}
+
+
+@pytest.mark.touches_host
+def test_a_spec_loads_yaml_and_no_psutil(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("name: x\nconfinement: none\n")
+    # `run` forks: what its child becomes is looked at
+    code = "import confined_qemu.run as r; r.supervise = lambda become, clean_up: become(-1)\n" + LAUNCH
+    found = loaded(code, ["x", "run", "x.yaml"], tmp_path)
+    assert "yaml" in found
+    assert short(found).isdisjoint(HEAVY - {"yaml"})
+
+
+@pytest.mark.touches_host
+@pytest.mark.parametrize(("program", "allowed"), [("watch", {"select"}), ("relay", {"selectors", "socket"})])
+def test_what_stays_beside_a_vm_is_small(tmp_path: Path, program: str, allowed: set[str]) -> None:
+    tree = tree_of(program)
+    top = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
+    assert top <= {"os", "signal", "sys", *allowed}
+    assert not any(isinstance(node, ast.ImportFrom) for node in tree.body)
+    path = file_of(program)
+    found = loaded(f"exec(open({path!r}).read(), dict(__name__='imported')); end()", [program], tmp_path)
+    stated = loaded(f"import {', '.join(top)}; end()", [program], tmp_path)
+    assert found == stated
