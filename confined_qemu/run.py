@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, NoReturn
 from confined_qemu import watch
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
 _FORWARDED = (
@@ -26,16 +25,14 @@ def supervise(become: Callable[[int], NoReturn], clean_up: Callable[[int], None]
     `become(report)` turns the child into QEMU; `report` goes to its watcher. `clean_up(pid)` puts back the labels
     of the child should its watcher be killed.
     """
-    import socket
-
-    mine, report = socket.socketpair()
+    mine, report = os.pipe()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (*_FORWARDED, signal.SIGCHLD))
     child = os.fork()
     if child == 0:
-        mine.close()
+        os.close(mine)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        become(report.detach())
-    report.close()
+        become(report)
+    os.close(report)
     status = _await(child)
     if not _labels_back(mine):
         clean_up(child)
@@ -69,9 +66,9 @@ def _send(child: int, number: int) -> None:
         return
 
 
-def _labels_back(report: socket.socket) -> bool:
+def _labels_back(report: int) -> bool:
     """Wait for the watcher's word: labels are back, or a daemon goes on. False when it died without one."""
-    while word := report.recv(1):
+    while word := os.read(report, 1):
         if word in (watch.RESTORED, watch.DAEMON, watch.FAILED):
             return True
     return False

@@ -139,11 +139,14 @@ def _planned(
 
 
 def _reserve(registry: int, facts: Facts) -> Pair:
-    from random import SystemRandom
-
     caller = facts.selinux.caller
     window = Window.of(caller.range if caller is not None else None)
-    return pairs.reserve(registry, window, _taken(facts), SystemRandom().randrange)
+    return pairs.reserve(registry, window, _taken(facts), _any_below)
+
+
+def _any_below(count: int) -> int:
+    """Return a number that no VM can foresee, without the start-up time of the `random` module."""
+    return int.from_bytes(os.urandom(8), "little") % count
 
 
 def _taken(facts: Facts) -> list[frozenset[int]]:

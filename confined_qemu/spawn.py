@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
@@ -25,9 +24,9 @@ _LAST_STDIO = 2
 
 @dataclass(frozen=True, slots=True)
 class Watcher:
-    """A started watcher; `control` closes when this process becomes QEMU."""
+    """A started watcher; `control`, the reading end of a pipe, closes when this process becomes QEMU."""
 
-    control: socket.socket
+    control: int
 
     def await_ready(self) -> None:
         """Return once the watcher watches.
@@ -35,7 +34,7 @@ class Watcher:
         Raises:
             HostError: it could not start.
         """
-        if self.control.recv(1) != watch.READY:
+        if os.read(self.control, 1) != watch.READY:
             raise HostError(
                 f"the watcher could not be started with {INTERPRETER}", hint=f"try: {INTERPRETER} -IS -c pass"
             )
@@ -47,12 +46,12 @@ def watcher(journal_path: str, context: str, held: Iterable[int], report: int) -
     Raises:
         HostError: no process or descriptor is to be had.
     """
-    mine, its = socket.socketpair()
+    mine, its = os.pipe()
     pidfd = os.pidfd_open(os.getpid())
-    keep = [*held, its.fileno(), pidfd, *([report] if report >= 0 else [])]
-    arguments = [journal_path, context, str(pidfd), str(os.getpid()), str(its.fileno()), str(report)]
+    keep = [*held, its, pidfd, *([report] if report >= 0 else [])]
+    arguments = [journal_path, context, str(pidfd), str(os.getpid()), str(its), str(report)]
     program("watch", arguments, keep)
-    its.close()
+    os.close(its)
     os.close(pidfd)
     if report >= 0:
         os.close(report)

@@ -41,6 +41,7 @@ def main() -> None:
 def _await_exec(control: int, pidfd: int, report: int) -> None:
     """Wait until the launcher has become QEMU (its end of `control` closes) or has ended."""
     poll = select.poll()
+    # the writing end of a pipe is ready (POLLERR) once nobody reads it any more
     for descriptor in (control, pidfd, report):
         if descriptor >= 0:
             poll.register(descriptor, select.POLLIN)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from integration.suite import harness
+from integration.suite import harness, tinyguest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
 def pytest_sessionstart() -> None:
     """Refuse to run where the kernel does not enforce: nothing here would count."""
+    tinyguest.install()
     with open("/sys/fs/selinux/enforce", encoding="ascii") as file:
         enforcing = file.read().strip()
     if enforcing != "1" or os.geteuid() != 0:

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from integration.suite import bootsector
+from integration.suite import tinyguest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +25,8 @@ IMAGES = "/var/lib/libvirt/images"
 """A folder that every policy labels virt_image_t."""
 UNUSED = "virt_image_t:s0"
 AUDIT_LOG = "/var/log/audit/audit.log"
+IMAGE_SIZE = 1 << 20
+"""Bytes."""
 PATIENCE = 120
 """Seconds after which a thing that should happen is taken for one that never will; nothing is timed by it."""
 _PAIR = re.compile(r"s0:c\d+,c\d+")
@@ -131,18 +133,18 @@ class AuditTrail:
 
 
 class Image:
-    """A bootable disk in a folder for images, and a spec beside it."""
+    """A disk in a folder for images, and the spec of a VM that has it; its guest is the tiny one."""
 
     def __init__(self, folder: str, name: str) -> None:
         self.name = name
         self.path = os.path.join(folder, f"{name}.img")
         self.spec = os.path.join(folder, f"{name}.yaml")
         with open(self.path, "wb") as file:
-            file.write(bootsector.image())
+            file.write(bytes(IMAGE_SIZE))
         self.write_spec()
 
-    def write_spec(self, **changes: Any) -> str:
-        """Write the spec anew with these keys changed; JSON is YAML."""
+    def write_spec(self, *extra: str, **changes: Any) -> str:
+        """Write the spec anew with these keys changed and QEMU arguments added; JSON is YAML."""
         spec = {
             "name": self.name,
             "accel": "kvm",
@@ -151,6 +153,7 @@ class Image:
             "serial": "stdio",
             "display": "none",
             "network": "none",
+            "qemu_args": [*tinyguest.ARGUMENTS, *extra],
         } | changes
         with open(self.spec, "w", encoding="utf-8") as file:
             json.dump({key: value for key, value in spec.items() if value is not None}, file)
@@ -160,7 +163,8 @@ class Image:
 def raw_arguments(image: str, *more: str, accel: str = "kvm") -> list[str]:
     """Return a raw command line that boots `image` with its serial port on stdio."""
     drive = f"file={image.replace(',', ',,')},format=raw,if=ide"
-    return ["-accel", accel, "-m", "32M", "-nodefaults", "-display", "none", "-drive", drive, "-serial", "stdio", *more]
+    machine = ["-accel", accel, "-m", "32M", "-nodefaults", "-display", "none", *tinyguest.ARGUMENTS]
+    return [*machine, "-drive", drive, *more, "-serial", "stdio"]
 
 
 class Process:
@@ -223,7 +227,7 @@ def boot(*command: str, **options: Any) -> Process:
     """Start a VM and return once its guest has printed its marker."""
     process = Process(command, **options)
     try:
-        process.read_until(bootsector.MARKER)
+        process.read_until(tinyguest.MARKER)
     except AssertionError:
         process.end()
         raise
@@ -236,7 +240,7 @@ def boot_spec(image: Image, *extra: str) -> Process:
 
 
 def power_off(process: Process) -> int:
-    """Ask the guest to power off and return the launcher's exit code."""
+    """Ask the guest (under KVM) to end the machine and return the launcher's exit code."""
     process.send(b"q")
     return process.wait()
 

@@ -7,8 +7,9 @@ import os
 import subprocess
 from typing import TYPE_CHECKING
 
-from integration.suite import harness
 import pytest
+
+from integration.suite import harness
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +29,9 @@ def test_two_vms_at_once(make_image: Callable[[str], harness.Image], accel: str)
         assert harness.label(image.path) == f"system_u:object_r:svirt_image_t:{its_level}"
         assert f"system_u:system_r:svirt_t:{its_level} " in processes
         assert f"svirt_image_t:{its_level} {image.path}" in harness.run("ls", "-Z", image.path).stdout
-    assert [harness.power_off(vm) for vm in vms] == [0, 0]
+    for vm in vms:
+        vm.popen.terminate()
+    assert [vm.wait() for vm in vms] == [0, 0]
     assert [harness.short_label(image.path) for image in images] == [harness.UNUSED] * 2
 
 

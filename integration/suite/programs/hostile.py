@@ -1,0 +1,85 @@
+#!/usr/bin/python3 -IS
+"""Stands in QEMU's place and tries what a VM that broke out of QEMU would try; the answers go to its own image.
+
+The name of the own image is the `file=` of its command line; what to try is JSON in the file `targets` on the
+image's first bytes. Each answer is "ok" or an errno's name.
+"""
+
+import ctypes
+import errno
+import json
+import os
+import signal
+import socket
+import sys
+
+PTRACE_ATTACH = 16
+
+
+def own_image():
+    for argument in sys.argv:
+        for part in argument.split(","):
+            if part.startswith("file="):
+                return part[5:]
+    raise SystemExit("no image")
+
+
+def answer(attempt, *arguments):
+    try:
+        attempt(*arguments)
+    except OSError as error:
+        return errno.errorcode[error.errno]
+    return "ok"
+
+
+def read(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    os.read(descriptor, 1)
+    os.close(descriptor)
+
+
+def write(path):
+    os.close(os.open(path, os.O_WRONLY))
+
+
+def connect(path):
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    client.connect(path)
+
+
+def ptrace(pid):
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.ptrace(PTRACE_ATTACH, pid, None, None) != 0:
+        raise OSError(ctypes.get_errno(), "ptrace")
+
+
+def relabel(path):
+    os.setxattr(path, "security.selinux", b"system_u:object_r:svirt_image_t:s0\0")
+
+
+ATTEMPTS = {
+    "read": read,
+    "write": write,
+    "list": os.listdir,
+    "connect": connect,
+    "terminate": lambda pid: os.kill(pid, signal.SIGTERM),
+    "ptrace": ptrace,
+    "relabel": relabel,
+    "create": lambda path: os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)),
+    "unlink": os.unlink,
+    "execute": lambda path: os.execv(path, [path]),
+}
+
+
+def main():
+    image = own_image()
+    with open(image, "rb") as file:
+        targets = json.loads(file.read().rstrip(b"\0"))
+    answers = [[kind, target, answer(ATTEMPTS[kind], target)] for kind, target in targets]
+    with open(image, "r+b") as file:
+        file.write(json.dumps(answers).encode().ljust(1 << 16, b"\0"))
+    with open("/proc/self/attr/current") as file:
+        print("hostile:", file.read().rstrip("\0"), flush=True)
+
+
+main()
