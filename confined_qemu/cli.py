@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 def say(text: str) -> None:
     """Print one line of a command's answer."""
-    sys.stdout.write(text + "\n")
+    if sys.stdout is not None:  # the caller closed it
+        sys.stdout.write(text + "\n")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -134,7 +135,7 @@ def _ps(chosen: argparse.Namespace) -> int:
 def _schema(_: argparse.Namespace) -> int:
     from confined_qemu import schema
 
-    sys.stdout.write(schema.text())
+    say(schema.text().rstrip("\n"))
     return 0
 
 

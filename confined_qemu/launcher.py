@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu.arguments import REMAINDER, Parser
 from confined_qemu.environment import initial
-from confined_qemu.errors import LAUNCHER_FAILED, TIMED_OUT, ConfinedQemuError
+from confined_qemu.errors import LAUNCHER_FAILED, TIMED_OUT, ConfinedQemuError, UsageError, printable, why
 
 if TYPE_CHECKING:
     import argparse
@@ -22,6 +22,8 @@ DEFAULT_EMULATOR = "qemu-system-x86_64"
 CONFINEMENTS = ("selinux", "auto", "none")
 VERBS = ("run", "exec", "recover", "settle")
 """What the launch script serves besides the emulator's names."""
+_AT_ONCE, _LONGEST = 0.001, 1e9
+"""Seconds: a timer of zero would never ring, and one of centuries cannot be set."""
 
 
 def main() -> NoReturn:
@@ -49,7 +51,9 @@ def _serve(argv0: str, arguments: Sequence[str]) -> int:
 def guarded(work: Callable[[], int]) -> int:
     """Run `work`; errors become lines and an exit code here and nowhere else."""
     try:
-        return work()
+        code = work()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except ConfinedQemuError as error:
         _say("", str(error))
         return error.exit_code
@@ -57,9 +61,31 @@ def guarded(work: Callable[[], int]) -> int:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
         return LAUNCHER_FAILED
+    except OSError as error:
+        # a folder that went away, a full disk, a reader that left (`| head`)
+        _say("", printable(f"{os.fsdecode(error.filename)}: {why(error)}" if error.filename else why(error)))
+        _forget_answer()
+        return LAUNCHER_FAILED
+    except (MemoryError, RecursionError):
+        _say("", "there is not enough memory for this")
+        return LAUNCHER_FAILED
+    return code
+
+
+def _forget_answer() -> None:
+    """Drop what could not be written, or Python would try again at its end, and complain."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(null, sys.stdout.fileno(), inheritable=False)
+        os.close(null)
 
 
 def _say(kind: str, text: str) -> None:
+    if sys.stderr is None:  # the caller closed it
+        return
     for line in text.split("\n"):
         sys.stderr.write(f"confined-qemu: {kind}{line}\n")
     sys.stderr.flush()
@@ -76,9 +102,10 @@ def warn(text: str) -> None:
 def _drop_in(argv0: str, arguments: Sequence[str], descriptors: tuple[int, ...]) -> int:
     from confined_qemu import requests, session
 
-    invocation = requests.from_arguments(
-        os.path.basename(argv0), arguments, confinement=os.environ.get("CONFINED_QEMU_CONFINEMENT")
-    )
+    confinement = os.environ.get("CONFINED_QEMU_CONFINEMENT")
+    if confinement is not None and confinement not in CONFINEMENTS:
+        raise UsageError(f"CONFINED_QEMU_CONFINEMENT is {confinement!r}", hint=f"set it to {' or '.join(CONFINEMENTS)}")
+    invocation = requests.from_arguments(os.path.basename(argv0), arguments, confinement=confinement)
     session.launch(invocation, session.Caller(initial(), descriptors, argv0), warn)
 
 
@@ -147,7 +174,7 @@ def _settle(chosen: argparse.Namespace, _: tuple[int, ...]) -> int:
 
     signal.signal(signal.SIGALRM, alarm)
     if chosen.timeout is not None:
-        signal.setitimer(signal.ITIMER_REAL, max(chosen.timeout, 0.001))
+        signal.setitimer(signal.ITIMER_REAL, max(chosen.timeout, _AT_ONCE))
     try:
         done = restore.recover([journal.user_folder(os.geteuid())])
     except _TimeIsUp:
@@ -179,6 +206,18 @@ def _report(done: Sequence[object], *, as_json: bool, quiet: bool = False) -> in
 # ---- the command line of the verbs
 
 
+def seconds(text: str) -> float:
+    """Read a time; what it is not (`nan`, `inf`, `-1`) argparse words with this function's name.
+
+    Raises:
+        ValueError: it is no number of seconds that a timer takes.
+    """
+    number = float(text)
+    if not 0 <= number <= _LONGEST:
+        raise ValueError(text)
+    return number
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="confined-qemu")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
@@ -202,5 +241,5 @@ def add_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     recover.add_argument("--json", action="store_true")
     recover.set_defaults(action=_recover)
     settle = verbs.add_parser("settle", help="wait until nothing is left to put back")
-    settle.add_argument("--timeout", type=float, metavar="S", help="seconds to wait at most")
+    settle.add_argument("--timeout", type=seconds, metavar="S", help="seconds to wait at most")
     settle.set_defaults(action=_settle)
