@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 REMAINDER = argparse.REMAINDER
 
@@ -20,3 +23,16 @@ class Parser(argparse.ArgumentParser):
             UsageError: always.
         """
         raise UsageError(message, hint=f"see {self.prog} --help")
+
+
+def parse(parser: Parser, words: Sequence[str], verbs: tuple[str, ...]) -> argparse.Namespace:
+    """Parse a command line; for `verbs` what follows `--` is QEMU's: `qemu` of the result, None without it.
+
+    Raises:
+        UsageError: it is wrong.
+    """
+    own, qemu = list(words), None
+    if own[:1] and own[0] in verbs and "--" in own:
+        end = own.index("--")
+        own, qemu = own[:end], own[end + 1 :]
+    return parser.parse_args(own, argparse.Namespace(qemu=qemu))

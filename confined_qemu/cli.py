@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from confined_qemu import __version__, launcher
-from confined_qemu.arguments import REMAINDER, Parser
+from confined_qemu.arguments import Parser, parse
 from confined_qemu.errors import LAUNCHER_FAILED, ConfinedQemuError, UsageError
 from confined_qemu.launcher import DEFAULT_EMULATOR
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _ask(arguments: Sequence[str]) -> int:
-    chosen = _parser().parse_args(arguments)
+    chosen = parse(_parser(), arguments, ("plan",))
     code: int = chosen.action(chosen)
     return code
 
@@ -49,7 +49,8 @@ def _parser() -> Parser:
     )
     plan.add_argument("--mcs", metavar="cA,cB", help="the category pair, for this plan only")
     plan.add_argument("--emulator", default=DEFAULT_EMULATOR, help="a name on PATH, or a path (with -- QEMU ARGS)")
-    plan.add_argument("words", nargs=REMAINDER, metavar="SPEC.yaml | -- QEMU ARGS")
+    plan.add_argument("spec", nargs="?", metavar="SPEC.yaml")
+    plan.epilog = "What follows -- is QEMU's: after a spec more of it, without one the whole VM."
     plan.set_defaults(action=_plan)
     check = verbs.add_parser("check", help="can this host run it, confined? each line: ok, warn or fail, and the fix")
     check.add_argument("spec", nargs="?", metavar="SPEC.yaml")
@@ -77,22 +78,21 @@ def _plan(chosen: argparse.Namespace) -> int:
     from confined_qemu.mcs import Pair
 
     descriptors = host.inherited()
-    invocation = _invocation(chosen.words, chosen.emulator)
+    invocation = _invocation(chosen.spec, chosen.qemu, chosen.emulator)
     pair = Pair.parse(chosen.mcs) if chosen.mcs is not None else None
     plan = preview.plan(invocation, descriptors, pair=pair, policy_root=chosen.policy_root)
     _print_plan(plan, as_json=chosen.json)
     return LAUNCHER_FAILED if plan.refusals else 0
 
 
-def _invocation(words: Sequence[str], emulator: str) -> Invocation:
+def _invocation(spec: str | None, qemu: Sequence[str] | None, emulator: str) -> Invocation:
     from confined_qemu import requests
 
-    if words[:1] == ["--"]:
-        return requests.from_arguments(emulator, words[1:])
-    if not words:
+    if spec is not None:
+        return requests.from_spec(spec, qemu or ())
+    if qemu is None:
         raise UsageError("plan needs a spec, or -- and QEMU's arguments", hint="see confined-qemu plan --help")
-    extra = words[2:] if words[1:2] == ["--"] else words[1:]
-    return requests.from_spec(words[0], extra)
+    return requests.from_arguments(emulator, qemu)
 
 
 def _print_plan(plan: Plan, *, as_json: bool) -> None:

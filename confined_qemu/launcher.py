@@ -7,7 +7,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from confined_qemu.arguments import REMAINDER, Parser
+from confined_qemu.arguments import REMAINDER, Parser, parse
 from confined_qemu.environment import initial
 from confined_qemu.errors import LAUNCHER_FAILED, TIMED_OUT, ConfinedQemuError, UsageError, printable, why
 
@@ -43,7 +43,7 @@ def _serve(argv0: str, arguments: Sequence[str]) -> int:
     name = os.path.basename(argv0)
     if name.startswith("qemu-system-") or name == "qemu-kvm":
         return _drop_in(argv0, arguments, descriptors)
-    chosen = _parser().parse_args(arguments)
+    chosen = parse(_parser(), arguments, ("run",))
     code: int = chosen.action(chosen, descriptors)
     return code
 
@@ -128,9 +128,7 @@ def _without_dashes(arguments: Sequence[str]) -> Sequence[str]:
 def _run(chosen: argparse.Namespace, descriptors: tuple[int, ...]) -> int:
     from confined_qemu import requests, run
 
-    invocation = requests.from_spec(
-        chosen.spec, _without_dashes(chosen.arguments), name=chosen.name, confinement=chosen.confinement
-    )
+    invocation = requests.from_spec(chosen.spec, chosen.qemu or (), name=chosen.name, confinement=chosen.confinement)
     run.supervise(lambda report: _become(invocation, descriptors, report), _clean_up)
 
 
@@ -218,7 +216,7 @@ def seconds(text: str) -> float:
     return number
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = Parser(prog="confined-qemu")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
     add_verbs(verbs)
@@ -233,10 +231,11 @@ def add_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     execute = verbs.add_parser("exec", help="become QEMU with a raw command line, confined")
     execute.add_argument("--emulator", default=DEFAULT_EMULATOR, help="a name on PATH, or a path")
     execute.set_defaults(action=_exec)
+    run.epilog = execute.epilog = "What follows -- is QEMU's."
     for verb in (run, execute):
         verb.add_argument("--name", help="the VM's name")
         verb.add_argument("--confinement", choices=CONFINEMENTS)
-        verb.add_argument("arguments", nargs=REMAINDER, metavar="-- QEMU ARGS")
+    execute.add_argument("arguments", nargs=REMAINDER, metavar="-- QEMU ARGS")
     recover = verbs.add_parser("recover", help="put back what a crash left")
     recover.add_argument("--json", action="store_true")
     recover.set_defaults(action=_recover)
