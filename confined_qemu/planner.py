@@ -121,7 +121,8 @@ class _Draft:
         wanted, mode = self.invocation.confinement, self.facts.selinux.mode
         contexts, seclabel = self.facts.selinux.contexts, self.invocation.seclabel
         if wanted is Confinement.NONE:
-            self.warnings.append("confinement: none: nothing confines this VM, it has your own rights")
+            if not self.invocation.query:  # a question to QEMU starts no VM, and its answer is read by programs
+                self.warnings.append("confinement: none: nothing confines this VM, it has your own rights")
         elif mode is SelinuxMode.DISABLED or contexts is None:
             if wanted is Confinement.AUTO:
                 self.warnings.append("SELinux is disabled: nothing confines this VM, it has your own rights")
