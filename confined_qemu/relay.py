@@ -68,7 +68,11 @@ class _Relay:
             inner = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         finally:
             _write_attribute("")
-        inner.connect(os.fsencode(path))
+        try:
+            inner.connect(os.fsencode(path))
+        except OSError:
+            inner.close()
+            raise
         return inner
 
     def _watch(self, end: socket.socket) -> None:
