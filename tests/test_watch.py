@@ -1,0 +1,206 @@
+"""The watcher as a program: handshake, whom it kills, and that it puts back whatever happens."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from confined_qemu import spawn, survivors, watch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.touches_host
+PATIENCE = 20.0
+"""Seconds until something that hangs fails its test; nothing waits for them to pass."""
+
+ERRORS = "class ConfinedQemuError(Exception): pass\n"
+RESTORE = """
+import os
+from confined_qemu.errors import ConfinedQemuError
+class Done:
+    failed = ()
+def restore(path):
+    with open(path) as file:
+        what = file.read()
+    os.rename(path, path + ".done")
+    if what == "raise":
+        raise ConfinedQemuError
+    done = Done()
+    done.failed = (what,) if what == "fail" else ()
+    return None if what == "gone" else done
+"""
+SURVIVORS = """
+import os
+def survivors(context):
+    try:
+        with open({path!r}) as file:
+            pid = int(file.read())
+        os.unlink({path!r})
+    except FileNotFoundError:
+        return []
+    return [os.pidfd_open(pid)]
+"""
+
+
+class Watched:
+    """A process in QEMU's place, its watcher, and what stands for the launcher's and `run`'s ends of its sockets."""
+
+    def __init__(self, folder: Path, *, context: str | None = None, journal: str = "", survivor: int = 0) -> None:
+        self.package = folder / "package/confined_qemu"
+        self.package.mkdir(parents=True)
+        self.journal = folder / "journal"
+        self.journal.write_text(journal)
+        if survivor:
+            (folder / "survivor").write_text(str(survivor))
+        self._write_package(str(folder / "survivor"))
+        self.vm = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE)
+        self.control, control = socket.socketpair()
+        self.run, report = socket.socketpair()
+        for end in (self.control, self.run):
+            end.settimeout(PATIENCE)
+        pidfd = os.pidfd_open(self.vm.pid)
+        expected = context if context is not None else watch._context(self.vm.pid)
+        numbers = (pidfd, self.vm.pid, control.fileno(), report.fileno())
+        self.watcher = subprocess.Popen(
+            [spawn.INTERPRETER, "-IS", self.package / "watch.py", self.journal, expected, *map(str, numbers)],
+            pass_fds=(pidfd, control.fileno(), report.fileno()),
+        )
+        for end in (control, report):
+            end.close()
+        os.close(pidfd)
+        assert self.control.recv(1) == watch.READY
+
+    def _write_package(self, survivor: str) -> None:
+        with open(watch.__file__, encoding="utf-8") as file:
+            text = file.read()
+        # the time that an exec may take is not what is tested
+        assert "_EXEC_PATIENCE = 5.0" in text
+        (self.package / "watch.py").write_text(text.replace("_EXEC_PATIENCE = 5.0", "_EXEC_PATIENCE = 0.0"))
+        (self.package / "__init__.py").write_text("")
+        (self.package / "errors.py").write_text(ERRORS)
+        (self.package / "restore.py").write_text(RESTORE)
+        (self.package / "survivors.py").write_text(SURVIVORS.format(path=survivor))
+
+    def become(self) -> None:
+        """Close the launcher's end, as an exec does."""
+        self.control.close()
+
+    def end_vm(self) -> int:
+        self.vm.communicate(timeout=PATIENCE)
+        return self.vm.returncode
+
+    def ended(self) -> bool:
+        """Wait for the watcher; tell whether it restored."""
+        assert self.watcher.wait(PATIENCE) == 0
+        return os.path.exists(f"{self.journal}.done")
+
+    def close(self) -> None:
+        for process in (self.vm, self.watcher):
+            process.kill()
+            process.wait()
+        if self.vm.stdin is not None:
+            self.vm.stdin.close()
+        self.control.close()
+        self.run.close()
+
+
+@pytest.fixture
+def made() -> Iterator[list[Watched]]:
+    watched: list[Watched] = []
+    yield watched
+    for one in watched:
+        one.close()
+
+
+def start(made: list[Watched], folder: Path, **more: str | int) -> Watched:
+    made.append(Watched(folder, **more))  # type: ignore[arg-type] # the fields of Watched
+    return made[-1]
+
+
+@pytest.mark.parametrize(
+    ("journal", "word"),
+    [("", watch.RESTORED), ("gone", watch.RESTORED), ("fail", watch.FAILED), ("raise", watch.FAILED)],
+)
+def test_labels_go_back_when_qemu_ends(made: list[Watched], tmp_path: Path, journal: str, word: bytes) -> None:
+    watched = start(made, tmp_path, journal=journal)
+    watched.become()
+    assert not os.path.exists(f"{watched.journal}.done")
+    assert watched.end_vm() == 0
+    assert watched.run.recv(9) == word
+    assert watched.ended()
+
+
+def test_a_launcher_that_dies_before_it_becomes_qemu(made: list[Watched], tmp_path: Path) -> None:
+    watched = start(made, tmp_path)
+    watched.vm.kill()
+    assert watched.run.recv(1) == watch.RESTORED
+    assert watched.ended()
+
+
+def test_qemu_in_another_context_is_killed(made: list[Watched], tmp_path: Path) -> None:
+    watched = start(made, tmp_path, context="system_u:system_r:svirt_t:s0:c1,c2")
+    watched.become()
+    assert watched.vm.wait(PATIENCE) == -signal.SIGKILL
+    assert watched.run.recv(1) == watch.RESTORED
+    assert watched.ended()
+
+
+@pytest.mark.parametrize("became", [True, False])
+def test_a_killed_run_kills_qemu(made: list[Watched], tmp_path: Path, became: bool) -> None:
+    watched = start(made, tmp_path)
+    if became:
+        watched.become()
+    watched.run.close()
+    assert watched.vm.wait(PATIENCE) == -signal.SIGKILL
+    assert watched.ended()
+
+
+def test_a_daemons_end_is_waited_for(made: list[Watched], tmp_path: Path) -> None:
+    daemon = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE)
+    watched = start(made, tmp_path, survivor=daemon.pid)
+    watched.become()
+    watched.end_vm()
+    assert watched.run.recv(1) == watch.DAEMON
+    assert not os.path.exists(f"{watched.journal}.done")
+    daemon.communicate()
+    assert watched.run.recv(1) == watch.RESTORED
+    assert watched.ended()
+
+
+def test_it_has_a_name_for_ps(made: list[Watched], tmp_path: Path) -> None:
+    watched = start(made, tmp_path)
+    with open(f"/proc/{watched.watcher.pid}/comm", encoding="ascii") as file:
+        assert file.read() == "confined-watch\n"
+
+
+# ---- who is left
+
+
+def test_survivors_are_found_by_their_context() -> None:
+    mine = watch._context(os.getpid())
+    found = survivors.survivors(mine)
+    with open("/proc/self/stat", encoding="ascii") as file:
+        assert file.read().startswith(f"{os.getpid()} ")
+    pids = set()
+    for pidfd in found:
+        with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
+            pids |= {int(line.split()[1]) for line in file if line.startswith("Pid:")}
+        os.close(pidfd)
+    assert os.getpid() in pids
+    assert survivors.survivors("no:such:context") == []
+
+
+def test_the_ended_are_none() -> None:
+    vm = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE)
+    pidfd = os.pidfd_open(vm.pid)
+    assert not survivors.ended(pidfd, 0)
+    vm.communicate()
+    assert survivors.ended(pidfd, -1)
+    os.close(pidfd)
