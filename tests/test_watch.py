@@ -61,21 +61,20 @@ class Watched:
             (folder / "survivor").write_text(str(survivor))
         self._write_package(str(folder / "survivor"))
         self.vm = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE)
-        self.control, control = socket.socketpair()
+        self.control, control = os.pipe()
         self.run, report = socket.socketpair()
-        for end in (self.control, self.run):
-            end.settimeout(PATIENCE)
+        self.run.settimeout(PATIENCE)
         pidfd = os.pidfd_open(self.vm.pid)
         expected = context if context is not None else watch._context(self.vm.pid)
-        numbers = (pidfd, self.vm.pid, control.fileno(), report.fileno())
+        numbers = (pidfd, self.vm.pid, control, report.fileno())
         self.watcher = subprocess.Popen(
             [spawn.INTERPRETER, "-IS", self.package / "watch.py", self.journal, expected, *map(str, numbers)],
-            pass_fds=(pidfd, control.fileno(), report.fileno()),
+            pass_fds=(pidfd, control, report.fileno()),
         )
-        for end in (control, report):
-            end.close()
+        report.close()
+        os.close(control)
         os.close(pidfd)
-        assert self.control.recv(1) == watch.READY
+        assert os.read(self.control, 1) == watch.READY
 
     def _write_package(self, survivor: str) -> None:
         with open(watch.__file__, encoding="utf-8") as file:
@@ -90,7 +89,8 @@ class Watched:
 
     def become(self) -> None:
         """Close the launcher's end, as an exec does."""
-        self.control.close()
+        os.close(self.control)
+        self.control = -1
 
     def end_vm(self) -> int:
         self.vm.communicate(timeout=PATIENCE)
@@ -107,7 +107,8 @@ class Watched:
             process.wait()
         if self.vm.stdin is not None:
             self.vm.stdin.close()
-        self.control.close()
+        if self.control >= 0:
+            os.close(self.control)
         self.run.close()
 
 

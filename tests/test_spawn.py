@@ -1,0 +1,108 @@
+"""What stays beside QEMU is apart from the caller in every way: no child, no pipe, no terminal, no shared signal."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from confined_qemu import spawn
+from confined_qemu.errors import HostError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.touches_host
+PROBE = """
+import json, os, sys
+links = {}
+for name in os.listdir("/proc/self/fd"):
+    try:
+        links[name] = os.readlink("/proc/self/fd/" + name)
+    except OSError:
+        pass
+with open("/proc/self/status") as file:
+    status = dict(line.split(":\\t", 1) for line in file if ":\\t" in line)
+umask = status["Umask"].strip()
+said = {
+    "argv": sys.argv[1:], "links": links, "cwd": os.getcwd(), "umask": umask, "environment": dict(os.environ),
+    "ignored": int(status["SigIgn"], 16), "blocked": int(status["SigBlk"], 16),
+    "session": os.getsid(0), "group": os.getpgid(0), "isolated": sys.flags.isolated, "site": "site" in sys.modules,
+}
+os.write(int(sys.argv[1]), json.dumps(said).encode())
+"""
+
+
+@pytest.fixture
+def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Return what a program that was started says of itself."""
+    (tmp_path / "probe.py").write_text(PROBE)
+    monkeypatch.setattr(spawn, "__file__", str(tmp_path / "spawn.py"))
+    mine, its = socket.socketpair()
+    other, secret = os.pipe()
+    os.set_inheritable(secret, True)  # noqa: FBT003 - positional by definition
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    try:
+        spawn.program("probe", [str(its.fileno()), "a b"], [its.fileno()])
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    kept = its.fileno()
+    its.close()
+    data = b""
+    while more := mine.recv(65536):
+        data += more
+    mine.close()
+    os.close(other)
+    os.close(secret)
+    said: dict[str, Any] = json.loads(data)
+    said["kept"] = kept
+    return said
+
+
+def test_it_is_no_child_and_in_nobodys_session(probe: dict[str, Any]) -> None:
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+    assert probe["session"] != os.getsid(0)
+    assert probe["group"] != os.getpgid(0)
+
+
+def test_it_holds_nothing_of_the_callers(probe: dict[str, Any]) -> None:
+    links = probe["links"]
+    assert [links[str(number)] for number in range(3)] == [os.devnull] * 3
+    more = {name: link for name, link in links.items() if int(name) > 2 and link != os.devnull}
+    assert {name: link.partition(":")[0] for name, link in more.items()} == {str(probe["kept"]): "socket"}
+    assert probe["cwd"] == "/"
+    assert probe["environment"] in ({}, {"LC_CTYPE": "C.UTF-8"})
+
+
+def test_it_hears_no_signal_of_a_group_and_is_private(probe: dict[str, Any]) -> None:
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        assert probe["ignored"] & 1 << (number - 1), number
+    assert probe["blocked"] == 0
+    assert probe["umask"] == "0077"
+    assert probe["isolated"] == 1
+    assert not probe["site"]
+    assert probe["argv"][1] == "a b"
+
+
+def test_a_watcher_that_cannot_start_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spawn, "INTERPRETER", str(tmp_path / "missing"))
+    watcher = spawn.watcher(str(tmp_path / "journal"), "a:b:c", (), -1)
+    with pytest.raises(HostError, match="could not be started") as raised:
+        watcher.await_ready()
+    os.close(watcher.control)
+    assert "try: " in (raised.value.hint or "")
+
+
+def test_no_process_is_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fork() -> int:
+        raise BlockingIOError(11, "injected")
+
+    monkeypatch.setattr(os, "fork", fork)
+    with pytest.raises(HostError, match="no process for the watch") as raised:
+        spawn.program("watch", [], [])
+    assert "ulimit -u" in (raised.value.hint or "")
