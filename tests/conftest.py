@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +39,8 @@ _CHANGES: dict[str, tuple[tuple[int, int | None], ...]] = {
 }
 """Events that change a path: where the path is among their arguments, and where the folder it starts at."""
 _SOCKETS = frozenset({"socket.bind", "socket.connect", "socket.sendto", "socket.sendmsg"})
+_PATIENCE = 120
+"""Seconds; the slowest is mypy without its cache on a loaded machine."""
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
@@ -89,6 +93,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update", action="store_true", help="write the golden files as the code now answers")
 
 
+@contextmanager
+def _patience() -> Iterator[None]:
+    """Fail a test whose processes hang, rather than hang with them."""
+
+    def hangs(*_: object) -> None:
+        raise TimeoutError("the test hangs")
+
+    before = signal.signal(signal.SIGALRM, hangs)
+    signal.alarm(_PATIENCE)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
 @pytest.fixture(autouse=True)
 def sealed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep a test from processes, labels, SELinux, the network, and files outside its own folder.
@@ -96,7 +114,8 @@ def sealed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     `touches_host` lifts it for a test that must start something.
     """
     if request.node.get_closest_marker("touches_host") is not None:
-        yield
+        with _patience():
+            yield
         return
     updated = (GOLDEN,) if request.config.getoption("--update") else ()
     _SEAL.places = (str(tmp_path_factory.getbasetemp()), *updated)

@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.touches_host
@@ -58,6 +60,8 @@ run.supervise(become, clean_up)
 class Command:
     """`run` with a shell script in QEMU's place."""
 
+    made: ClassVar[list[Command]] = []
+
     def __init__(self, folder: Path, script: str, watcher: str = "restores") -> None:
         self.log_file = folder / "log"
         self.log_file.write_text("")
@@ -70,6 +74,7 @@ class Command:
             text=True,
             start_new_session=True,
         )
+        self.made.append(self)
 
     def line(self) -> str:
         """Wait for a line of the script."""
@@ -83,6 +88,21 @@ class Command:
 
     def log(self) -> list[str]:
         return self.log_file.read_text().splitlines()
+
+
+@pytest.fixture(autouse=True)
+def _ended() -> Iterator[None]:
+    """Leave no process behind, whatever a test found."""
+    yield
+    for command in Command.made:
+        with suppress(ProcessLookupError):
+            os.killpg(command.process.pid, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            command.process.wait()
+        for pipe in (command.process.stdin, command.process.stdout):
+            assert pipe is not None
+            pipe.close()
+    Command.made.clear()
 
 
 @pytest.mark.parametrize("code", [0, 1, 3, 125, 126, 127, 255])
