@@ -2,9 +2,11 @@
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 
 from integration.guestlib import cache, image, machine, programs, remote, scene, wheel
 from integration.guestlib.report import GuestError, progress, silence
@@ -22,6 +24,12 @@ ENFORCE = "/sys/fs/selinux/enforce"
 GUEST = "demo"
 TREE = "/root/demo"
 REFUSED = 125
+# Where the transcript stands in a text of ours.
+BEGIN, END = "<!-- transcript -->\n```\n", "```\n<!-- end -->"
+TRANSCRIPT_HELP = (
+    "write the transcript there instead of showing it; in a file that has a block <!-- transcript --> … <!-- end -->, "
+    "only that block is replaced"
+)
 HOST_STEPS = f"install the checkout into {wheel.VENV}, link it at {remote.LINK}, and load its SELinux policy module"
 
 
@@ -29,7 +37,7 @@ def main(argv: list[str]) -> int:
     """Play the demo."""
     parser = argparse.ArgumentParser(prog="integration/demo", description=DESCRIPTION)
     parser.add_argument("--yes", action="store_true", help=f"on a host that enforces: {HOST_STEPS}; do not ask")
-    parser.add_argument("--transcript", metavar="FILE", help="write the transcript there instead of showing it")
+    parser.add_argument("--transcript", metavar="FILE", help=TRANSCRIPT_HELP)
     parser.add_argument("--screen", action="store_true", help="use the VM's screen, as with the original image")
     options = parser.parse_args(argv)
     if not sys.stderr.isatty():
@@ -37,8 +45,11 @@ def main(argv: list[str]) -> int:
     try:
         if options.transcript is None:
             return _demo(options, None)
-        with open(options.transcript, "wb") as file:
-            return _demo(options, file.fileno())
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
+            code = _demo(options, file.fileno())
+            file.seek(0)
+            _write_transcript(options.transcript, re.sub(r"\n{3,}", "\n\n", file.read()))
+            return code
     except (GuestError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return REFUSED
@@ -60,6 +71,18 @@ def _demo(options: argparse.Namespace, output: int | None) -> int:
     if sys.stderr.isatty():
         arguments.append("--progress")
     return _on_host(made, arguments, output) if on_host else _in_guest(made, arguments, output)
+
+
+def _write_transcript(path: str, text: str) -> None:
+    try:
+        with open(path, encoding="utf-8") as file:
+            before, mark, rest = file.read().partition(BEGIN)
+    except FileNotFoundError:
+        before, mark, rest = "", "", ""
+    if mark:
+        text = before + mark + text + END + rest.partition(END)[2]
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
 
 
 def setup() -> None:

@@ -1,0 +1,59 @@
+"""Renews the blocks of README.md that quote other files: the example spec and the list of modules.
+
+`python3 -m integration.guestlib.readme` writes them; a test compares. `integration/demo --transcript README.md` and
+`integration/bench --readme` renew the two blocks that are measured.
+"""
+
+import ast
+import os
+
+from integration.guestlib import programs
+
+README = os.path.join(programs.checkout(), "README.md")
+END = "<!-- end -->"
+
+
+def with_block(text: str, name: str, block: str) -> str:
+    """Return the text with the lines between its marks `<!-- name -->` and `<!-- end -->` replaced."""
+    before, mark, rest = text.partition(f"<!-- {name} -->\n")
+    if not mark:
+        raise ValueError(f"README.md has no block {name}")
+    return f"{before}{mark}{block.rstrip()}\n{END}{rest.partition(END)[2]}"
+
+
+def quoted(text: str) -> str:
+    """Return README's text with the blocks that quote files renewed."""
+    return with_block(with_block(text, "spec", _spec()), "modules", _modules())
+
+
+def _spec() -> str:
+    with open(os.path.join(programs.checkout(), "configs", "linux-0.2.yaml"), encoding="utf-8") as file:
+        return f"```yaml\n{file.read()}```"
+
+
+def _modules() -> str:
+    """Return a list of the package's modules, each with the first sentence of its docstring."""
+    folder = os.path.join(programs.checkout(), "confined_qemu")
+    lines = []
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if name.endswith(".py"):
+                path = os.path.join(parent, name)
+                with open(path, encoding="utf-8") as file:
+                    words = ast.get_docstring(ast.parse(file.read())) or ""
+                first = words.partition("\n")[0]
+                lines.append(f"- `{os.path.relpath(path, folder)}`: {first}")
+    return "\n".join(sorted(lines))
+
+
+def renew(name: str | None = None, block: str = "") -> None:
+    """Write README.md with its quoting blocks renewed, or with one block replaced."""
+    with open(README, encoding="utf-8") as file:
+        text = file.read()
+    text = quoted(text) if name is None else with_block(text, name, block)
+    with open(README, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+if __name__ == "__main__":
+    renew()

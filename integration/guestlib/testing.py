@@ -1,0 +1,197 @@
+"""The command line of integration/test: the pure tests, those of this machine, and the suite in an enforcing guest."""
+
+import argparse
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+
+from integration.guestlib import demo, image, machine, programs, remote
+from integration.guestlib.report import GuestError, progress
+
+DESCRIPTION = (
+    "Runs every test: tests/ (pure, with the linters), integration/buildhost (the command on this machine), and "
+    "integration/suite inside an SELinux-enforcing guest. A skipped test counts as failed."
+)
+GUEST = "suite"
+TREE = "/root/cq"
+SILENCE_LIMIT = 480.0
+"""Seconds without a word of the suite after which the guest is taken for hung."""
+SUITE_LIMIT = 1500.0
+ATTEMPTS = 2
+CONSOLE_TAIL = 30
+PLUGIN = ["-p", "integration.guestlib.counting", "-p", "no:cacheprovider"]
+NOTHING_SELECTED = 5  # pytest's exit code, expected of some parts with -k
+FAILED_TO_RUN = 125
+
+
+class HungError(GuestError):
+    """The guest went silent; another one may do better."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many tests ended how; a part that could not run to its end has a failure more."""
+
+    passed: int = 0
+    skipped: int = 0
+    failed: int = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        """Return both together."""
+        return Counts(self.passed + other.passed, self.skipped + other.skipped, self.failed + other.failed)
+
+
+def main(argv: list[str]) -> int:
+    """Run the tests; 0 if all passed."""
+    parser = argparse.ArgumentParser(prog="integration/test", description=DESCRIPTION)
+    parser.add_argument("-k", metavar="EXPR", help="only tests that match, as pytest's -k")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--host-only", action="store_true", help="without the guest")
+    which.add_argument("--guest-only", action="store_true", help="only the guest")
+    options = parser.parse_args(argv)
+    try:
+        found = _run(options)
+    except GuestError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED_TO_RUN
+    except KeyboardInterrupt:
+        return 130
+    if found.skipped:
+        print(f"{found.skipped} skipped: each counts as failed")
+    failed = found.failed + found.skipped
+    print(f"{found.passed} passed, {failed} failed", flush=True)
+    return 1 if failed or not found.passed else 0
+
+
+def _run(options: argparse.Namespace) -> Counts:
+    if subprocess.run([demo.SETUP], check=False).returncode:
+        raise GuestError("integration/setup.sh failed; the reason is above")
+    selection = [] if options.k is None else ["-k", options.k]
+    if options.host_only:
+        return _host_parts(selection)
+    machine.down(GUEST)
+    # Built, or resumed, while the host's tests run.
+    starting = _start_guest()
+    try:
+        found = Counts() if options.guest_only else _host_parts(selection)
+        if starting.wait():
+            raise GuestError(f"guest {GUEST} did not start; the reason is above")
+        return found + _guest_part(selection)
+    finally:
+        starting.terminate()
+        starting.wait()
+        machine.down(GUEST)
+
+
+def _start_guest() -> "subprocess.Popen[bytes]":
+    here = os.path.join(programs.checkout(), "integration")
+    script = '"$0/linux-image" >/dev/null && exec "$0/guest" up --name "$1"'
+    return subprocess.Popen(["sh", "-c", script, here, GUEST], stdin=subprocess.DEVNULL)
+
+
+# ---- the host's parts
+
+
+def _host_parts(selection: list[str]) -> Counts:
+    return _host("tests", selection) + _host("integration/buildhost", selection)
+
+
+def _host(folder: str, selection: list[str]) -> Counts:
+    progress(f"running {folder} on this machine")
+    with tempfile.TemporaryDirectory() as scratch:
+        counts = os.path.join(scratch, "counts")
+        done = subprocess.run(
+            [programs.tool_python(), "-B", "-m", "pytest", *PLUGIN, "-q", "--tb=short", folder, *selection],
+            cwd=programs.checkout(), env={**os.environ, "CONFINED_QEMU_COUNTS": counts, "PYTHONPATH": "."}, check=False,
+        )  # fmt: skip
+        try:
+            with open(counts, encoding="ascii") as file:
+                text = file.read()
+        except FileNotFoundError:
+            text = ""
+    return _counted(text, done.returncode)
+
+
+def _counted(text: str, code: int) -> Counts:
+    """Return the counts that the plugin wrote; pytest's own failure counts too."""
+    found = Counts(**json.loads(text)) if text else Counts()
+    if code in (0, NOTHING_SELECTED) or found.failed:
+        return found
+    return found + Counts(failed=1)
+
+
+# ---- the guest's part
+
+
+def _guest_part(selection: list[str]) -> Counts:
+    for attempt in range(ATTEMPTS):
+        guest = machine.up(GUEST, "default", cold=attempt > 0)
+        if guest.retries:
+            progress(f"guest {GUEST} needed {guest.retries} retries to start")
+        try:
+            _fill(guest)
+            return _suite(guest, selection)
+        except HungError as error:
+            _print_console()
+            machine.down(GUEST)
+            if attempt + 1 == ATTEMPTS:
+                raise
+            print(f"{error}; a new guest, retry {attempt + 1} of {ATTEMPTS - 1}", flush=True)
+    raise AssertionError
+
+
+def _fill(guest: machine.Running) -> None:
+    """Install the checkout into the guest, and the suite beside it."""
+    progress("installing the checkout into the guest")
+    remote.install(guest)
+    checkout = programs.checkout()
+    remote.put(guest, [os.path.join(checkout, "integration", "suite")], f"{TREE}/integration")
+    plugin = os.path.join(checkout, "integration", "guestlib", "counting.py")
+    remote.put(guest, [plugin, *demo.SCENE], f"{TREE}/integration/guestlib")
+    remote.put(guest, [os.path.join(checkout, "README.md")], TREE)
+    remote.put(guest, [image.image(), demo.SPEC], f"{TREE}/images")
+
+
+def _suite(guest: machine.Running, selection: list[str]) -> Counts:
+    progress("running integration/suite in the guest")
+    counts = f"{TREE}/counts"
+    words = ["cd", TREE, "&&", "env", "PYTHONPATH=.", "PYTHONUNBUFFERED=1", f"CONFINED_QEMU_COUNTS={counts}"]
+    pytest = ["python3", "-B", "-m", "pytest", "--import-mode=importlib", *PLUGIN, "-v", "-ra", "--tb=short"]
+    quoted = [f"'{word}'" for word in (*selection, "integration/suite")]
+    code = _streamed([*guest.ssh("-T"), " ".join([*words, *pytest, *quoted])])
+    return _counted(remote.output(guest, "sh", "-c", f"cat {counts} 2>/dev/null || :"), code)
+
+
+def _streamed(command: list[str]) -> int:
+    """Run a command, print its output as it comes, and return its exit code.
+
+    Raises:
+        HungError: it said nothing for SILENCE_LIMIT, or ran for SUITE_LIMIT.
+    """
+    end = time.monotonic() + SUITE_LIMIT
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        assert process.stdout is not None
+        while True:
+            left = min(SILENCE_LIMIT, end - time.monotonic())
+            if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
+                process.kill()
+                reason = f"said nothing for {SILENCE_LIMIT:.0f} s" if left > 0 else f"took {SUITE_LIMIT:.0f} s"
+                raise HungError(f"the suite in guest {GUEST} {reason}")
+            data = os.read(process.stdout.fileno(), 65536)
+            if not data:
+                return process.wait()
+            sys.stdout.buffer.write(data)
+            sys.stdout.flush()
+
+
+def _print_console() -> None:
+    with open(machine.file_of(GUEST, "console.log"), encoding="utf-8", errors="replace") as file:
+        lines = file.read().splitlines()[-CONSOLE_TAIL:]
+    print(f"the last lines of guest {GUEST}'s console:", *lines, sep="\n  ")
