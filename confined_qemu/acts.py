@@ -130,7 +130,10 @@ def _start_relay(plan: Plan, done: Done) -> None:
     from confined_qemu import spawn
 
     pidfd = os.pidfd_open(os.getpid())
-    spawn.program("relay", [str(pidfd), str(plan.process), *done.relayed], [pidfd, *done.relay_keeps])
+    if plan.process is None or plan.process.range is None:
+        raise HostError("a VM without a level has nothing to relay")
+    client = lsm.own_context().at(plan.process.range.low)
+    spawn.program("relay", [str(pidfd), str(plan.process), str(client), *done.relayed], [pidfd, *done.relay_keeps])
     for number in (pidfd, *done.relay_keeps):
         os.close(number)
     for ours, number in done.swaps:

@@ -1,6 +1,6 @@
 """The relay: copies between a socket that the VM may not use and one made for it.
 
-Runs as a program of its own (`python3 -IS relay.py PIDFD CONTEXT WORK…`). A caller in a login shell makes sockets at
+Runs as a program of its own (`python3 -IS relay.py PIDFD CONTEXT CLIENT WORK…`). A caller in a login shell makes sockets at
 `s0-s0:c0.c1023`, and what QEMU accepts takes the client's range: on Debian a VM at its own pair may use neither.
 WORK is `pair:OUTER:INNER` (two descriptors) or `listen:OUTER:PATH` (a listener, and the socket that QEMU listens on).
 """
@@ -29,8 +29,9 @@ class _Half:
 
 
 class _Relay:
-    def __init__(self, context: str) -> None:
+    def __init__(self, context: str, client: str) -> None:
         self.context = context
+        self.client = client
         self.selector = selectors.DefaultSelector()
         self.halves: dict[socket.socket, _Half] = {}
         self.sinks: dict[socket.socket, _Half] = {}
@@ -62,8 +63,11 @@ class _Relay:
         self.connect_pair(outer, inner)
 
     def _as_vm(self, path: str) -> socket.socket:
-        """Connect with a socket of the VM's own label, so that what QEMU accepts has it too."""
-        _write_attribute(self.context)
+        """Connect with a socket at the VM's level, so that what QEMU accepts is at that level too.
+
+        Its type stays the launcher's, as libvirt's stays its own: a VM's type may not connect to a VM.
+        """
+        _write_attribute(self.client)
         try:
             inner = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         finally:
@@ -190,9 +194,9 @@ def _shut(end: socket.socket) -> None:
 
 def main() -> None:
     """Relay for one VM; does not return."""
-    pidfd, context = int(sys.argv[1]), sys.argv[2]
-    relay = _Relay(context)
-    for work in sys.argv[3:]:
+    pidfd, context, client = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+    relay = _Relay(context, client)
+    for work in sys.argv[4:]:
         kind, _, rest = work.partition(":")
         outer, _, inner = rest.partition(":")
         made = socket.socket(fileno=int(outer))

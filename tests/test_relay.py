@@ -28,7 +28,7 @@ class Running:
     """A relay at work in a thread; `vm` is a pipe that stands for QEMU's pidfd: closed, QEMU has ended."""
 
     def __init__(self) -> None:
-        self.relay = relay._Relay(CONTEXT)
+        self.relay = relay._Relay(CONTEXT, CONTEXT)
         self.pidfd, self.vm = os.pipe()
         self.thread = threading.Thread(target=self.relay.run, args=(self.pidfd,))
 

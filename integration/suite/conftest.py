@@ -64,6 +64,9 @@ def audit() -> harness.AuditTrail:
 def nothing_left() -> Iterator[None]:
     """After each test no VM runs, no watcher waits and no journal is left."""
     yield
+    for process in harness.STARTED:
+        process.end()
+    harness.STARTED.clear()
     harness.settle()
     assert harness.journals() == []
     harness.until("watchers end", lambda: not harness.watchers())

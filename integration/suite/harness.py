@@ -167,6 +167,10 @@ def raw_arguments(image: str, *more: str, accel: str = "kvm") -> list[str]:
     return [*machine, "-drive", drive, *more, "-serial", "stdio"]
 
 
+STARTED: list[Process] = []
+"""What the test that runs now has started; what is left of it is ended afterwards."""
+
+
 class Process:
     """A started program whose output is awaited, not timed."""
 
@@ -175,6 +179,7 @@ class Process:
         options.setdefault("stdout", subprocess.PIPE)
         options.setdefault("stderr", subprocess.PIPE)
         self.popen = subprocess.Popen(command, **options)
+        STARTED.append(self)
         self.seen = b""
 
     @property

@@ -1,0 +1,212 @@
+"""The host's own traps: users, full disks, swapped links, file systems, and a CPU or a /dev/kvm that is not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from integration.suite import harness
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+USER = "tester"
+
+
+@pytest.fixture
+def user() -> Iterator[pwd.struct_passwd]:
+    """An ordinary user with a home, who may use KVM."""
+    harness.run("useradd", "--create-home", "--groups", "kvm", USER, check=False)
+    harness.run("restorecon", "-RF", f"/home/{USER}")
+    yield pwd.getpwnam(USER)
+    harness.run("userdel", "--remove", USER, check=False)
+    harness.run("rm", "-rf", f"/home/{USER}")
+
+
+def _as_user(*command: str) -> list[str]:
+    return ["runuser", "-u", USER, "--", *command]
+
+
+def _own(image: harness.Image, user: pwd.struct_passwd) -> None:
+    for path in (image.path, image.spec):
+        os.chown(path, user.pw_uid, user.pw_gid)
+    harness.run("restorecon", "-RF", user.pw_dir)
+
+
+def test_an_ordinary_user_on_an_image_of_theirs(user: pwd.struct_passwd) -> None:
+    image = harness.Image(user.pw_dir, "mine")
+    _own(image, user)
+    before = harness.label(image.path)
+    vm = harness.boot(*_as_user(harness.COMMAND, "run", image.spec))
+    pair = harness.level(harness.label(image.path))
+    qemu = harness.qemu_of(image.path)
+    assert harness.context(qemu) == f"system_u:system_r:svirt_t:{pair}"
+    assert os.stat(f"/proc/{qemu}").st_uid == user.pw_uid
+    assert harness.power_off(vm) == 0
+    assert harness.label(image.path) == before
+
+
+def test_root_is_told_that_it_may_not_open_a_users_private_image(user: pwd.struct_passwd) -> None:
+    image = harness.Image(user.pw_dir, "private")
+    _own(image, user)
+    os.chmod(image.path, 0o600)
+    done = harness.confined("run", image.spec)
+    assert done.returncode == 125
+    (line,) = done.stderr.splitlines()
+    assert f"belongs to uid {user.pw_uid}" in line
+    assert "user:" in line
+    image.write_spec(user=USER)
+    vm = harness.boot_spec(image)
+    assert os.stat(f"/proc/{harness.qemu_of(image.path)}").st_uid == user.pw_uid
+    assert harness.power_off(vm) == 0
+
+
+def test_an_ordinary_user_may_not_label_what_is_not_theirs(user: pwd.struct_passwd) -> None:
+    image = harness.Image(user.pw_dir, "roots")
+    os.chmod(image.path, 0o666)
+    harness.run("restorecon", "-RF", user.pw_dir)
+    before = harness.label(image.path)
+    done = harness.run(*_as_user(harness.COMMAND, "run", image.spec), check=False)
+    assert done.returncode == 125
+    assert "only its owner or root may relabel it" in done.stderr
+    assert harness.label(image.path) == before
+
+
+def test_a_full_disk_starts_and_labels_nothing(image: harness.Image) -> None:
+    journals = "/var/lib/confined-qemu/0"
+    os.makedirs(journals, mode=0o700, exist_ok=True)
+    label = "system_u:object_r:confined_qemu_var_lib_t:s0"
+    harness.run("mount", "-t", "tmpfs", "-o", f"size=4k,mode=700,rootcontext={label}", "tmpfs", journals)
+    try:
+        with open(os.path.join(journals, "filler"), "wb") as file:
+            file.write(bytes(4096))
+        done = harness.confined("run", image.spec)
+    finally:
+        harness.run("umount", journals)
+    assert done.returncode == 125
+    (line,) = done.stderr.splitlines()
+    assert "No space left on device" in line
+    assert "nothing was labelled" in line
+    assert harness.short_label(image.path) == harness.UNUSED
+
+
+def test_a_link_that_is_swapped_between_plan_and_act(image: harness.Image, folder: str) -> None:
+    """The launcher's own domain runs the trial: it swaps the image for a link just before labels are set."""
+    trial = "/usr/local/libexec/confined-qemu/trial"
+    with open(harness.LAUNCH, encoding="utf-8") as file:
+        script = file.read()
+    swap = (
+        "import os\nfrom confined_qemu import acts\n"
+        "original = acts.perform\n"
+        "def swapping(plan):\n"
+        f"    os.rename({image.path!r}, {image.path + '.old'!r})\n"
+        f"    os.symlink('/etc/shadow', {image.path!r})\n"
+        "    return original(plan)\n"
+        "acts.perform = swapping\n"
+    )
+    with open(trial, "w", encoding="utf-8") as file:
+        file.write(script.replace("from confined_qemu.launcher", swap + "from confined_qemu.launcher"))
+    os.chmod(trial, 0o755)
+    subprocess.run(["chcon", "-t", "confined_qemu_exec_t", trial], check=True)
+    # the domain may neither rename nor make links in a folder of images: the trial needs a folder where it may
+    subprocess.run(["chcon", "-t", "svirt_image_t", folder], check=True)
+    before = harness.label("/etc/shadow")
+    try:
+        done = harness.run(trial, "run", image.spec, check=False, stdin=subprocess.DEVNULL)
+    finally:
+        os.unlink(trial)
+    assert done.returncode == 125, done.stderr
+    assert harness.label("/etc/shadow") == before
+    real = image.path if not os.path.islink(image.path) else image.path + ".old"
+    assert harness.short_label(real) == harness.UNUSED
+
+
+@pytest.mark.parametrize("place", ["/dev/shm", "/tmp"])  # noqa: S108 - the places are the test
+def test_an_image_on_a_temporary_file_system(place: str) -> None:
+    image = harness.Image(place, "shm")
+    before = harness.label(image.path)
+    vm = harness.boot_spec(image)
+    assert harness.short_label(image.path).startswith("svirt_image_t:s0:c")
+    assert harness.power_off(vm) == 0
+    assert harness.label(image.path) == before
+    os.unlink(image.path)
+    os.unlink(image.spec)
+
+
+def test_a_file_system_without_labels_is_named(image: harness.Image, folder: str) -> None:
+    place = os.path.join(folder, "fat")
+    os.makedirs(place)
+    disk = os.path.join(folder, "fat.img")
+    with open(disk, "wb") as file:
+        file.truncate(8 << 20)
+    if harness.run("mkfs.vfat", disk, check=False).returncode != 0:
+        harness.run("mount", "-t", "ramfs", "none", place)
+    else:
+        harness.run("mount", "-o", "loop", disk, place)
+    try:
+        with open(os.path.join(place, "x.img"), "wb") as file:
+            file.write(bytes(1 << 20))
+        image.write_spec(disks=[{"file": os.path.join(place, "x.img"), "format": "raw", "bus": "ide"}])
+        done = harness.confined("run", image.spec)
+    finally:
+        harness.run("umount", place)
+    assert done.returncode == 125
+    (line,) = done.stderr.splitlines()
+    assert "x.img" in line
+
+
+def test_an_image_with_a_second_name_is_refused(image: harness.Image) -> None:
+    os.link(image.path, image.path + ".2")
+    done = harness.confined("run", image.spec)
+    assert done.returncode == 125
+    assert "2 hard links" in done.stderr
+    assert harness.short_label(image.path) == harness.UNUSED
+
+
+# ---- the CPU and /dev/kvm
+
+
+@pytest.fixture
+def _without_kvm() -> Iterator[None]:
+    harness.run("modprobe", "-r", "kvm_amd")
+    yield
+    harness.run("modprobe", "kvm_amd")
+    harness.until("/dev/kvm is back", lambda: os.path.exists("/dev/kvm"))
+    harness.run("udevadm", "settle")
+
+
+@pytest.mark.usefixtures("_without_kvm")
+def test_kvm_without_its_module(image: harness.Image) -> None:
+    done = harness.confined("run", image.spec)
+    assert done.returncode == 125
+    (line,) = done.stderr.splitlines()
+    assert "the module kvm_amd is not loaded" in line
+    assert "modprobe kvm_amd" in line
+    image.write_spec(accel="auto")
+    plan = json.loads(harness.confined("plan", "--json", image.spec).stdout)
+    assert plan["accel"]["chosen"] == "tcg"
+    assert "kvm_amd" in plan["accel"]["why"]
+
+
+def test_kvm_without_permission(user: pwd.struct_passwd) -> None:
+    harness.run("gpasswd", "-d", USER, "kvm")
+    image = harness.Image(user.pw_dir, "mine")
+    _own(image, user)
+    done = harness.run(*_as_user(harness.COMMAND, "run", image.spec), check=False)
+    assert done.returncode == 125
+    (line,) = done.stderr.splitlines()
+    assert "/dev/kvm may not be opened: Permission denied" in line
+    assert "usermod -aG kvm" in line
+
+
+def test_check_says_what_is_and_what_to_run(image: harness.Image) -> None:
+    done = harness.confined("check", image.spec)
+    assert done.returncode == 0, done.stdout
+    assert "ok    selinux: enforcing" in done.stdout
+    assert "ok    kvm: svm, API version 12" in done.stdout
+    assert "warn  tcg: svirt_t may not generate code; run: setsebool -P virt_use_execmem on" in done.stdout

@@ -1,0 +1,50 @@
+"""The module's own life: status, removal that leaves nothing behind, the refusal without it, and its return.
+
+Last in the suite: each change of the policy takes the emulated guest most of a minute.
+"""
+
+from __future__ import annotations
+
+import os
+
+from integration.suite import harness
+
+
+def test_status_without_label_remove_refusal_and_install(image: harness.Image) -> None:
+    done = harness.confined("policy", "status")
+    assert (done.returncode, "version 1 " in done.stdout) == (0, True)
+
+    harness.run("chcon", "-t", "bin_t", harness.LAUNCH)
+    done = harness.confined("policy", "status")
+    assert done.returncode == 1
+    assert f"restorecon -F {harness.LAUNCH}" in done.stdout
+    harness.run("restorecon", "-F", harness.LAUNCH)
+
+    vm = harness.boot_spec(image)
+    done = harness.confined("policy", "remove")
+    assert done.returncode == 125
+    assert "is running" in done.stderr
+    assert harness.power_off(vm) == 0
+
+    done = harness.confined("policy", "remove")
+    assert done.returncode == 0, done.stderr
+    assert not os.path.exists(harness.LAUNCH)
+    left = harness.run("find", "/usr/local", "/var/lib", "/run", "/etc/systemd", "-xdev",
+                       "-context", "*:unlabeled_t:*", "-o", "-context", "*:svirt_image_t:*", "-o",
+                       "-context", "*confined_qemu*").stdout  # fmt: skip
+    assert left == ""
+    done = harness.confined("policy", "status")
+    assert (done.returncode, "not loaded" in done.stdout) == (1, True)
+
+    done = harness.confined("run", image.spec)
+    assert done.returncode == 125
+    (line,) = done.stderr.splitlines()
+    assert "confined-qemu policy install" in line
+    assert harness.short_label(image.path) == harness.UNUSED
+
+    done = harness.confined("policy", "install")
+    assert done.returncode == 0, done.stderr
+    assert harness.confined("policy", "status").returncode == 0
+    vm = harness.boot_spec(image)
+    assert harness.context(harness.qemu_of(image.path)).startswith("system_u:system_r:svirt_t:s0:c")
+    assert harness.power_off(vm) == 0
