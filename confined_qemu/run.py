@@ -7,6 +7,7 @@ import signal
 from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu import watch
+from confined_qemu.errors import LAUNCHER_FAILED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,8 +28,10 @@ def supervise(become: Callable[[int], NoReturn], clean_up: Callable[[int], None]
     """
     mine, report = os.pipe()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (*_FORWARDED, signal.SIGCHLD))
+    me = os.getpid()
     child = os.fork()
     if child == 0:
+        _die_with(me)
         os.close(mine)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         become(report)
@@ -37,6 +40,15 @@ def supervise(become: Callable[[int], NoReturn], clean_up: Callable[[int], None]
     if not _labels_back(mine):
         clean_up(child)
     _end_as(status, before)
+
+
+def _die_with(parent: int) -> None:
+    """Be killed when `parent` is, also where no watcher sees to it (`confinement: none`)."""
+    import prctl
+
+    prctl.set_pdeathsig(signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(LAUNCHER_FAILED)
 
 
 def _await(child: int) -> int:
