@@ -74,7 +74,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @given(record=records)
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_every_record_comes_back(folder: str, record: Record) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as own:
         path, descriptor = journal.write(own, record)

@@ -256,18 +256,21 @@ def test_the_program_ends_with_the_vm() -> None:
         end.settimeout(PATIENCE)
     vm = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE)
     pidfd = os.pidfd_open(vm.pid)
-    command = [spawn.INTERPRETER, "-IS", relay.__file__, str(pidfd), "no:such:context"]
+    command = [spawn.INTERPRETER, "-IS", relay.__file__, str(pidfd), "no:such:context", "no:such:client"]
     keep = (pidfd, outer.fileno(), inner.fileno())
     program = subprocess.Popen([*command, f"pair:{outer.fileno()}:{inner.fileno()}"], pass_fds=keep)
     outer.close()
     inner.close()
     os.close(pidfd)
-    caller.sendall(b"hello")
-    assert receive(qemu, 5) == b"hello"
-    qemu.sendall(b"bye")
-    vm.communicate()
-    assert receive(caller, 3) == b"bye"
-    assert caller.recv(1) == b""
-    assert program.wait(PATIENCE) == 0
-    caller.close()
-    qemu.close()
+    with caller, qemu, program, vm:
+        try:
+            caller.sendall(b"hello")
+            assert receive(qemu, 5) == b"hello"
+            qemu.sendall(b"bye")
+            vm.communicate()
+            assert receive(caller, 3) == b"bye"
+            assert caller.recv(1) == b""
+            assert program.wait(PATIENCE) == 0
+        finally:
+            vm.kill()
+            program.kill()

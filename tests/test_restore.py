@@ -434,4 +434,4 @@ def test_labels_come_back_whatever_ends_when(tmp_path: Path) -> None:
         def __init__(self) -> None:
             super().__init__(str(tmp_path))
 
-    run_state_machine_as_test(Here, settings=settings(max_examples=60, stateful_step_count=30))
+    run_state_machine_as_test(Here, settings=settings(max_examples=40, stateful_step_count=30))

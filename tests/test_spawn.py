@@ -31,6 +31,7 @@ umask = status["Umask"].strip()
 said = {
     "argv": sys.argv[1:], "links": links, "cwd": os.getcwd(), "umask": umask, "environment": dict(os.environ),
     "ignored": int(status["SigIgn"], 16), "blocked": int(status["SigBlk"], 16),
+    "parent": os.getppid(),
     "session": os.getsid(0), "group": os.getpgid(0), "isolated": sys.flags.isolated, "site": "site" in sys.modules,
 }
 os.write(int(sys.argv[1]), json.dumps(said).encode())
@@ -66,6 +67,7 @@ def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_it_is_no_child_and_in_nobodys_session(probe: dict[str, Any]) -> None:
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
+    assert probe["parent"] != os.getpid()
     assert probe["session"] != os.getsid(0)
     assert probe["group"] != os.getpgid(0)
 

@@ -72,6 +72,7 @@ class Watched:
             pass_fds=(pidfd, control, report.fileno()),
         )
         report.close()
+        self.its_control = f"/proc/{self.watcher.pid}/fd/{control}"
         os.close(control)
         os.close(pidfd)
         assert os.read(self.control, 1) == watch.READY
@@ -91,6 +92,8 @@ class Watched:
         """Close the launcher's end, as an exec does."""
         os.close(self.control)
         self.control = -1
+        while os.path.lexists(self.its_control):
+            os.sched_yield()  # until the watcher has seen it
 
     def end_vm(self) -> int:
         self.vm.communicate(timeout=PATIENCE)
