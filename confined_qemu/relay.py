@@ -1,7 +1,8 @@
 """The relay: copies between a socket that the VM may not use and one made for it.
 
 Runs as a program of its own (`python3 -IS relay.py PIDFD CONTEXT CLIENT WORK…`). A caller in a login shell makes
-sockets at `s0-s0:c0.c1023`, and what QEMU accepts takes the client's range: on Debian a VM at its own pair may use neither.
+sockets at `s0-s0:c0.c1023`, and what QEMU accepts takes the client's range: on Debian a VM at its own pair may use
+neither.
 WORK is `pair:OUTER:INNER` (two descriptors) or `listen:OUTER:PATH` (a listener, and the socket that QEMU listens on).
 """
 
