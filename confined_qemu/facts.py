@@ -80,6 +80,8 @@ class DescriptorFacts:
     swapped: bool = False
     readable: bool = True
     writable: bool = True
+    owner: int = 0
+    """The user id that owns what it leads to: only the owner or root may relabel a pipe."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,7 +173,9 @@ def _descriptor(number: int, taken: int) -> DescriptorFacts:
     swapped = found.st_dev == taken and stat.S_ISCHR(found.st_mode)
     kind = _socket_class(number) if stat.S_ISSOCK(found.st_mode) else label.kind_of(found.st_mode)
     context = None if kind is FileKind.MISSING else lsm.context_of(number)
-    return DescriptorFacts(number, str(kind), context, swapped, access != os.O_WRONLY, access != os.O_RDONLY)
+    return DescriptorFacts(
+        number, str(kind), context, swapped, access != os.O_WRONLY, access != os.O_RDONLY, found.st_uid
+    )
 
 
 def _socket_class(number: int) -> str:

@@ -14,6 +14,7 @@ from confined_qemu.commas import escape
 from confined_qemu.errors import printable
 from confined_qemu.facts import SelinuxMode
 from confined_qemu.invocation import Accel, Confinement, Invocation, SeclabelType
+from confined_qemu.mcs import Level
 from confined_qemu.plan import AccelChoice, Plan, PlannedResource
 from confined_qemu.resource import Access, Resource, Role, Sharing
 from confined_qemu.steps import Bind, MakeFolder, Relay, Retag, Step
@@ -257,16 +258,15 @@ class _Draft:
         missing = self.denied(process, descriptor.label, descriptor.kind, *permissions)
         if not missing or descriptor.label is None:
             return
-        retagged = (
-            descriptor.label.at(process.range.low.__class__(process.range.low.sensitivity)) if process.range else None
-        )
-        if descriptor.kind == "fifo_file" and retagged is not None:
-            if not self.denied(process, retagged, "fifo_file", *permissions):
-                self.steps.append(Retag(descriptor.number, retagged))
-                return
-        elif descriptor.kind == "unix_stream_socket":
+        if descriptor.kind == "unix_stream_socket":
             self.steps.append(Relay(descriptor.number, process))
             return
+        retagged = descriptor.label.at(_bare(process))
+        if descriptor.kind == "fifo_file" and not self.denied(process, retagged, "fifo_file", *permissions):
+            if self.facts.uid in (0, descriptor.owner):
+                self.steps.append(Retag(descriptor.number, retagged))
+                return
+            name += f" belongs to uid {descriptor.owner}, who alone could bring it to the VM's level"
         self.deny(
             f"{name} ({descriptor.label}): {process.type} may not {' and '.join(missing)} it; "
             "send it through a pipe instead, for example: ... | cat"
@@ -315,6 +315,11 @@ class _Draft:
 
 def _socket(listener: Listener) -> Resource:
     return Resource(listener.path, Role.SOCKET, Access.LISTEN, Sharing.PRIVATE, listener.source)
+
+
+def _bare(process: Context) -> Level:
+    """Return the process's sensitivity without categories: what every VM of that sensitivity may use."""
+    return Level(process.range.low.sensitivity if process.range is not None else 0)
 
 
 def _folder_name(name: str) -> str:
