@@ -56,7 +56,11 @@ def merge(first: Wanted | None, second: Wanted) -> Wanted:
     """Return the stronger of two uses of one file in one VM: shared over private over content over unlabelled."""
     if first is None:
         return second
-    return max(first, second, key=lambda wanted: _STRENGTH.index(wanted.resource.sharing))
+    return max(first, second, key=lambda wanted: (_STRENGTH.index(wanted.resource.sharing), _writes(wanted.resource)))
+
+
+def _writes(resource: Resource) -> bool:
+    return resource.access in (Access.READ_WRITE, Access.WRITE, Access.CREATE)
 
 
 @dataclass(frozen=True)
@@ -247,9 +251,8 @@ class FilePlanner:
         found, resource = wanted.found, wanted.resource
         if self.facts.uid != 0 or self.invocation.user is not None or found.owner == 0:
             return []
-        writes = resource.access in (Access.READ_WRITE, Access.WRITE, Access.CREATE)
-        others = _OTHERS_READ | (_OTHERS_WRITE if writes else 0)
-        group = _GROUP_READ | (_GROUP_WRITE if writes else 0)
+        others = _OTHERS_READ | (_OTHERS_WRITE if _writes(resource) else 0)
+        group = _GROUP_READ | (_GROUP_WRITE if _writes(resource) else 0)
         if found.mode & others == others or (found.group == 0 and found.mode & group == group):
             return []
         return [

@@ -79,7 +79,7 @@ def user_folder(uid: int) -> str:
         raise JournalError(
             f"the journal's folder is not yours alone (uid {found.st_uid}, mode {found.st_mode & 0o7777:04o})",
             where=path,
-            hint=f"remove it, or: chown {uid} {path}; chmod 700 {path}",
+            hint=f"remove it: rm -r {path}",
         )
     return path
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from confined_qemu import journal, label, processes
+from confined_qemu.errors import JournalError
 from confined_qemu.facts import Holder
 from confined_qemu.steps import Relabel
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from confined_qemu.errors import ConfinedQemuError
     from confined_qemu.facts import Identity
+    from confined_qemu.steps import JournalStep
 
 
 class State(Enum):
@@ -59,15 +64,26 @@ def pid_of(record: journal.Record) -> int | None:
 def holders(folders: list[str]) -> dict[Identity, tuple[Holder, ...]]:
     """Return which live VMs of these folders use which inode."""
     found: dict[Identity, tuple[Holder, ...]] = {}
+    for entry in _readable_entries(folders):
+        pid = pid_of(entry.record)
+        if pid is None:
+            continue
+        for step in entry.record.steps:
+            if isinstance(step, Relabel):
+                holder = Holder(entry.record.name, pid, step.exclusive, step.restore)
+                found[step.identity] = (*found.get(step.identity, ()), holder)
+    return found
+
+
+def _readable_entries(folders: list[str]) -> list[journal.Entry]:
+    """Return the entries of all folders; another user's damaged journal stops nobody else."""
+    found: list[journal.Entry] = []
     for folder in folders:
-        for entry in journal.entries(folder):
-            pid = pid_of(entry.record)
-            if pid is None:
-                continue
-            for step in entry.record.steps:
-                if isinstance(step, Relabel):
-                    holder = Holder(entry.record.name, pid, step.exclusive, step.restore)
-                    found[step.identity] = (*found.get(step.identity, ()), holder)
+        try:
+            found.extend(journal.entries(folder))
+        except JournalError:
+            if os.stat(folder).st_uid == os.geteuid():
+                raise
     return found
 
 
@@ -87,15 +103,34 @@ def restore(path: str) -> Restored | None:
             return None
         others = {
             step.identity
-            for entry in journal.entries(folder)
+            for entry in _readable_entries(_neighbours(folder))
             if entry.path != path and pid_of(entry.record) is not None
             for step in entry.record.steps
             if isinstance(step, Relabel)
         }
-        failed = label.undo_all(record.steps, lambda mine: any(mine.same(other) for other in others))
+        steps = record.steps
+        if record.boot_id != processes.boot_id():
+            steps = tuple(_on_this_boot(step) for step in steps)
+        failed = label.undo_all(steps, lambda mine: any(mine.same(other) for other in others))
         if not failed:
             journal.remove(path)
     return Restored(journal.Entry(path, record), tuple(failed))
+
+
+def _neighbours(folder: str) -> list[str]:
+    """Return the folders whose VMs may use the same files: root sees all, others their own."""
+    return sorted({folder, *journal.all_folders()}) if os.geteuid() == 0 else [folder]
+
+
+def _on_this_boot(step: JournalStep) -> JournalStep:
+    """Return the step with the device number that its path has now: numbers of another boot may differ."""
+    if not isinstance(step, Relabel):
+        return step
+    try:
+        device = os.lstat(step.path).st_dev
+    except OSError:
+        return step
+    return replace(step, identity=replace(step.identity, device=device))
 
 
 def finish(entry: journal.Entry) -> Restored | None:
@@ -116,12 +151,39 @@ def finish(entry: journal.Entry) -> Restored | None:
 
 
 def recover(folders: list[str]) -> list[Restored]:
-    """Put back the labels of every dead VM in these folders."""
-    done = []
+    """Put back the labels of every dead VM in these folders, each as the user whose folder it is.
+
+    Raises:
+        JournalError: a journal could not be read; all others were followed before.
+    """
+    done: list[Restored] = []
+    unreadable: list[JournalError] = []
     for folder in folders:
-        for entry in journal.entries(folder):
-            if state_of(entry) is not State.LIVE:
-                result = finish(entry)
-                if result is not None:
-                    done.append(result)
+        try:
+            with _as_owner(folder):
+                entries = [entry for entry in journal.entries(folder) if state_of(entry) is not State.LIVE]
+                done.extend(result for entry in entries if (result := finish(entry)) is not None)
+        except JournalError as error:
+            unreadable.append(error)
+    if unreadable:
+        raise unreadable[0]
     return done
+
+
+@contextmanager
+def _as_owner(folder: str) -> Iterator[None]:
+    """Act with the rights of the folder's owner: root follows a user's journal to that user's files only."""
+    owner = os.stat(folder)
+    if os.geteuid() != 0 or owner.st_uid == 0:
+        yield
+        return
+    groups, group = os.getgroups(), os.getegid()
+    os.setgroups([])
+    os.setegid(owner.st_gid)
+    os.seteuid(owner.st_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
+        os.setgroups(groups)

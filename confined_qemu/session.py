@@ -178,7 +178,8 @@ def _dead(folder: str, invocation: Invocation) -> list[journal.Entry]:
     return [
         entry
         for entry in journal.entries(folder)
-        if restore.pid_of(entry.record) is None and any(step.path in mine for step in entry.record.steps)
+        if restore.pid_of(entry.record) is None
+        and any(os.path.realpath(step.path) in mine for step in entry.record.steps)
     ]
 
 

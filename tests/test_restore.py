@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from confined_qemu import journal, label, processes, restore
 from confined_qemu.context import Context
-from confined_qemu.errors import LsmError
+from confined_qemu.errors import JournalError, LsmError
 from confined_qemu.facts import Facts, FileFacts, FileKind, KvmFacts, SelinuxFacts, SelinuxMode
 from confined_qemu.fileplan import FilePlanner, Wanted
 from confined_qemu.invocation import Invocation
@@ -131,6 +131,36 @@ def test_another_process_is_not_the_vm(
         case _:
             monkeypatch.setattr(processes, "is_zombie", lambda _: True)
     assert restore.pid_of(record) is None
+
+
+def test_after_a_reboot_the_disk_may_have_another_number(
+    tmp_path: Path, labels: Labels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = install_processes(monkeypatch)
+    path, disks = one_vm(tmp_path, labels)
+    with open(path, encoding="ascii") as file:
+        text = file.read()
+    device = os.stat(disks[0]).st_dev
+    with open(path, "w", encoding="ascii") as file:
+        file.write(text.replace(f'"device": {device}', f'"device": {device + 1}'))
+    restore.recover([os.path.dirname(path)])  # on the same boot it is another disk's file
+    assert labels.of(disks[0]) != VIRT_IMAGE
+    with open(path, "w", encoding="ascii") as file:
+        file.write(text.replace(f'"device": {device}', f'"device": {device + 1}'))
+    table.boot = "another"
+    restore.recover([os.path.dirname(path)])
+    assert [labels.of(disk) for disk in disks] == [VIRT_IMAGE] * 2
+
+
+@pytest.mark.usefixtures("gone")
+def test_a_damaged_journal_does_not_stop_the_others(tmp_path: Path, labels: Labels) -> None:
+    path, disks = one_vm(tmp_path, labels)
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    (bad / f"1.1{journal.SUFFIX}").write_text("{", encoding="ascii")
+    with pytest.raises(JournalError, match="is no journal"):
+        restore.recover([str(bad), os.path.dirname(path)])
+    assert [labels.of(disk) for disk in disks] == [VIRT_IMAGE] * 2
 
 
 def test_a_daemon_is_the_vm(tmp_path: Path, labels: Labels, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,6 +95,8 @@ def install(*, load: bool) -> None:
     # sticky and writable for all, as /var/tmp is: each user's folder is the user's own
     os.makedirs(paths.STATE, exist_ok=True)
     os.chmod(paths.STATE, 0o1777)  # noqa: S103 - see above
+    # root's own is made now, before somebody else takes its name
+    os.makedirs(os.path.join(paths.STATE, "0"), mode=0o700, exist_ok=True)
     pairs = os.path.join(paths.STATE, paths.PAIRS)
     with open(pairs, "ab"):
         os.chmod(pairs, 0o666)  # noqa: S103 - every user's launcher locks bytes in it; it holds no data

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
+import shutil
 import signal
 import socket
 import subprocess
@@ -159,6 +161,8 @@ def test_a_client_of_the_monitor(image: harness.Image, folder: str, who: str) ->
 
 # ---- kill -9 at each step
 
+NOBODY = 65534
+
 _TRIAL = "/usr/local/libexec/confined-qemu/trial"
 _POINTS = {
     "the journal is written": ("journal", "write", 1),
@@ -234,6 +238,37 @@ def test_a_crash_of_everything_is_mended_by_recover(image: harness.Image, drop_i
     done = harness.confined("recover")
     assert (done.returncode, done.stdout) == (0, "qemu: labels put back\n")
     assert harness.short_label(image.path) == harness.UNUSED
+
+
+def test_roots_recover_follows_a_users_journal_to_that_users_files_only(image: harness.Image) -> None:
+    """A forged journal names root's image: it is read with its owner's rights, who may not relabel that."""
+    forged = "system_u:object_r:svirt_image_t:s0:c1,c2"
+    harness.run("chcon", forged, image.path)
+    found = os.stat(image.path)
+    folder = f"/var/lib/confined-qemu/{NOBODY}"
+    os.makedirs(folder, mode=0o700)
+    step = {
+        "step": "relabel", "path": image.path, "identity": {"device": found.st_dev, "inode": found.st_ino,
+        "generation": None}, "kind": "file", "links": 1, "before": forged, "after": forged,
+        "restore": "system_u:object_r:virt_image_t:s0", "exclusive": True,
+    }  # fmt: skip
+    record = {
+        "format": 1, "name": "forged", "boot_id": "of another boot", "pid": 1, "start_ticks": 1, "accel": "kvm",
+        "context": "system_u:system_r:svirt_t:s0:c1,c2", "steps": [step],
+    }  # fmt: skip
+    path = os.path.join(folder, "1.1.vm.json")
+    with open(path, "w", encoding="ascii") as file:
+        json.dump(record, file)
+    for name in (folder, path):
+        os.chown(name, NOBODY, NOBODY)
+    harness.run("restorecon", "-RF", folder)
+    try:
+        done = harness.confined("recover")
+        assert done.returncode == 125
+        assert "Operation not permitted" in done.stderr
+        assert harness.label(image.path) == forged
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_two_launches_at_once_on_one_image(image: harness.Image) -> None:
