@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from integration.guestlib import demo, image, machine, programs, remote
@@ -17,7 +18,11 @@ DESCRIPTION = (
     "Runs every test: tests/ (pure, with the linters), integration/buildhost (the command on this machine), and "
     "integration/suite inside an SELinux-enforcing guest. A skipped test counts as failed."
 )
-GUEST = "suite"
+GUESTS = ("suite-1", "suite-2")
+"""One guest for each core; each runs a part of the suite."""
+FIRST_PART = frozenset({"test_demo.py", "test_dynamic.py", "test_isolation.py", "test_stdio.py"})
+"""The files of the first guest, about half of the time; every other file is the second's."""
+SUITE = "integration/suite"
 TREE = "/root/cq"
 SILENCE_LIMIT = 480.0
 """Seconds without a word of the suite after which the guest is taken for hung."""
@@ -74,24 +79,29 @@ def _run(options: argparse.Namespace) -> Counts:
     selection = [] if options.k is None else ["-k", options.k]
     if options.host_only:
         return _host_parts(selection)
-    machine.down(GUEST)
+    _down()
     # Built, or resumed, while the host's tests run.
     starting = _start_guest()
     try:
         found = Counts() if options.guest_only else _host_parts(selection)
         if starting.wait():
-            raise GuestError(f"guest {GUEST} did not start; the reason is above")
-        return found + _guest_part(selection)
+            raise GuestError(f"guest {GUESTS[0]} did not start; the reason is above")
+        return found + _guest_parts(selection)
     finally:
         starting.terminate()
         starting.wait()
-        machine.down(GUEST)
+        _down()
+
+
+def _down() -> None:
+    for guest in GUESTS:
+        machine.down(guest)
 
 
 def _start_guest() -> "subprocess.Popen[bytes]":
     here = os.path.join(programs.checkout(), "integration")
     script = '"$0/linux-image" >/dev/null && exec "$0/guest" up --name "$1"'
-    return subprocess.Popen(["sh", "-c", script, here, GUEST], stdin=subprocess.DEVNULL)
+    return subprocess.Popen(["sh", "-c", script, here, GUESTS[0]], stdin=subprocess.DEVNULL)
 
 
 # ---- the host's parts
@@ -125,20 +135,29 @@ def _counted(text: str, code: int) -> Counts:
     return found + Counts(failed=1)
 
 
-# ---- the guest's part
+# ---- the guests' parts
 
 
-def _guest_part(selection: list[str]) -> Counts:
+def _guest_parts(selection: list[str]) -> Counts:
+    names = {name for name in os.listdir(os.path.join(programs.checkout(), SUITE)) if name.startswith("test_")}
+    parts = [sorted(names & FIRST_PART), sorted(names - FIRST_PART)]
+    with ThreadPoolExecutor(len(GUESTS)) as pool:
+        found = list(pool.map(lambda name, files: _guest_part(name, files, selection), GUESTS, parts))
+    return sum(found, Counts())
+
+
+def _guest_part(name: str, files: list[str], selection: list[str]) -> Counts:
+    """Run these files of the suite in one guest."""
     for attempt in range(ATTEMPTS):
-        guest = machine.up(GUEST, "default", cold=attempt > 0)
+        guest = machine.up(name, "default", cold=attempt > 0)
         if guest.retries:
-            progress(f"guest {GUEST} needed {guest.retries} retries to start")
+            progress(f"guest {name} needed {guest.retries} retries to start")
         try:
             _fill(guest)
-            return _suite(guest, selection)
+            return _suite(guest, [*selection, *(f"{SUITE}/{file}" for file in files)])
         except HungError as error:
-            _print_console()
-            machine.down(GUEST)
+            _print_console(name)
+            machine.down(name)
             if attempt + 1 == ATTEMPTS:
                 raise
             print(f"{error}; a new guest, retry {attempt + 1} of {ATTEMPTS - 1}", flush=True)
@@ -157,18 +176,18 @@ def _fill(guest: machine.Running) -> None:
     remote.put(guest, [image.image(), demo.SPEC], f"{TREE}/images")
 
 
-def _suite(guest: machine.Running, selection: list[str]) -> Counts:
-    progress("running integration/suite in the guest")
+def _suite(guest: machine.Running, arguments: list[str]) -> Counts:
+    progress(f"running its part of {SUITE} in guest {guest.name}")
     counts = f"{TREE}/counts"
     words = ["cd", TREE, "&&", "env", "PYTHONPATH=.", "PYTHONUNBUFFERED=1", f"CONFINED_QEMU_COUNTS={counts}"]
     pytest = ["python3", "-B", "-m", "pytest", "--import-mode=importlib", *PLUGIN, "-v", "-ra", "--tb=short"]
-    quoted = [f"'{word}'" for word in (*selection, "integration/suite")]
-    code = _streamed([*guest.ssh("-T"), " ".join([*words, *pytest, *quoted])])
+    quoted = [f"'{word}'" for word in arguments]
+    code = _streamed(guest.name, [*guest.ssh("-T"), " ".join([*words, *pytest, *quoted])])
     return _counted(remote.output(guest, "sh", "-c", f"cat {counts} 2>/dev/null || :"), code)
 
 
-def _streamed(command: list[str]) -> int:
-    """Run a command, print its output as it comes, and return its exit code.
+def _streamed(guest: str, command: list[str]) -> int:
+    """Run a command, print its output line by line as it comes, with the guest's name, and return its exit code.
 
     Raises:
         HungError: it said nothing for SILENCE_LIMIT, or ran for SUITE_LIMIT.
@@ -178,20 +197,22 @@ def _streamed(command: list[str]) -> int:
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:
         assert process.stdout is not None
+        rest = b""
         while True:
             left = min(SILENCE_LIMIT, end - time.monotonic())
             if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
                 process.kill()
                 reason = f"said nothing for {SILENCE_LIMIT:.0f} s" if left > 0 else f"took {SUITE_LIMIT:.0f} s"
-                raise HungError(f"the suite in guest {GUEST} {reason}")
+                raise HungError(f"the suite in guest {guest} {reason}")
             data = os.read(process.stdout.fileno(), 65536)
+            *lines, rest = (rest + data).split(b"\n") if data or not rest else (rest, b"")
+            sys.stdout.buffer.write(b"".join(guest.encode() + b": " + line + b"\n" for line in lines))
+            sys.stdout.flush()
             if not data:
                 return process.wait()
-            sys.stdout.buffer.write(data)
-            sys.stdout.flush()
 
 
-def _print_console() -> None:
-    with open(machine.file_of(GUEST, "console.log"), encoding="utf-8", errors="replace") as file:
+def _print_console(guest: str) -> None:
+    with open(machine.file_of(guest, "console.log"), encoding="utf-8", errors="replace") as file:
         lines = file.read().splitlines()[-CONSOLE_TAIL:]
-    print(f"the last lines of guest {GUEST}'s console:", *lines, sep="\n  ")
+    print(f"the last lines of guest {guest}'s console:", *lines, sep="\n  ")
