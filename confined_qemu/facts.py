@@ -130,6 +130,8 @@ class SelinuxFacts:
     """The version of our policy module that the kernel has, None without it."""
     in_domain: bool = False
     live: tuple[LiveProcess, ...] = ()
+    kvm_node: Context | None = None
+    """The label of `/dev/kvm`, None where there is none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,8 @@ def selinux(*, scan: bool = True) -> SelinuxFacts:
     in_domain = own.type == DOMAIN
     caller = lsm.previous_context() if in_domain else own
     live = processes.holding_categories() if scan else ()
-    return SelinuxFacts(mode, own, caller, lsm.policy_contexts(), None, in_domain, live)
+    node = lsm.context_of(kvm.NODE) if os.path.exists(kvm.NODE) else None
+    return SelinuxFacts(mode, own, caller, lsm.policy_contexts(), None, in_domain, live, node)
 
 
 def as_launched(found: SelinuxFacts) -> SelinuxFacts:

@@ -151,6 +151,11 @@ class _Draft:
         if not selinux.in_domain:
             line = f"not in the launcher's own domain but with your rights ({selinux.own.type}); run: {INSTALL}"
             (self.refusals if self.invocation.require_domain else self.warnings).append(line)
+        if not self.accel.tcg and self.denied(process, selinux.kvm_node, "chr_file", "open", "read", "write", "ioctl"):
+            self.deny(
+                f"/dev/kvm is labelled {selinux.kvm_node}, which {process.type} may not use; "
+                "run: restorecon -v /dev/kvm"
+            )
         if self.accel.tcg and not self.invocation.query and self.denied(process, process, "process", "execmem"):
             self.deny(
                 f"TCG needs memory that is written and executed, and the policy denies execmem to {process.type} "

@@ -211,6 +211,18 @@ def test_kvm_without_permission(user: pwd.struct_passwd) -> None:
     assert "usermod -aG kvm" in line
 
 
+def test_kvm_with_a_label_that_no_vm_may_use(image: harness.Image) -> None:
+    harness.run("chcon", "-t", "fixed_disk_device_t", "/dev/kvm")
+    try:
+        done = harness.confined("run", image.spec)
+    finally:
+        harness.run("restorecon", "-F", "/dev/kvm")
+    assert done.returncode == 125
+    (line,) = done.stderr.splitlines()
+    assert "/dev/kvm" in line
+    assert harness.short_label(image.path) == harness.UNUSED
+
+
 def test_check_says_what_is_and_what_to_run(image: harness.Image) -> None:
     done = harness.confined("check", image.spec)
     assert done.returncode == 0, done.stdout
