@@ -12,9 +12,9 @@ from confined_qemu.steps import Create, Relabel, Step
 
 if TYPE_CHECKING:
     from confined_qemu.context import Context
+    from confined_qemu.decisions import Policy
     from confined_qemu.facts import Facts
     from confined_qemu.invocation import Invocation
-    from confined_qemu.planner import Policy
 
 _NEEDS = {
     Access.READ: ("open", "read"),

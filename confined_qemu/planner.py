@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import posixpath
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from confined_qemu import fileplan, svirt
 from confined_qemu.commas import escape
@@ -20,38 +20,12 @@ from confined_qemu.resource import Access, Resource, Role, Sharing
 from confined_qemu.steps import Bind, MakeFolder, Relay, Retag, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from confined_qemu.context import Context
+    from confined_qemu.decisions import Policy
     from confined_qemu.facts import DescriptorFacts, Facts
     from confined_qemu.resource import Listener
 
 INSTALL = "confined-qemu policy install"
-_SOCKETS = frozenset({"unix_stream_socket", "sock_file", "socket"})
-_ESSENTIAL = ("transition",)
-
-
-class Policy(Protocol):
-    """The loaded policy as a function: its answers depend on nothing else."""
-
-    def denied(self, source: Context, target: Context, kind: str, permissions: Iterable[str]) -> tuple[str, ...]:
-        """Return those of `permissions` that it denies `source` on an object of class `kind` labelled `target`."""
-
-    def created(self, source: Context, folder: Context, kind: str) -> Context:
-        """Return the label that a new object of class `kind` would get in `folder` from `source`."""
-
-
-class _NoPolicy:
-    """A kernel without SELinux: it denies nothing and labels nothing."""
-
-    def denied(self, source: Context, target: Context, kind: str, permissions: Iterable[str]) -> tuple[str, ...]:  # noqa: ARG002
-        return ()
-
-    def created(self, source: Context, folder: Context, kind: str) -> Context:  # noqa: ARG002
-        return folder
-
-
-NO_POLICY: Policy = _NoPolicy()
 
 
 def plan(invocation: Invocation, facts: Facts, policy: Policy | None) -> Plan:
@@ -145,7 +119,7 @@ class _Draft:
         selinux, process = self.facts.selinux, self.process
         if self.policy is None or process is None or selinux.own is None:
             return True
-        if self.denied(selinux.own, process, "process", *_ESSENTIAL):
+        if self.denied(selinux.own, process, "process", "transition"):
             self.deny(f"the policy lets {selinux.own.type} start nothing as {process.type}; run: {INSTALL}")
             return not self.refusals
         if not selinux.in_domain:

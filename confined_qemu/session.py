@@ -12,20 +12,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu import acts, host, journal, lsm, pairs, paths, processes, restore, spawn
+from confined_qemu.decisions import NO_POLICY
 from confined_qemu.errors import ConfinedQemuError, JournalError, Refused
 from confined_qemu.facts import Facts, Holder, Identity, SelinuxFacts, SelinuxMode
 from confined_qemu.invocation import Confinement, Invocation, SeclabelType
 from confined_qemu.mcs import Window
-from confined_qemu.planner import NO_POLICY
 from confined_qemu.planner import plan as make_plan
 from confined_qemu.steps import Bind, Create, MakeFolder, Relabel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from confined_qemu.decisions import Policy
     from confined_qemu.mcs import Pair
     from confined_qemu.plan import Plan
-    from confined_qemu.planner import Policy
 
 _TRIES = 3
 """How often a launch that meets a VM in the act of ending waits for it and looks again."""

@@ -33,7 +33,7 @@ VIRT_IMAGE = Context.parse("system_u:object_r:virt_image_t:s0")
 
 @dataclass
 class Policy:
-    """A `planner.Policy`: what it denies is a table of (source type, target type, class) to permissions.
+    """A `decisions.Policy`: what it denies is a table of (source type, target type, class) to permissions.
 
     `*` in the place of the target stands for every one. `levels`: a target with categories that the source does
     not have is denied read and write, as MCS does it.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from confined_qemu.context import Context
+from confined_qemu.decisions import NO_POLICY
 from confined_qemu.facts import (
     DescriptorFacts,
     Facts,
@@ -21,12 +22,10 @@ from confined_qemu.facts import (
     SelinuxMode,
 )
 from confined_qemu.mcs import Pair
-from confined_qemu.planner import NO_POLICY
 from confined_qemu.resource import Access
 from tests.fakes import DEBIAN, FEDORA, VIRT_IMAGE, Policy
 
 if TYPE_CHECKING:
-    from confined_qemu import planner
     from confined_qemu.invocation import Invocation
     from confined_qemu.resource import Resource
 
@@ -126,7 +125,7 @@ class World:
         label = Context.parse(said["label"]) if "label" in said else QEMU_EXEC
         return FileFacts(path, path, FileKind.REGULAR, _identity(path), label=label)
 
-    def rules(self) -> planner.Policy | None:
+    def rules(self) -> decisions.Policy | None:
         """Return the policy: None for a plan with `--policy-root`."""
         if self.policy is None:
             return None

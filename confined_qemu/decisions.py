@@ -1,0 +1,33 @@
+"""The loaded policy as a function: what a plan asks of it, and the answers of a kernel without one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from confined_qemu.context import Context
+
+
+class Policy(Protocol):
+    """The policy's decisions; they depend on nothing but the question. `lsm` is the real one."""
+
+    def denied(self, source: Context, target: Context, kind: str, permissions: Iterable[str]) -> tuple[str, ...]:
+        """Return those of `permissions` that it denies `source` on an object of class `kind` labelled `target`."""
+
+    def created(self, source: Context, folder: Context, kind: str) -> Context:
+        """Return the label that a new object of class `kind` would get in `folder` from `source`."""
+
+
+class _NoPolicy:
+    """A kernel without SELinux: it denies nothing and labels nothing."""
+
+    def denied(self, source: Context, target: Context, kind: str, permissions: Iterable[str]) -> tuple[str, ...]:  # noqa: ARG002
+        return ()
+
+    def created(self, source: Context, folder: Context, kind: str) -> Context:  # noqa: ARG002
+        return folder
+
+
+NO_POLICY: Policy = _NoPolicy()
