@@ -26,6 +26,7 @@ from confined_qemu.resource import Access
 from tests.fakes import DEBIAN, FEDORA, VIRT_IMAGE, Policy
 
 if TYPE_CHECKING:
+    from confined_qemu import decisions
     from confined_qemu.invocation import Invocation
     from confined_qemu.resource import Resource
 
