@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, NoReturn
+import functools
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from confined_qemu.errors import UsageError
 
@@ -13,8 +14,17 @@ if TYPE_CHECKING:
 REMAINDER = argparse.REMAINDER
 
 
+_WIDTH = 100
+"""Columns of a help text."""
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are ours."""
+
+    def __init__(self, **settings: Any) -> None:
+        # a fixed width: asking for the terminal's imports shutil and four compressors at every start
+        settings.setdefault("formatter_class", functools.partial(argparse.HelpFormatter, width=_WIDTH))
+        super().__init__(**settings)
 
     def error(self, message: str) -> NoReturn:
         """Raise in the place of argparse's two lines and exit code 2.

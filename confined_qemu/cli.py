@@ -40,7 +40,7 @@ def _ask(arguments: Sequence[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(prog="confined-qemu", description="Start QEMU confined by SELinux's sVirt, without libvirtd.")
     parser.add_argument("--version", action="version", version=f"confined-qemu {__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser, prog=parser.prog)
     launcher.add_verbs(verbs)
     plan = verbs.add_parser("plan", help="print what would be done; nothing is changed")
     plan.add_argument("--json", action="store_true")
@@ -61,7 +61,7 @@ def _parser() -> Parser:
     ps.set_defaults(action=_ps)
     verbs.add_parser("schema", help="the JSON Schema of a spec").set_defaults(action=_schema)
     policy = verbs.add_parser("policy", help="install, inspect or remove the SELinux policy module")
-    steps = policy.add_subparsers(dest="step", required=True, metavar="STEP", parser_class=Parser)
+    steps = policy.add_subparsers(dest="step", required=True, metavar="STEP", parser_class=Parser, prog=policy.prog)
     install = steps.add_parser("install", help="load the module, write the launch script and the state folder")
     install.add_argument("--no-load", action="store_true", help="write only; the kernel is not touched (image builds)")
     install.set_defaults(action=_policy_install)

@@ -218,7 +218,7 @@ def seconds(text: str) -> float:
 
 def _parser() -> Parser:
     parser = Parser(prog="confined-qemu")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser, prog=parser.prog)
     add_verbs(verbs)
     return parser
 
