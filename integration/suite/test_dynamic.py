@@ -150,7 +150,7 @@ def test_plan_says_what_run_will_do(image: harness.Image) -> None:
     plan = json.loads(harness.confined("plan", "--json", image.spec).stdout)
     assert plan["schema"] == 1
     assert plan["process_context"].startswith("system_u:system_r:svirt_t:s0:c")
-    (disk,) = plan["resources"]
+    (disk,) = [resource for resource in plan["resources"] if resource["role"] == "disk"]
     assert (disk["path"], disk["role"], disk["access"], disk["class"]) == (image.path, "disk", "rw", "private")
     assert disk["context"] == f"system_u:object_r:svirt_image_t:{harness.level(plan['process_context'])}"
     assert disk["restore"].endswith(harness.UNUSED)
