@@ -126,8 +126,6 @@ class SelinuxFacts:
     own: Context | None = None
     caller: Context | None = None
     contexts: PolicyContexts | None = None
-    module: int | None = None
-    """The version of our policy module that the kernel has, None without it."""
     in_domain: bool = False
     live: tuple[LiveProcess, ...] = ()
     kvm_node: Context | None = None

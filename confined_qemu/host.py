@@ -37,7 +37,7 @@ def selinux(*, scan: bool = True) -> SelinuxFacts:
     caller = lsm.previous_context() if in_domain else own
     live = processes.holding_categories() if scan else ()
     node = lsm.context_of(kvm.NODE) if os.path.exists(kvm.NODE) else None
-    return SelinuxFacts(mode, own, caller, lsm.policy_contexts(), None, in_domain, live, node)
+    return SelinuxFacts(mode, own, caller, lsm.policy_contexts(), in_domain, live, node)
 
 
 def as_launched(found: SelinuxFacts) -> SelinuxFacts:

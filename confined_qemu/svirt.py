@@ -18,7 +18,6 @@ from confined_qemu.resource import Sharing
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-UNLABELLED_TYPES = frozenset({"unlabeled_t", "file_t"})
 RESTORED_TYPE = "virt_image_t"
 """The type of an image that no VM uses, in every policy with a virt module."""
 

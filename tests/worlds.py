@@ -77,7 +77,7 @@ class World:
             own = LAUNCHER if self.in_domain else CALLER
             live = tuple(LiveProcess(int(pid), Context.parse(text)) for pid, text in self.live.items())
             contexts = FEDORA if self.policy == "fedora" else DEBIAN
-            selinux = SelinuxFacts(mode, own, CALLER, contexts, 1, self.in_domain, live)
+            selinux = SelinuxFacts(mode, own, CALLER, contexts, self.in_domain, live)
         return Facts(
             selinux=selinux,
             kvm=USABLE if self.kvm else MISSING,
