@@ -77,28 +77,43 @@ def test_a_key_of_one_driver_names_a_list_that_has_drivers() -> None:
             assert option.implied is not None, name
 
 
+def _properties_of(names: list[str]) -> list[dict[str, Any]]:
+    """Return the properties of these devices, as QEMU lists them.
+
+    A QEMU whose modules come in several packages ends at a device whose parent is in one that is not installed
+    ("missing object type"); that device cannot be used there either, and the question goes on behind it.
+    """
+    found: list[dict[str, Any]] = []
+    while names:
+        commands: list[dict[str, Any]] = [{"execute": "qmp_capabilities"}]
+        commands += [{"execute": "device-list-properties", "arguments": {"typename": name}} for name in names]
+        done = subprocess.run(
+            [QEMU, "-M", "none", "-display", "none", "-nodefaults", "-S", "-qmp", "stdio"],
+            input="\n".join(map(json.dumps, [*commands, {"execute": "quit"}])),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        answers = [line for line in lines if "return" in line or "error" in line][1:]
+        found += [item for answer in answers if isinstance(answer.get("return"), list) for item in answer["return"]]
+        if done.returncode == 0:
+            break
+        assert "missing object type" in done.stderr
+        names = names[len(answers) + 1 :]
+    return found
+
+
 @pytest.mark.touches_host
 @needs_qemu
 def test_every_file_property_of_every_device_is_known() -> None:
     """Properties of type str whose names say that they are files, as QEMU itself lists them."""
     names = re.findall(r'name "([^"]+)"', ask("-device", "help"))
     assert "virtio-blk-pci" in names
-    commands: list[dict[str, Any]] = [{"execute": "qmp_capabilities"}]
-    commands += [{"execute": "device-list-properties", "arguments": {"typename": name}} for name in names]
-    done = subprocess.run(
-        [QEMU, "-M", "none", "-display", "none", "-nodefaults", "-S", "-qmp", "stdio"],
-        input="\n".join(map(json.dumps, [*commands, {"execute": "quit"}])),
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    answers = [json.loads(line) for line in done.stdout.splitlines()]
     found = {
         item["name"]
-        for answer in answers
-        if isinstance(answer.get("return"), list)
-        for item in answer["return"]
+        for item in _properties_of(names)
         if item["type"] == "str" and not re.match("(ID|Node name) ", item.get("description", ""))
     }
     suspicious = {name for name in found if re.search(r"file|path|dir$|hidraw|evdev|pcap|cdat|sysfs", name)}

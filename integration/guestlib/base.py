@@ -12,10 +12,12 @@ PACKAGES = (
     "systemd-sysv udev dbus kmod procps iproute2 "  # a Debian that boots
     "linux-image-cloud-amd64 "  # has all that is needed, unpacks in a tenth of the time, and is small
     "policycoreutils policycoreutils-python-utils semodule-utils checkpolicy setools auditd selinux-basics "  # SELinux
-    "selinux-policy-default "  # the policy; others join in their own layer
+    "selinux-policy-default selinux-policy-mls "  # the policies; a layer chooses one
     "qemu-system-x86 qemu-utils "  # what is confined
     "python3 python3-selinux python3-yaml python3-psutil python3-prctl python3-venv "  # what the project stands on
     "python3-pytest expect socat strace attr libcap2-bin "  # what its tests use
+    "nfs-kernel-server ksmbd-tools cifs-utils fuse2fs bindfs dosfstools "  # file systems without labels of their own
+    "swtpm libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients "  # what lives beside a VM
     "openssh-server busybox-static less"  # how commands come in
 )
 

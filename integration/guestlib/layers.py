@@ -40,6 +40,16 @@ MASKED = (
     "systemd-pstore.service",
     "systemd-timesyncd.service",
     "selinux-autorelabel-mark.service",
+    # a test that needs one of these starts it
+    "ksmbd.service",
+    "nfs-client.target",
+    "nfs-server.service",
+    "proc-fs-nfsd.mount",
+    "rpcbind.service",
+    "rpcbind.socket",
+    "rpc-statd-notify.service",
+    "run-rpc_pipefs.mount",
+    "var-lib-nfs-rpc_pipefs.mount",
     "getty@tty1.service",
 )
 
