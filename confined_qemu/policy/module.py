@@ -1,4 +1,4 @@
-"""The text of the policy module: one file for every policy, a fragment for its range, and a version."""
+"""The text of the policy module: its parts for every policy, a fragment for its range, and a version."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from enum import StrEnum
 from importlib import resources
 
 NAME = "confined_qemu"
-VERSION = 1
+VERSION = 2
 """Raised with every change of the rules; the kernel knows it as a type alias, so that anyone can ask for it."""
+
+PARTS = (NAME,)
+"""The files beside this one that the module is made of, one for each thing that it allows."""
 
 
 class Levels(StrEnum):
@@ -28,8 +31,7 @@ def text(levels: Levels) -> str:
     alias = version_type(VERSION)
     return "\n".join(
         (
-            (folder / f"{NAME}.cil").read_text(encoding="ascii"),
-            (folder / f"{levels}.cil").read_text(encoding="ascii"),
+            *((folder / f"{part}.cil").read_text(encoding="ascii") for part in (*PARTS, levels)),
             f"; version {VERSION}",
             f"(typealias {alias})",
             f"(typealiasactual {alias} confined_qemu_exec_t)",
