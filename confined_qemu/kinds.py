@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from confined_qemu.errors import ValueProblem
-from confined_qemu.vm import Broken
+from confined_qemu.vm_rules import Broken
 from confined_qemu.yamlnodes import Lost, Mapping, Mark, Node, Problems, Scalar, Sequence, shown
 
 if TYPE_CHECKING:

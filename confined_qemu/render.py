@@ -15,7 +15,9 @@ from confined_qemu.commas import escape
 from confined_qemu.errors import ValueProblem
 from confined_qemu.invocation import Accel, Invocation
 from confined_qemu.resource import Access, Listener, Resource, Role, Sharing
-from confined_qemu.vm import CDROM_PLACE, Bus, Char, CharKind, Disk, NetworkType, NicModel
+from confined_qemu.vm import CDROM_PLACE
+from confined_qemu.vm_devices import Char, CharKind, NetworkType, NicModel
+from confined_qemu.vm_disks import Bus, Disk
 
 if TYPE_CHECKING:
     from confined_qemu.vm import VM

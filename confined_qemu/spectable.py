@@ -4,163 +4,17 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from confined_qemu.context import Context
 from confined_qemu.invocation import Accel, Confinement, Seclabel, SeclabelType
 from confined_qemu.kinds import Choice, Integer, Key, ListOf, Table, Text, WordOr, YesNo
-from confined_qemu.vm import (
-    NEEDS,
-    VM,
-    Bus,
-    Char,
-    Disk,
-    DiskFormat,
-    DiskLabel,
-    Network,
-    NetworkType,
-    NicModel,
-    size_in_bytes,
-)
-
-_PATH: Final = Text("a path")
-_CONTEXT_PATTERN: Final = r"[A-Za-z0-9_.-]+:[A-Za-z0-9_.-]+:[A-Za-z0-9_.-]+(:s[\s\S]*)?"
-_IMAGE: Final = Text("a context such as system_u:object_r:svirt_image_t:s0", _CONTEXT_PATTERN, Context.parse)
-_PROCESS: Final = Text("a context such as system_u:system_r:svirt_t:s0:c1,c2", _CONTEXT_PATTERN, Context.parse)
-_CHAR_PATTERN: Final = r"stdio|null|none|file:[\s\S]+|unix:[\s\S]+"
-_PORT: Final = Text("stdio, null, none, file:PATH or unix:PATH", _CHAR_PATTERN + "|mon:stdio", Char.parse)
-_CONTROL: Final = Text("stdio, none or unix:PATH", r"stdio|none|unix:[\s\S]+", Char.parse)
+from confined_qemu.spectable_parts import CONTROL, DISK, NETWORK, PATH, PORT, PROCESS, YES, forbid, together
+from confined_qemu.vm import NEEDS, VM
+from confined_qemu.vm_devices import Network, NetworkType
+from confined_qemu.vm_rules import size_in_bytes
 
 
 def _size(text: str) -> str:
     size_in_bytes(text)
     return text
-
-
-def _forbid(key: str, value: Any, *keys: str) -> dict[str, Any]:
-    """Return a schema rule: where `key` is `value`, the others may not be there."""
-    return {
-        "if": {"properties": {key: {"const": value}}, "required": [key]},
-        "then": {"not": {"anyOf": [{"required": [other]} for other in keys]}},
-    }
-
-
-_NO: Final = {"enum": [False, "no", "off", "false", "No", "Off", "False", "NO", "OFF", "FALSE"]}
-_YES: Final = {"enum": [True, "yes", "on", "true", "Yes", "On", "True", "YES", "ON", "TRUE"]}
-
-
-def _together(first: tuple[str, Any], second: tuple[str, Any]) -> dict[str, Any]:
-    """Return a schema rule: two keys may not both match their schemas."""
-    keys = dict((first, second))
-    return {"not": {"properties": keys, "required": list(keys)}}
-
-
-DISK_LABEL: Final = Table(
-    of=DiskLabel,
-    about="a disk's own label, or none",
-    build=lambda values, _path: DiskLabel(**values),
-    keys=(
-        Key("relabel", YesNo(), "no: the file keeps the label that it has."),
-        Key("label", _IMAGE, "The label that the file gets, in place of the VM's.", ("context",)),
-    ),
-    rules=(("allOf", [_together(("relabel", _NO), ("label", {}))]),),
-)
-
-DISK: Final = Table(
-    of=Disk,
-    about="a disk: file and format, and how the guest sees it",
-    build=lambda values, path: Disk(**values, source=f"{path}.file"),
-    keys=(
-        Key(
-            "file",
-            _PATH,
-            "The image; a relative path starts at the spec's folder.",
-            ("path", "source", "image", "filename", "src", "dev"),
-            stand_in="/",
-            missing="add file: PATH",
-        ),
-        Key(
-            "format",
-            Choice(DiskFormat),
-            "What the image is. Never probed: a guest can write what a probe reads.",
-            ("type", "driver"),
-            stand_in=DiskFormat.RAW,
-            missing="add format: raw (or qcow2, …); it is never probed, a guest can write what a probe reads",
-        ),
-        Key("bus", Choice(Bus), "What the disk is plugged into.", ("if", "interface", "target")),
-        Key("readonly", YesNo(), "yes: the guest cannot write it, and VMs may share it.", ("read_only", "ro")),
-        Key(
-            "shareable",
-            YesNo(),
-            "yes: several VMs write it at once (raw only); it keeps the shared label after the VM's end.",
-            ("shared", "share"),
-        ),
-        Key("seclabel", DISK_LABEL, "This disk's own label.", ("label",)),
-    ),
-    rules=(
-        (
-            "allOf",
-            [
-                _together(("readonly", _YES), ("bus", {"enum": [Bus.IDE.value, Bus.SATA.value]})),
-                _together(("shareable", _YES), ("format", {"not": {"const": DiskFormat.RAW.value}})),
-                _together(("shareable", _YES), ("bus", {"const": Bus.FDC.value})),
-            ],
-        ),
-    ),
-)
-
-NETWORK: Final = Table(
-    of=Network,
-    about="a network card: type, and what belongs to the type",
-    build=lambda values, _path: Network(**values),
-    keys=(
-        Key("type", Choice(NetworkType), "none, user (QEMU's own NAT) or tap.", ("mode", "backend")),
-        Key("model", Choice(NicModel), "The card that the guest sees.", ("device",)),
-        Key(
-            "mac",
-            Text(
-                "a unicast MAC address such as 52:54:00:12:34:56",
-                "[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}",
-            ),
-            "The card's address; QEMU's own default when it is left out, the same for every VM.",
-            ("macaddr", "address"),
-        ),
-        Key(
-            "ifname",
-            Text("an interface name of at most 15 characters", "[A-Za-z0-9_.-]{1,15}"),
-            "tap: a tap device that is there already.",
-            ("dev", "interface", "tap"),
-        ),
-        Key("fd", Integer(3, 1023), "tap: the number of an inherited descriptor of the tap device."),
-        Key(
-            "hostfwd",
-            ListOf(
-                Text(
-                    "a forwarding such as tcp:127.0.0.1:2222-:22",
-                    r"(tcp|udp)?:[0-9A-Za-z.-]*:[0-9]{1,5}-[0-9A-Za-z.-]*:[0-9]{1,5}",
-                )
-            ),
-            "user: ports of the host that lead to the guest, such as tcp:127.0.0.1:2222-:22.",
-            ("forward", "ports", "portforward"),
-        ),
-    ),
-    rules=(
-        (
-            "allOf",
-            [
-                _forbid("type", "user", "ifname", "fd"),
-                _forbid("type", "none", "ifname", "fd", "hostfwd", "mac"),
-                _forbid("type", "tap", "hostfwd"),
-                {
-                    "if": {"properties": {"type": {"const": "tap"}}, "required": ["type"]},
-                    "then": {"oneOf": [{"required": ["ifname"]}, {"required": ["fd"]}]},
-                },
-                {
-                    "if": {"not": {"required": ["type"]}},
-                    "then": {"not": {"anyOf": [{"required": [key]} for key in ("ifname", "fd", "hostfwd", "mac")]}},
-                },
-            ],
-        ),
-    ),
-)
 
 
 def _seclabel(values: dict[str, Any], _path: str) -> Seclabel:
@@ -180,16 +34,16 @@ SECLABEL: Final = Table(
             "dynamic: a fresh category pair; static: your label; none: no label.",
         ),
         Key("relabel", YesNo(), "Whether files get labels: yes for dynamic, no for static unless said."),
-        Key("label", _PROCESS, "static: the process's whole context, range included."),
-        Key("baselabel", _PROCESS, "dynamic: the context whose type the process gets."),
+        Key("label", PROCESS, "static: the process's whole context, range included."),
+        Key("baselabel", PROCESS, "dynamic: the context whose type the process gets."),
     ),
     rules=(
         (
             "allOf",
             [
-                _forbid("type", "dynamic", "label"),
-                _forbid("type", "static", "baselabel"),
-                _forbid("type", "none", "label", "baselabel"),
+                forbid("type", "dynamic", "label"),
+                forbid("type", "static", "baselabel"),
+                forbid("type", "none", "label", "baselabel"),
                 {"if": {"not": {"required": ["type"]}}, "then": {"not": {"required": ["label"]}}},
                 {
                     "if": {"properties": {"type": {"const": "static"}}, "required": ["type"]},
@@ -198,10 +52,10 @@ SECLABEL: Final = Table(
                         "properties": {"label": {"pattern": "^[^:]*:[^:]*:[^:]*:"}},
                     },
                 },
-                _together(("type", {"const": "none"}), ("relabel", _YES)),
+                together(("type", {"const": "none"}), ("relabel", YES)),
                 {
                     "if": {"properties": {"type": {"const": "dynamic"}}},
-                    "then": {"properties": {"relabel": _YES}},
+                    "then": {"properties": {"relabel": YES}},
                 },
             ],
         ),
@@ -222,7 +76,7 @@ SPEC: Final = Table(
             stand_in="unnamed",
             missing="add name: NAME",
         ),
-        Key("emulator", _PATH, "A program on PATH, or a path (one with a slash).", ("qemu", "binary")),
+        Key("emulator", PATH, "A program on PATH, or a path (one with a slash).", ("qemu", "binary")),
         Key("accel", Choice(Accel), "auto takes KVM where VT-x or AMD-V is really there.", ("accelerator",)),
         Key(
             "machine",
@@ -254,21 +108,21 @@ SPEC: Final = Table(
             "The disks, in the order in which they are tried at boot.",
             ("disk", "drives"),
         ),
-        Key("cdrom", _PATH, "An ISO image, tried after the disks at boot.", ("iso",)),
-        Key("kernel", _PATH, "A kernel that QEMU loads itself."),
-        Key("initrd", _PATH, "The kernel's initial RAM disk.", ("initramfs",)),
-        Key("dtb", _PATH, "The kernel's device tree."),
+        Key("cdrom", PATH, "An ISO image, tried after the disks at boot.", ("iso",)),
+        Key("kernel", PATH, "A kernel that QEMU loads itself."),
+        Key("initrd", PATH, "The kernel's initial RAM disk.", ("initramfs",)),
+        Key("dtb", PATH, "The kernel's device tree."),
         Key("cmdline", Text("a kernel command line"), "The kernel's command line.", ("append", "kernel_args")),
-        Key("firmware", _PATH, "Firmware code, read-only flash (OVMF_CODE.fd).", ("bios", "loader", "uefi")),
-        Key("nvram", _PATH, "The VM's own copy of the firmware's variables.", ("vars",)),
+        Key("firmware", PATH, "Firmware code, read-only flash (OVMF_CODE.fd).", ("bios", "loader", "uefi")),
+        Key("nvram", PATH, "The VM's own copy of the firmware's variables.", ("vars",)),
         Key(
             "serial",
-            _PORT,
+            PORT,
             "The first serial line: stdio, mon:stdio, null, none, file:PATH or unix:PATH.",
             ("console",),
         ),
-        Key("monitor", _CONTROL, "QEMU's monitor for people: stdio, none or unix:PATH."),
-        Key("qmp", _CONTROL, "QEMU's monitor for programs: stdio, none or unix:PATH."),
+        Key("monitor", CONTROL, "QEMU's monitor for people: stdio, none or unix:PATH."),
+        Key("qmp", CONTROL, "QEMU's monitor for programs: stdio, none or unix:PATH."),
         Key(
             "display",
             Text(
@@ -308,13 +162,13 @@ SPEC: Final = Table(
         (
             "allOf",
             [
-                _together(("confinement", {"const": "none"}), ("require_domain", _YES)),
+                together(("confinement", {"const": "none"}), ("require_domain", YES)),
                 *(
-                    _together((one, {"enum": ["stdio", "mon:stdio"]}), (other, {"const": "stdio"}))
+                    together((one, {"enum": ["stdio", "mon:stdio"]}), (other, {"const": "stdio"}))
                     for one, other in (("serial", "monitor"), ("serial", "qmp"), ("monitor", "qmp"))
                 ),
                 *(
-                    _together(("display", {"const": "curses"}), (key, {"enum": ["stdio", "mon:stdio"]}))
+                    together(("display", {"const": "curses"}), (key, {"enum": ["stdio", "mon:stdio"]}))
                     for key in ("serial", "monitor", "qmp")
                 ),
             ],

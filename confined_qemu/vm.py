@@ -1,226 +1,22 @@
 """A virtual machine as it is wanted: values and the rules between them, nothing of the host.
 
 libvirt's words where libvirt has one, QEMU's elsewhere. Every rule that ties several keys together is in
-this module, and each class refuses values that break one, all of them at once (`Broken`).
+this module or in those of its parts (`vm_disks`, `vm_devices`), and each class refuses values that break one, all of
+them at once (`Broken`).
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from confined_qemu.errors import ValueProblem
 from confined_qemu.invocation import Accel, Confinement, Seclabel, SeclabelType
+from confined_qemu.vm_devices import Char, CharKind, Network
+from confined_qemu.vm_disks import Bus, Disk
+from confined_qemu.vm_rules import Violation, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from confined_qemu.context import Context
-
-
-class Violation(NamedTuple):
-    """A rule that some values break.
-
-    `key` is where the message belongs (`seclabel.label`), `involves` names the other keys of the rule: a
-    reader that could not read one of those has said so already, and drops the violation.
-    """
-
-    key: str
-    what: str
-    hint: str
-    involves: tuple[str, ...] = ()
-
-
-class Broken(ValueProblem):
-    """Values that do not go together; `violations` holds every rule that they break."""
-
-    def __init__(self, violations: tuple[Violation, ...]) -> None:
-        first = violations[0]
-        super().__init__(first.what, where=first.key, hint=first.hint)
-        self.violations = violations
-
-
-def _refuse(found: Iterator[Violation]) -> None:
-    violations = tuple(found)
-    if violations:
-        raise Broken(violations)
-
-
-class DiskFormat(StrEnum):
-    """What the bytes of an image mean. It is always stated: a guest can write a header that fools a probe."""
-
-    RAW = "raw"
-    QCOW2 = "qcow2"
-    QCOW = "qcow"
-    QED = "qed"
-    VDI = "vdi"
-    VHDX = "vhdx"
-    VMDK = "vmdk"
-    VPC = "vpc"
-    PARALLELS = "parallels"
-    LUKS = "luks"
-
-
-class Bus(StrEnum):
-    """How the guest sees a disk: libvirt's `<target bus=>`."""
-
-    IDE = "ide"
-    SATA = "sata"
-    SCSI = "scsi"
-    VIRTIO = "virtio"
-    USB = "usb"
-    FDC = "fdc"
-
-
-class CharKind(StrEnum):
-    """Where a serial line or a monitor ends on the host."""
-
-    NONE = "none"
-    """There is no such device."""
-    NULL = "null"
-    """The device is there, and what it says is dropped."""
-    STDIO = "stdio"
-    MUX = "mon:stdio"
-    """Standard input and output shared with QEMU's monitor, as `-serial mon:stdio`."""
-    FILE = "file"
-    UNIX = "unix"
-
-
-class NetworkType(StrEnum):
-    """What a VM's network card is plugged into."""
-
-    NONE = "none"
-    USER = "user"
-    TAP = "tap"
-
-
-class NicModel(StrEnum):
-    """The network card that the guest sees."""
-
-    VIRTIO = "virtio"
-    E1000 = "e1000"
-    E1000E = "e1000e"
-    RTL8139 = "rtl8139"
-
-
-@dataclass(frozen=True, slots=True)
-class Char:
-    """The host's end of a character device; `path` is there for `file` and `unix`, and only there."""
-
-    kind: CharKind
-    path: str | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Char:
-        """Read `stdio`, `mon:stdio`, `null`, `none`, `file:PATH` or `unix:PATH`.
-
-        Raises:
-            ValueProblem: none of these.
-        """
-        kind, colon, path = text.partition(":")
-        if colon and path and kind in {CharKind.FILE, CharKind.UNIX}:
-            return cls(CharKind(kind), path)
-        if text in {CharKind.NONE, CharKind.NULL, CharKind.STDIO, CharKind.MUX}:
-            return cls(CharKind(text))
-        raise ValueProblem(f"{text!r} is none of stdio, null, none, file:PATH and unix:PATH")
-
-    def __str__(self) -> str:
-        return self.kind.value if self.path is None else f"{self.kind.value}:{self.path}"
-
-    @property
-    def on_stdio(self) -> bool:
-        """Tell whether it takes QEMU's standard input and output."""
-        return self.kind in {CharKind.STDIO, CharKind.MUX}
-
-
-@dataclass(frozen=True, slots=True)
-class DiskLabel:
-    """One disk's own seclabel: libvirt's `<seclabel>` within a disk's source."""
-
-    relabel: bool | None = None
-    label: Context | None = None
-
-    def __post_init__(self) -> None:
-        _refuse(self._violations())
-
-    def _violations(self) -> Iterator[Violation]:
-        if self.label is not None and self.relabel is False:
-            yield Violation("label", "a label, and relabel says no", "drop one of the two", ("relabel",))
-
-
-@dataclass(frozen=True, slots=True)
-class Disk:
-    """One disk. `source` is the place that asked for it, for messages (`disks[0].file`)."""
-
-    file: str
-    format: DiskFormat
-    bus: Bus = Bus.VIRTIO
-    readonly: bool = False
-    shareable: bool = False
-    seclabel: DiskLabel = field(default_factory=DiskLabel)
-    source: str = "disk"
-
-    def __post_init__(self) -> None:
-        _refuse(self._violations())
-
-    def _violations(self) -> Iterator[Violation]:
-        if self.readonly and self.bus in {Bus.IDE, Bus.SATA}:
-            # Measured with QEMU 7.2: "-device ide-hd: Block node is read-only".
-            yield Violation(
-                "readonly",
-                f"a disk on bus {self.bus} cannot be read-only: there is no such hardware",
-                "use bus: virtio, scsi or usb, or the key cdrom",
-                ("bus",),
-            )
-        if self.shareable and self.format is not DiskFormat.RAW:
-            # libvirt's rule (qemu_domain.c): two writers of a format with metadata destroy it.
-            yield Violation(
-                "shareable",
-                f"a {self.format} image cannot be shared: two VMs that write its tables destroy it",
-                "use format: raw, or readonly: yes with a private overlay for each VM",
-                ("format",),
-            )
-        if self.shareable and self.bus is Bus.FDC:
-            yield Violation("shareable", "a floppy cannot be shared", "use another bus", ("bus",))
-
-
-@dataclass(frozen=True, slots=True)
-class Network:
-    """The VM's network card: what it is plugged into, and how the guest sees it.
-
-    `fd` is the number of an inherited descriptor of a tap device; `hostfwd` holds QEMU's texts, such as
-    `tcp:127.0.0.1:2222-:22`.
-    """
-
-    type: NetworkType = NetworkType.NONE
-    model: NicModel = NicModel.VIRTIO
-    mac: str | None = None
-    ifname: str | None = None
-    fd: int | None = None
-    hostfwd: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        _refuse(self._violations())
-
-    def _violations(self) -> Iterator[Violation]:
-        tap = self.type is NetworkType.TAP
-        for key in ("ifname", "fd"):
-            if getattr(self, key) is not None and not tap:
-                yield Violation(key, f"only a tap network has {key}", "use type: tap", ("type",))
-        if self.hostfwd and self.type is not NetworkType.USER:
-            yield Violation("hostfwd", "only a user network forwards ports", "use type: user", ("type",))
-        if self.mac is not None and self.type is NetworkType.NONE:
-            yield Violation("mac", "there is no network card", "use type: user or tap", ("type",))
-        if tap and (self.ifname is None) == (self.fd is None):
-            yield Violation(
-                "type",
-                "a tap network needs one of ifname and fd",
-                "name the interface (ifname: tap0) or the descriptor (fd: 5)",
-                ("ifname", "fd"),
-            )
-
 
 NEEDS = {"initrd": "kernel", "cmdline": "kernel", "dtb": "kernel", "nvram": "firmware"}
 """A key, and the one without which it means nothing (QEMU: "-initrd only allowed with -kernel option")."""
@@ -232,19 +28,6 @@ Q35_PORTS = 6
 FLOPPY_PLACES = 2
 CDROM_PLACE = 2
 """Where QEMU itself puts a CD-ROM: the second channel's first place (the guest's hdc), the third port."""
-_SIZE = re.compile(r"([1-9][0-9]{0,11})([KMGT])")
-
-
-def size_in_bytes(text: str) -> int:
-    """Return the bytes that `128M` stands for; K, M, G and T are powers of 1024, as in QEMU.
-
-    Raises:
-        ValueProblem: no whole number, or no suffix: QEMU takes a bare number as MiB, libvirt as KiB.
-    """
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise ValueProblem(f"{text!r} is not a size", hint="write a whole number and K, M, G or T, such as 128M")
-    return int(match[1]) << (10 * ("KMGT".index(match[2]) + 1))
 
 
 def seclabel_violations(seclabel: Seclabel) -> Iterator[Violation]:
@@ -270,6 +53,9 @@ def seclabel_violations(seclabel: Seclabel) -> Iterator[Violation]:
         yield Violation("baselabel", "only a dynamic VM has a baselabel", hint, ("type",))
 
 
+_NULL, _NONE = Char(CharKind.NULL), Char(CharKind.NONE)
+
+
 @dataclass(frozen=True, slots=True)
 class VM:
     """A VM. Paths are as they were written; `cpus` is a count, `memory` a size such as `128M`."""
@@ -290,9 +76,9 @@ class VM:
     cmdline: str | None = None
     firmware: str | None = None
     nvram: str | None = None
-    serial: Char = Char(CharKind.NULL)
-    monitor: Char = Char(CharKind.NONE)
-    qmp: Char = Char(CharKind.NONE)
+    serial: Char = _NULL
+    monitor: Char = _NONE
+    qmp: Char = _NONE
     display: str = "none"
     network: Network = field(default_factory=Network)
     qemu_args: tuple[str, ...] = ()
@@ -301,7 +87,7 @@ class VM:
     seclabel: Seclabel = field(default_factory=Seclabel)
 
     def __post_init__(self) -> None:
-        _refuse(self._violations())
+        refuse(self._violations())
 
     def _violations(self) -> Iterator[Violation]:
         for key, needed in NEEDS.items():

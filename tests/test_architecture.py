@@ -19,7 +19,7 @@ PACKAGE = "confined_qemu"
 ORDER = """
     __init__ paths commas queries errors mcs context resource invocation
     keyvals hostpaths options collector filenames cmdline_block cmdline_chardev cmdline_own cmdline
-    vm yamlnodes kinds spectable schema specfile render
+    vm_rules vm_disks vm_devices vm yamlnodes kinds spectable_parts spectable schema specfile render
     svirt facts steps plan decisions fileplan planner
     | environment lsm kvm label processes host journal restore pairs survivors watch relay spawn acts requests session
     policy policy.module policy.script policy.install preview

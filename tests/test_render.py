@@ -22,7 +22,9 @@ from confined_qemu.errors import ValueProblem
 from confined_qemu.invocation import Accel, Confinement
 from confined_qemu.render import first_extra, invocation
 from confined_qemu.resource import Access, Listener, Role, Sharing
-from confined_qemu.vm import VM, Bus, Char, CharKind, Disk, DiskFormat, DiskLabel, Network, NetworkType, NicModel
+from confined_qemu.vm import VM
+from confined_qemu.vm_devices import Char, CharKind, Network, NetworkType, NicModel
+from confined_qemu.vm_disks import Bus, Disk, DiskFormat, DiskLabel
 from tests.strategies import hostile, paths, spec_documents, stray
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ import yaml
 from hypothesis import given
 
 from confined_qemu import schema, specfile
-from confined_qemu.spectable import DISK, DISK_LABEL, NETWORK, SECLABEL, SPEC
+from confined_qemu.spectable import SECLABEL, SPEC
+from confined_qemu.spectable_parts import DISK, DISK_LABEL, NETWORK
 from tests.strategies import spec_documents
 
 HERE = Path(__file__).parent

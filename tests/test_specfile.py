@@ -16,7 +16,9 @@ from confined_qemu import specfile, yamlnodes
 from confined_qemu.context import Context
 from confined_qemu.errors import SpecError
 from confined_qemu.invocation import Accel, Seclabel, SeclabelType
-from confined_qemu.vm import VM, Bus, Char, CharKind, Disk, DiskFormat, Network, NetworkType
+from confined_qemu.vm import VM
+from confined_qemu.vm_devices import Char, CharKind, Network, NetworkType
+from confined_qemu.vm_disks import Bus, Disk, DiskFormat
 from tests.strategies import spec_documents
 
 HERE = Path(__file__).parent
