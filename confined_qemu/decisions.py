@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from confined_qemu.facts import Boolean
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -19,6 +21,9 @@ class Policy(Protocol):
     def created(self, source: Context, folder: Context, kind: str) -> Context:
         """Return the label that a new object of class `kind` would get in `folder` from `source`."""
 
+    def boolean(self, name: str) -> Boolean:
+        """Return whether a boolean of the policy is on or off, or that the policy has none of this name."""
+
 
 class _NoPolicy:
     """A kernel without SELinux: it denies nothing and labels nothing."""
@@ -28,6 +33,9 @@ class _NoPolicy:
 
     def created(self, source: Context, folder: Context, kind: str) -> Context:  # noqa: ARG002
         return folder
+
+    def boolean(self, name: str) -> Boolean:  # noqa: ARG002
+        return Boolean.ABSENT
 
 
 NO_POLICY: Policy = _NoPolicy()

@@ -22,6 +22,15 @@ class SelinuxMode(StrEnum):
     ENFORCING = "enforcing"
 
 
+class Boolean(StrEnum):
+    """A boolean of the loaded policy; "could not read" is an error, never one of these."""
+
+    ON = "on"
+    OFF = "off"
+    ABSENT = "absent"
+    """The policy has none of this name."""
+
+
 class FileKind(StrEnum):
     """The type of a file, in the names of SELinux's object classes."""
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from confined_qemu.context import Context
 from confined_qemu.errors import LsmError, ValueProblem, printable, why
-from confined_qemu.facts import SelinuxMode
+from confined_qemu.facts import Boolean, SelinuxMode
 from confined_qemu.svirt import PolicyContexts
 
 if TYPE_CHECKING:
@@ -225,6 +225,18 @@ def created(source: Context, folder: Context, kind: str) -> Context:
     except OSError as error:
         raise LsmError(f"the label of a new {kind} in {folder} cannot be had: {why(error)}") from error
     return Context.parse(result[1])
+
+
+def boolean(name: str) -> Boolean:
+    """Return the state of one of the policy's booleans, from selinuxfs (`CURRENT PENDING`; current is what counts).
+
+    Raises:
+        LsmError: it is there and cannot be read.
+    """
+    path = f"{SELINUXFS}/booleans/{name}"
+    if not os.path.lexists(path):
+        return Boolean.ABSENT
+    return Boolean.ON if _read(path, "reading a boolean").startswith("1") else Boolean.OFF
 
 
 def default_label(path: str, mode_bits: int) -> Context | None:

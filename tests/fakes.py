@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from confined_qemu import lsm, processes
 from confined_qemu.context import Context
 from confined_qemu.errors import LsmError
-from confined_qemu.facts import SelinuxMode
+from confined_qemu.facts import Boolean, SelinuxMode
 from confined_qemu.svirt import PolicyContexts
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class Policy:
     table: dict[tuple[str, str, str], frozenset[str]] = field(default_factory=dict)
     levels: bool = True
     new: Context = VIRT_IMAGE
+    booleans: dict[str, bool] = field(default_factory=dict)
 
     def denied(self, source: Context, target: Context, kind: str, permissions: Iterable[str]) -> tuple[str, ...]:
         """Return what the table and the levels deny."""
@@ -56,6 +57,11 @@ class Policy:
         """Return the label that new files have in every folder."""
         del source, folder, kind
         return self.new
+
+    def boolean(self, name: str) -> Boolean:
+        """Return what the table of booleans says."""
+        state = self.booleans.get(name)
+        return Boolean.ABSENT if state is None else Boolean.ON if state else Boolean.OFF
 
 
 class Crash(BaseException):
