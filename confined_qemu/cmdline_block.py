@@ -13,7 +13,7 @@ from confined_qemu.collector import refuse_path
 from confined_qemu.errors import CommandLineError
 from confined_qemu.filenames import FILES, FILTERS, PROTOCOLS, expand
 from confined_qemu.keyvals import child, children, deep, objects, pairs, truth
-from confined_qemu.resource import Access, Role, Sharing
+from confined_qemu.resource import Access, Role
 
 if TYPE_CHECKING:
     from confined_qemu.collector import Collector
@@ -236,8 +236,9 @@ class Blocks:
             if kind is Access.CONNECT:
                 collector.add(values["path"], Role.SOCKET, kind, at.source("path"))
             else:
-                sharing = Sharing.UNLABELLED if driver == "virtio-blk-vhost-vdpa" else None
-                collector.add(values["path"], at.role, access, at.source("path"), sharing=sharing, format="raw")
+                # a vDPA device is a character device that its own driver shares out
+                role = Role.HOST_DEVICE if driver == "virtio-blk-vhost-vdpa" else at.role
+                collector.add(values["path"], role, access, at.source("path"), format="raw")
 
 
 def _read_here(driver: str | None) -> frozenset[str]:

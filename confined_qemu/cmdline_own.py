@@ -10,7 +10,7 @@ from confined_qemu.commas import split
 from confined_qemu.errors import CommandLineError
 from confined_qemu.keyvals import child, json_pairs, objects, pairs, truth
 from confined_qemu.options import OPTIONS
-from confined_qemu.resource import Access, Role, Sharing
+from confined_qemu.resource import Access, Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +43,7 @@ def network(collector: Collector, option: str, value: str) -> None:
         collector.add(last.get("local.path", ""), Role.SOCKET, Access.LISTEN, f"-{option} local.path=")
         collector.add(last.get("remote.path", ""), Role.SOCKET, Access.CONNECT, f"-{option} remote.path=")
     if kind == "tap" and not {"fd", "fds", "helper", "script"} & last.keys():
-        collector.add("/etc/qemu-ifup", Role.HELPER, Access.READ, f"-{option} script=", sharing=Sharing.UNLABELLED)
+        collector.add("/etc/qemu-ifup", Role.HELPER, Access.READ, f"-{option} script=")
     for key, text in values:
         # guestfwd=tcp:ADDRESS:PORT-DEVICE, in the old syntax of character devices (`net/slirp.c`)
         if key.startswith("guestfwd") and "-" in text:
@@ -114,14 +114,14 @@ def incoming(collector: Collector, option: str, value: str) -> None:
             if name == "path":
                 collector.add(text, Role.SOCKET, Access.LISTEN, source)
             elif name == "filename":
-                collector.add(text, Role.MEMORY, Access.READ, source, sharing=Sharing.PRIVATE)
+                collector.add(text, Role.STATE, Access.READ, source)
             elif child(last, f"{place}.args") == {}:
                 refuse_path(option, key, text)
     elif value.startswith(_UNIX):
         collector.add(value.removeprefix(_UNIX), Role.SOCKET, Access.LISTEN, f"-{option} {_UNIX}")
     elif value.startswith("file:"):
         path = value.removeprefix("file:").partition(",offset=")[0]
-        collector.add(path, Role.MEMORY, Access.READ, f"-{option} file:", sharing=Sharing.PRIVATE)
+        collector.add(path, Role.STATE, Access.READ, f"-{option} file:")
 
 
 def initrd(collector: Collector, option: str, value: str) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from confined_qemu.options import Option, Use
-    from confined_qemu.resource import Access, Role, Sharing
+    from confined_qemu.resource import Access, Role
 
 _QOM = ("/machine", "/objects", "/chardevs", "/backend")
 """Objects inside QEMU have paths too (`qom-list`)."""
@@ -43,18 +43,18 @@ class Collector:
         access: Access,
         source: str,
         *,
-        sharing: Sharing | None = None,
+        shareable: bool = False,
         format: str | None = None,  # noqa: A002 - the name that the field has
     ) -> None:
         """Add a file by the rules of `hostpaths.resource`, unless the path names none."""
-        found = hostpaths.resource(path, role, access, source, sharing=sharing, format=format)
+        found = hostpaths.resource(path, role, access, source, shareable=shareable, format=format)
         if found is not None:
             self._found.append((self.position, found))
 
     def use(self, path: str, use: Use, source: str) -> None:
         """Add one file, or each of a list of files, as the table of options says."""
         for single in path.split(use.many) if use.many is not None else (path,):
-            self.add(single, use.role, use.access, source, sharing=use.sharing)
+            self.add(single, use.role, use.access, source)
 
     def listen(self, name: str, path: str, source: str, before: str, after: str) -> None:
         """Add a socket for the launcher to make, and the argument that takes its number."""

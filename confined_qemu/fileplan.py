@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from confined_qemu import svirt
+from confined_qemu import hostpaths, svirt, svirt_table
 from confined_qemu.facts import FileFacts, FileKind, Holder
-from confined_qemu.resource import Access, Resource, Role, Sharing
+from confined_qemu.resource import Access, Resource, Sharing
 from confined_qemu.steps import Create, Relabel, Step
+from confined_qemu.svirt_table import End
 
 if TYPE_CHECKING:
     from confined_qemu.context import Context
@@ -26,9 +27,6 @@ _NEEDS = {
     Access.LISTEN: ("write",),
 }
 _STRENGTH = (Sharing.UNLABELLED, Sharing.CONTENT, Sharing.PRIVATE, Sharing.SHARED)
-_REMOVED = frozenset({Role.PIDFILE})
-"""What QEMU unlinks when it ends; in its domain it may not, so the watcher does."""
-_LABELLED_KINDS = frozenset({FileKind.REGULAR, FileKind.BLOCK, FileKind.FIFO})
 _OTHERS_READ, _OTHERS_WRITE = 0o004, 0o002
 _GROUP_READ, _GROUP_WRITE = 0o040, 0o020
 
@@ -81,7 +79,7 @@ class FilePlanner:
             return self._missing(wanted)
         if resource.sharing is Sharing.UNLABELLED:
             return self._left_alone(wanted)
-        if found.kind not in _LABELLED_KINDS:
+        if found.kind not in svirt_table.kinds(resource.role, resource.access):
             return _refused(wanted, f"a {_word(found.kind)} cannot be used as {resource.role}")
         relabel = self.invocation.seclabel.relabel if resource.relabel is None else resource.relabel
         if not relabel and resource.label is None:
@@ -106,7 +104,8 @@ class FilePlanner:
             restore = self.policy.created(caller, found.folder_label, "file")
             if self._denied_to_launcher(restore, FileKind.REGULAR, "relabelto"):
                 restore = contexts.restored()
-        step = Create(found.path, label, restore, remove=resource.role in _REMOVED)
+        rule = hostpaths.rule(resource)
+        step = Create(found.path, label, restore, remove=rule is not None and rule.end is End.REMOVED)
         denials: tuple[str, ...] = ()
         folder = found.folder_label
         if self.policy is not None and folder is not None and self._denied_in_folder(folder):

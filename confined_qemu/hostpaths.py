@@ -6,15 +6,13 @@ Pure: the path's text decides, nothing is looked up.
 from __future__ import annotations
 
 import posixpath
+from dataclasses import replace
 
+from confined_qemu import svirt_table
+from confined_qemu.facts import FileKind
 from confined_qemu.resource import Access, Resource, Role, Sharing
+from confined_qemu.svirt_table import Place
 
-_BY_ACCESS = {
-    Access.READ: Sharing.CONTENT,
-    Access.DIRECTORY: Sharing.UNLABELLED,
-    Access.CONNECT: Sharing.UNLABELLED,
-}
-_DISKS = frozenset({Role.DISK, Role.CDROM, Role.FLOPPY, Role.BACKING, Role.DATA_FILE, Role.NVRAM})
 _LOOKED_UP = frozenset({Role.FIRMWARE, Role.OPTION_ROM})
 _SYSTEM = ("/usr/", "/etc/")
 _KERNEL_FILES = ("/proc/", "/sys/")
@@ -44,37 +42,58 @@ def inherited(path: str) -> bool:
     return _normal(path) in _STREAMS or parts[:3] == ["", "dev", "fd"] or in_process
 
 
+def place(path: str) -> Place:
+    """Return where `path` leads, as far as its text says."""
+    normal = _normal(path)
+    if inherited(path):
+        return Place.DESCRIPTOR
+    if normal in _COMMON or normal.startswith(_KERNEL_FILES):
+        return Place.KERNEL
+    if normal.startswith(_DEVICES) and not f"{normal}/".startswith(_NOT_DEVICES):
+        return Place.DEVICE
+    return Place.SYSTEM if normal.startswith(_SYSTEM) else Place.ELSEWHERE
+
+
 def resource(  # noqa: PLR0913 - the fields of a Resource
     path: str,
     role: Role,
     access: Access,
     source: str,
     *,
-    sharing: Sharing | None = None,
+    shareable: bool = False,
     format: str | None = None,  # noqa: A002 - the name that the field has
 ) -> Resource | None:
     """Return what the plan must know of `path`, or None where it names no file of the host.
 
     No file: the empty path, `/dev/fdset/N`, and the bare name of firmware that QEMU finds in its data folder.
-    `sharing` None follows from `access` (read: content; directory, connect: left alone; else private). Whatever
-    is asked for, descriptors, devices and a system's files keep their label; a device used as a disk does not.
+    How it is labelled is `svirt_table`'s decision.
     """
     if path == "" or descriptor_set(path):
         return None
     if role in _LOOKED_UP and path.startswith(_STOCK) and "/" not in path:
         return None
-    sharing = sharing or _BY_ACCESS.get(access, Sharing.PRIVATE)
-    place = _normal(path)
-    if inherited(path) or place in _COMMON or place.startswith(_KERNEL_FILES):
-        sharing = Sharing.UNLABELLED
-    elif place.startswith(_DEVICES) and not f"{place}/".startswith(_NOT_DEVICES):
-        if role in _DISKS:
-            role = Role.HOST_DEVICE
-        elif access is not Access.LISTEN:
-            sharing = Sharing.UNLABELLED
-    elif access is Access.READ and place.startswith(_SYSTEM):
-        sharing = Sharing.UNLABELLED
+    sharing = svirt_table.sharing(role, access, place(path), shareable=shareable)
     return Resource(path, role, access, sharing, source, format)
+
+
+def settled(found: Resource, real: str, kind: FileKind) -> Resource:
+    """Return the resource as its file turned out to be: behind a link may be a device, or a system's file.
+
+    What names a descriptor keeps its place, because every process has another file behind it; so does a sharing
+    that is not the table's.
+    """
+    written, shareable = place(found.path), found.sharing is Sharing.SHARED
+    if found.sharing is not svirt_table.sharing(found.role, found.access, written, shareable=shareable):
+        return found
+    there = written if written in (Place.DESCRIPTOR, Place.KERNEL) else place(real)
+    known = None if kind is FileKind.MISSING else kind
+    rule = svirt_table.row(found.role, found.access, there, shareable=shareable, kind=known)
+    return found if rule is None else replace(found, sharing=rule.sharing)
+
+
+def rule(found: Resource) -> svirt_table.Row | None:
+    """Return the table's row for a resource whose file has not been looked at, None where it has no rule."""
+    return svirt_table.row(found.role, found.access, place(found.path), shareable=found.sharing is Sharing.SHARED)
 
 
 def _normal(path: str) -> str:

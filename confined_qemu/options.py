@@ -11,7 +11,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, NamedTuple
 
 from confined_qemu.queries import FLAGS
-from confined_qemu.resource import Access, Role, Sharing
+from confined_qemu.resource import Access, Role
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,11 +40,10 @@ class Kind(Enum):
 
 
 class Use(NamedTuple):
-    """What QEMU does with a path. `sharing` None follows from the access; `many` parts several paths."""
+    """What QEMU does with a path; how it is labelled follows (`svirt_table`). `many` parts several paths."""
 
     role: Role
     access: Access
-    sharing: Sharing | None = None
     many: str | None = None
 
 
@@ -60,7 +59,6 @@ class Option(NamedTuple):
 
 
 _READ, _CREATE, _DIR, _CONNECT = Access.READ, Access.CREATE, Access.DIRECTORY, Access.CONNECT
-_KEEP = Sharing.UNLABELLED
 _FIRMWARE = Use(Role.FIRMWARE, _READ)
 _KERNEL = Use(Role.KERNEL, _READ)
 _INITRD = Use(Role.INITRD, _READ)
@@ -72,19 +70,19 @@ _MEMORY = Use(Role.MEMORY, _CREATE)
 _SHARE = Use(Role.SHARE, _DIR)
 _SOCKET = Use(Role.SOCKET, _CONNECT)
 _BIND = Use(Role.SOCKET, Access.LISTEN)
-_HELPER = Use(Role.HELPER, _READ, _KEEP)
-_DEVICE = Use(Role.HOST_DEVICE, Access.READ_WRITE, _KEEP)
-# a secret that another VM may read is none, so it is the VM's own although it is only read
-_SECRET = Use(Role.SECRET, _READ, Sharing.PRIVATE)
+_HELPER = Use(Role.HELPER, _READ)
+_DEVICE = Use(Role.HOST_DEVICE, Access.READ_WRITE)
+_EVDEV = Use(Role.EVDEV, Access.READ_WRITE)
+_SECRET = Use(Role.SECRET, _READ)
 
 _DEVICES = {
     "romfile": _ROM,
     "loader:file": _KERNEL,
     "guest-loader:kernel": _KERNEL,
     "guest-loader:initrd": _INITRD,
-    "hostdevice": _DEVICE,
+    "hostdevice": Use(Role.USB, Access.READ_WRITE),
     "rootdir": _SHARE,
-    "evdev": _DEVICE,
+    "evdev": _EVDEV,
     "sysfsdev": _DEVICE,
     "vhostdev": _DEVICE,
     "hidraw": _DEVICE,
@@ -110,7 +108,7 @@ _OBJECTS = {
     "tls-creds-anon:dir": Use(Role.SECRET, _DIR),
     "authz-list-file:filename": _CONFIG,
     "rng-random:filename": Use(Role.HOST_DEVICE, _READ),
-    "input-linux:evdev": _DEVICE,
+    "input-linux:evdev": _EVDEV,
     "pr-manager-helper:path": _SOCKET,
     "sev-guest:sev-device": _DEVICE,
     "sev-guest:dh-cert-file": _FIRMWARE,
@@ -221,8 +219,8 @@ OPTIONS: dict[str, Option] = {
     "tpmdev": _list(
         "type",
         {
-            "path": Use(Role.TPM, Access.READ_WRITE, _KEEP),
-            "cancel-path": Use(Role.TPM, Access.WRITE, _KEEP),
+            "path": Use(Role.TPM, Access.READ_WRITE),
+            "cancel-path": Use(Role.TPM, Access.WRITE),
         },
         strict=True,
     ),

@@ -9,7 +9,7 @@ import posixpath
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from confined_qemu import fileplan, svirt
+from confined_qemu import fileplan, hostpaths, svirt
 from confined_qemu.commas import escape
 from confined_qemu.errors import printable
 from confined_qemu.facts import SelinuxMode
@@ -158,7 +158,8 @@ class _Draft:
         for resource in self._files():
             found = self.facts.files[resource.path]
             key = found.identity or found.real
-            merged[key] = fileplan.merge(merged.get(key), fileplan.Wanted(resource, found))
+            wanted = fileplan.Wanted(hostpaths.settled(resource, found.real, found.kind), found)
+            merged[key] = fileplan.merge(merged.get(key), wanted)
         planner = fileplan.FilePlanner(self.invocation, self.facts, self.policy, process)
         outcomes = {key: planner.decide(wanted) for key, wanted in merged.items()}
         for outcome in outcomes.values():
@@ -169,7 +170,8 @@ class _Draft:
         for resource in self._files():
             found = self.facts.files[resource.path]
             outcome = outcomes[found.identity or found.real]
-            self.resources.append(PlannedResource(resource, found.path, outcome.context, outcome.restore))
+            settled = hostpaths.settled(resource, found.real, found.kind)
+            self.resources.append(PlannedResource(settled, found.path, outcome.context, outcome.restore))
 
     def _files(self) -> list[Resource]:
         """Return the resources without the sockets that the launcher makes itself."""

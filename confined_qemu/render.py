@@ -9,17 +9,20 @@ driver=file` takes), and devices by `-device`, so that bus, boot order and shari
 from __future__ import annotations
 
 import posixpath
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from confined_qemu import hostpaths
 from confined_qemu.commas import escape
 from confined_qemu.errors import ValueProblem
 from confined_qemu.invocation import Accel, Invocation
-from confined_qemu.resource import Access, Listener, Resource, Role, Sharing
+from confined_qemu.resource import Access, Listener, Role
 from confined_qemu.vm import CDROM_PLACE
 from confined_qemu.vm_devices import Char, CharKind, NetworkType, NicModel
 from confined_qemu.vm_disks import Bus, Disk
 
 if TYPE_CHECKING:
+    from confined_qemu.resource import Resource
     from confined_qemu.vm import VM
 
 _PC = ("pc", "q35", "isapc")
@@ -59,15 +62,20 @@ class _Command:
 
     def content(self, path: str, role: Role) -> str:
         """Note a file that the VM only reads; return its path."""
-        return self.file(path, role, Access.READ, Sharing.CONTENT, role.value)
+        return self.file(path, role, Access.READ, role.value)
 
-    def file(self, path: str, role: Role, access: Access, sharing: Sharing, source: str) -> str:
+    def file(self, path: str, role: Role, access: Access, source: str) -> str:
         """Note a file; return its path."""
         whole = self.path(path)
         # Flash and ISO images are never probed either.
         form = "raw" if role in {Role.CDROM, Role.FIRMWARE, Role.NVRAM} else None
-        self.resources.append(Resource(whole, role, access, sharing, source, format=form))
+        self.note(hostpaths.resource(whole, role, access, source, format=form))
         return whole
+
+    def note(self, found: Resource | None) -> None:
+        """Add a file; None is a path that names none of the host."""
+        if found is not None:
+            self.resources.append(found)
 
     def boot_index(self) -> str:
         """Return the next place in the boot order; 0 is QEMU's own, for `-kernel`."""
@@ -105,10 +113,10 @@ def _machine(command: _Command) -> int:
 def _flash(command: _Command) -> None:
     vm = command.vm
     if vm.firmware is not None:
-        code = command.file(vm.firmware, Role.FIRMWARE, Access.READ, Sharing.UNLABELLED, "firmware")
+        code = command.file(vm.firmware, Role.FIRMWARE, Access.READ, "firmware")
         command.add("-drive", _options("if=pflash,unit=0,format=raw,readonly=on", file=code))
     if vm.nvram is not None:
-        variables = command.file(vm.nvram, Role.NVRAM, Access.READ_WRITE, Sharing.PRIVATE, "nvram")
+        variables = command.file(vm.nvram, Role.NVRAM, Access.READ_WRITE, "nvram")
         command.add("-drive", _options("if=pflash,unit=1,format=raw,readonly=off", file=variables))
 
 
@@ -155,30 +163,16 @@ def _disk_device(command: _Command, disk: Disk, number: int) -> str:
     return _options(device, bus=f"{controller}.0", **where) if controller else device
 
 
-def disk_sharing(disk: Disk) -> Sharing:
-    """Return how a disk's image is labelled: shareable beats read-only, as in libvirt."""
-    if disk.shareable:
-        return Sharing.SHARED
-    return Sharing.CONTENT if disk.readonly else Sharing.PRIVATE
-
-
 def _disks(command: _Command) -> None:
     for number, disk in enumerate(command.vm.disks):
         path = command.path(disk.file)
         access = Access.READ if disk.readonly else Access.READ_WRITE
         role = Role.FLOPPY if disk.bus is Bus.FDC else Role.DISK
-        command.resources.append(
-            Resource(
-                path,
-                role,
-                access,
-                disk_sharing(disk),
-                disk.source,
-                format=disk.format.value,
-                label=disk.seclabel.label,
-                relabel=disk.seclabel.relabel,
-            )
-        )
+        image = hostpaths.resource(
+            path, role, access, disk.source, shareable=disk.shareable, format=disk.format.value
+        )  # fmt: skip
+        if image is not None:
+            command.note(replace(image, label=disk.seclabel.label, relabel=disk.seclabel.relabel))
         name = f"vm-disk{number}"
         fixed = f"if=none,id={name},format={disk.format.value},readonly={_on(disk.readonly)}"
         command.add("-drive", _options(fixed, file=path))
@@ -207,7 +201,7 @@ def _backend(command: _Command, char: Char, key: str) -> str:
     name = f"vm-{key}"
     match char.kind:
         case CharKind.FILE if char.path is not None:
-            path = command.file(char.path, Role.CHARDEV, Access.CREATE, Sharing.PRIVATE, key)
+            path = command.file(char.path, Role.CHARDEV, Access.CREATE, key)
             command.add("-chardev", _options("file", id=name, path=path))
         case CharKind.UNIX if char.path is not None:
             before, after = f"socket,id={name},fd=", ",server=on,wait=off"
@@ -243,7 +237,7 @@ def _network(command: _Command) -> None:
     elif card.type is NetworkType.TAP and card.ifname is not None:
         # The device is there already; QEMU's domain may start no script anyway.
         backend = _options(f"{backend},script=no,downscript=no", ifname=card.ifname)
-        command.file("/dev/net/tun", Role.HOST_DEVICE, Access.READ_WRITE, Sharing.UNLABELLED, "network.ifname")
+        command.file("/dev/net/tun", Role.HOST_DEVICE, Access.READ_WRITE, "network.ifname")
     for forward in card.hostfwd:
         backend = _options(backend, hostfwd=forward)
     command.add("-netdev", backend)

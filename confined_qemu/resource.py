@@ -59,9 +59,13 @@ class Role(StrEnum):
     PIDFILE = "pidfile"
     LOG = "log"
     MEMORY = "memory"
+    STATE = "state"
     SECRET = "secret"  # noqa: S105 - the name of a role
     SHARE = "share"
     TPM = "tpm"
+    USB = "usb"
+    EVDEV = "evdev"
+    VFIO = "vfio"
     HELPER = "helper"
     HOST_DEVICE = "host_device"
     CONFIG = "config"

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PACKAGE = "confined_qemu"
 ORDER = """
-    __init__ paths commas queries errors mcs context resource invocation
+    __init__ paths commas queries errors mcs context resource facts svirt_table invocation
     keyvals hostpaths options collector filenames cmdline_block cmdline_chardev cmdline_own cmdline
     vm_rules vm_disks vm_devices vm yamlnodes kinds spectable_parts spectable schema specfile render
-    svirt facts steps plan decisions fileplan planner
+    svirt steps plan decisions fileplan planner
     | environment lsm kvm label processes host journal restore pairs survivors watch relay spawn acts requests session
     policy policy.module policy.script policy.install preview
     run arguments launcher check listing cli __main__

@@ -139,14 +139,22 @@ def test_a_missing_socket_is_qemus_to_complain_about() -> None:
 HERE = "/srv/vm/a.img (disk): "
 
 
-@pytest.mark.parametrize("kind", ["dir", "chr_file", "sock_file"])
+@pytest.mark.parametrize("kind", ["dir", "chr_file", "sock_file", "fifo_file"])
 def test_what_is_no_image(kind: str) -> None:
     assert "cannot be used as disk" in decide(resource(), kind=kind).refusals[0]
 
 
-@pytest.mark.parametrize("kind", ["file", "blk_file", "fifo_file"])
+@pytest.mark.parametrize("kind", ["file", "blk_file"])
 def test_what_may_be_one(kind: str) -> None:
     assert shown(decide(resource(), kind=kind)) == (PRIVATE, IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("role", "access", "kind"),
+    [(Role.CHARDEV, Access.READ_WRITE, "fifo_file"), (Role.USB, Access.READ_WRITE, "chr_file")],
+)
+def test_what_else_gets_a_label(role: Role, access: Access, kind: str) -> None:
+    assert shown(decide(resource(access=access, role=role), kind=kind)) == (PRIVATE, IMAGE)
 
 
 @pytest.mark.parametrize(

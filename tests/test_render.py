@@ -120,7 +120,7 @@ def test_every_other_file() -> None:
         Role.KERNEL: ("/specs/k", *read, "kernel"),
         Role.INITRD: ("/specs/../i", *read, "initrd"),
         Role.DTB: ("/t", *read, "dtb"),
-        Role.FIRMWARE: ("/specs/f", Access.READ, Sharing.UNLABELLED, "firmware"),
+        Role.FIRMWARE: ("/specs/f", *read, "firmware"),
         Role.NVRAM: ("/specs/n", Access.READ_WRITE, private, "nvram"),
         Role.CHARDEV: ("/specs/s", Access.CREATE, private, "serial"),
         Role.HOST_DEVICE: ("/dev/net/tun", Access.READ_WRITE, Sharing.UNLABELLED, "network.ifname"),

@@ -1,4 +1,4 @@
-"""Renews the blocks of README.md that quote other files: the example spec and the list of modules.
+"""Renews the blocks of README.md that quote other files: the example spec, the table of labels, the list of modules.
 
 `python3 -m integration.guestlib.readme` writes them; a test compares. `integration/demo --transcript README.md` and
 `integration/bench --readme` renew the two blocks that are measured.
@@ -7,6 +7,8 @@
 import ast
 import os
 
+from confined_qemu.resource import Sharing
+from confined_qemu.svirt_table import TABLE
 from integration.guestlib import programs
 
 README = os.path.join(programs.checkout(), "README.md")
@@ -23,12 +25,31 @@ def with_block(text: str, name: str, block: str) -> str:
 
 def quoted(text: str) -> str:
     """Return README's text with the blocks that quote files renewed."""
-    return with_block(with_block(text, "spec", _spec()), "modules", _modules())
+    for name, block in (("spec", _spec()), ("labels", _labels()), ("modules", _modules())):
+        text = with_block(text, name, block)
+    return text
 
 
 def _spec() -> str:
     with open(os.path.join(programs.checkout(), "configs", "linux-0.2.yaml"), encoding="utf-8") as file:
         return f"```yaml\n{file.read()}```"
+
+
+_LABELS = {
+    Sharing.PRIVATE: "`svirt_image_t`, the VM's pair",
+    Sharing.SHARED: "`svirt_image_t:s0`, no pair",
+    Sharing.CONTENT: "`virt_content_t:s0`, or what it has if VMs may read it",
+    Sharing.UNLABELLED: "as it is",
+}
+
+
+def _labels() -> str:
+    """Return the table that the launcher decides by, for people."""
+    lines = ["| file | label while the VM runs | afterwards | because |", "|---|---|---|---|"]
+    for row in TABLE:
+        why = f"{row.why} ({row.source})"
+        lines.append(f"| {row.what} | {_LABELS[row.sharing]} | {row.end} | {why} |".replace("|  |", "| |"))
+    return "\n".join(lines)
 
 
 def _modules() -> str:

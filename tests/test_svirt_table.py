@@ -1,0 +1,141 @@
+"""What is labelled how: every use of a file that a command line can name has its rule, and a path cannot hide one."""
+
+from __future__ import annotations
+
+import posixpath
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from confined_qemu import hostpaths, svirt_table
+from confined_qemu.facts import FileKind
+from confined_qemu.options import OPTIONS
+from confined_qemu.resource import Access, Resource, Role, Sharing
+from confined_qemu.svirt_table import TABLE, End, Place
+from tests.strategies import hostile, stray
+
+USES = sorted(
+    {(use.role, use.access) for option in OPTIONS.values() for use in (option.use, *option.keys.values()) if use}
+)
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.what)
+def test_each_row_says_what_why_and_who_says_so(row: svirt_table.Row) -> None:
+    for text in (row.what, row.why, row.source):
+        assert text
+        assert not text.endswith(".")
+        assert "|" not in text
+    assert (row.end is End.NOTHING) is (row.sharing is Sharing.UNLABELLED)
+    assert (row.end is End.STAYS) is (row.sharing is Sharing.SHARED)
+
+
+def test_no_row_is_hidden_by_another() -> None:
+    for row in TABLE:
+        asked = [
+            (role, access, place, kind)
+            for role in row.roles
+            for access in row.accesses
+            for place in row.places
+            for kind in row.kinds
+        ]
+        assert any(
+            svirt_table.row(role, access, place, shareable=row.shareable, kind=kind) is row
+            for role, access, place, kind in asked
+        ), row.what
+
+
+@pytest.mark.parametrize(("role", "access"), USES)
+@pytest.mark.parametrize("place", Place)
+def test_each_use_has_a_rule(role: Role, access: Access, place: Place) -> None:
+    directory_in_dev = access is Access.DIRECTORY and place is Place.DEVICE
+    assert svirt_table.row(role, access, place) is not None or directory_in_dev
+
+
+@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize("access", Access)
+@pytest.mark.parametrize("place", [Place.DESCRIPTOR, Place.KERNEL])
+def test_what_is_every_processs_is_never_relabelled(role: Role, access: Access, place: Place) -> None:
+    assert svirt_table.sharing(role, access, place, shareable=True) is Sharing.UNLABELLED
+
+
+@pytest.mark.parametrize("role", sorted(set(Role) - svirt_table.OWN_DEVICES))
+@pytest.mark.parametrize("access", Access)
+def test_no_other_role_relabels_a_character_device(role: Role, access: Access) -> None:
+    assert FileKind.CHARACTER not in svirt_table.kinds(role, access)
+
+
+# ---- places
+
+PLACES = {
+    "/dev/sda": Place.DEVICE,
+    "/dev/../dev/sda": Place.DEVICE,
+    "//dev//./sda": Place.DEVICE,
+    "/srv/../dev/sda": Place.DEVICE,
+    "/dev/mqueue/x": Place.ELSEWHERE,
+    "/dev/mqueue/../sda": Place.DEVICE,
+    "/dev/hugepages": Place.ELSEWHERE,
+    "/dev/./null": Place.KERNEL,
+    "/dev/sda/../null": Place.KERNEL,
+    "/sys/x": Place.KERNEL,
+    "/dev/fd/../sda": Place.DEVICE,
+    "/dev/fd/3": Place.DESCRIPTOR,
+    "/proc/self/fd/3": Place.DESCRIPTOR,
+    "/usr/share/x": Place.SYSTEM,
+    "/usr/../home/x": Place.ELSEWHERE,
+    "/device": Place.ELSEWHERE,
+    "dev/sda": Place.ELSEWHERE,
+}
+
+
+@pytest.mark.parametrize("path", PLACES)
+def test_places(path: str) -> None:
+    assert hostpaths.place(path) is PLACES[path]
+
+
+PARTS = st.lists(st.sampled_from(["..", ".", "", "dev", "sda", "srv", "usr", "proc", "fd", "3", "null", "shm"]))
+
+
+@given(PARTS.map(lambda parts: "/" + "/".join(parts)))
+def test_a_roundabout_path_leads_where_its_plain_form_does(path: str) -> None:
+    plain = posixpath.normpath(path)
+    assert hostpaths.place(path) is hostpaths.place(plain[1:] if plain.startswith("//") else plain)
+
+
+@given(hostile | stray, st.sampled_from(list(Role)), st.sampled_from(list(Access)))
+def test_no_text_breaks_it_or_makes_a_device_of_what_is_none(path: str, role: Role, access: Access) -> None:
+    found = hostpaths.resource(path, role, access, "test")
+    assert found is None or found.path == path
+    if found is not None and hostpaths.place(path) is Place.KERNEL:
+        assert found.sharing is Sharing.UNLABELLED
+
+
+# ---- what the file turned out to be
+
+
+@pytest.mark.parametrize(
+    ("asked", "real", "kind", "sharing"),
+    [
+        (("/srv/x", Role.DISK, Access.READ_WRITE), "/dev/sda", FileKind.BLOCK, Sharing.PRIVATE),
+        (("/srv/x", Role.LOG, Access.CREATE), "/dev/ttyS0", FileKind.CHARACTER, Sharing.UNLABELLED),
+        (("/srv/x", Role.LOG, Access.CREATE), "/dev/null", FileKind.CHARACTER, Sharing.UNLABELLED),
+        (("/srv/x", Role.KERNEL, Access.READ), "/usr/k", FileKind.REGULAR, Sharing.UNLABELLED),
+        (("/dev/x", Role.LOG, Access.CREATE), "/srv/x", FileKind.REGULAR, Sharing.PRIVATE),
+        (("/dev/my-kbd", Role.EVDEV, Access.READ_WRITE), "/dev/input/event3", FileKind.CHARACTER, Sharing.PRIVATE),
+        (("/dev/my-kbd", Role.EVDEV, Access.READ_WRITE), "/dev/null", FileKind.CHARACTER, Sharing.UNLABELLED),
+        (("/dev/tun", Role.HOST_DEVICE, Access.READ_WRITE), "/srv/tun", FileKind.CHARACTER, Sharing.UNLABELLED),
+        (("/proc/self/fd/3", Role.LOG, Access.CREATE), "/srv/x", FileKind.REGULAR, Sharing.UNLABELLED),
+        (("/mnt/huge", Role.MEMORY, Access.CREATE), "/mnt/huge", FileKind.DIRECTORY, Sharing.UNLABELLED),
+        (("/mnt/huge", Role.MEMORY, Access.CREATE), "/mnt/huge", FileKind.REGULAR, Sharing.PRIVATE),
+        (("/srv/x", Role.MEMORY, Access.CREATE), "/srv/x", FileKind.MISSING, Sharing.PRIVATE),
+    ],
+)
+def test_settled(asked: tuple[str, Role, Access], real: str, kind: FileKind, sharing: Sharing) -> None:
+    found = hostpaths.resource(*asked, "test")
+    assert found is not None
+    assert hostpaths.settled(found, real, kind).sharing is sharing
+
+
+def test_a_sharing_of_the_callers_own_stays() -> None:
+    asked = Resource("/srv/x", Role.DISK, Access.READ_WRITE, Sharing.UNLABELLED, "test")
+    assert hostpaths.settled(asked, "/dev/sda", FileKind.BLOCK) is asked
