@@ -60,6 +60,10 @@ def _parser() -> Parser:
     ps.add_argument("--json", action="store_true")
     ps.set_defaults(action=_ps)
     verbs.add_parser("schema", help="the JSON Schema of a spec").set_defaults(action=_schema)
+    imported = verbs.add_parser("import", help="turn a libvirt domain's XML into a spec, and list what is lost")
+    imported.add_argument("domain", metavar="DOMAIN.xml", help="the file, - for standard input")
+    imported.add_argument("-o", "--output", metavar="FILE", help="write the spec there")
+    imported.set_defaults(action=_import)
     policy = verbs.add_parser("policy", help="install, inspect or remove the SELinux policy module")
     steps = policy.add_subparsers(dest="step", required=True, metavar="STEP", parser_class=Parser, prog=policy.prog)
     install = steps.add_parser("install", help="load the module, write the launch script and the state folder")
@@ -93,6 +97,20 @@ def _invocation(spec: str | None, qemu: Sequence[str] | None, emulator: str) -> 
     if qemu is None:
         raise UsageError("plan needs a spec, or -- and QEMU's arguments", hint="see confined-qemu plan --help")
     return requests.from_arguments(emulator, qemu)
+
+
+def _import(chosen: argparse.Namespace) -> int:
+    from confined_qemu import requests
+
+    text, lost = requests.spec_of(chosen.domain)
+    if chosen.output is not None:
+        with open(chosen.output, "w", encoding="utf-8") as file:
+            file.write(text)
+    elif sys.stdout is not None:
+        sys.stdout.write(text)
+    for line in lost:
+        launcher.warn(line)
+    return 0
 
 
 def _print_plan(plan: Plan, *, as_json: bool) -> None:

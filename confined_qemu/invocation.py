@@ -69,3 +69,5 @@ class Invocation:
     query: bool = False
     snapshot: bool = False
     """Every disk is written to a temporary overlay only (`-snapshot`)."""
+    remarks: tuple[str, ...] = ()
+    """What the reader has to say about the VM, for the plan's warnings: what of a libvirt domain was lost."""

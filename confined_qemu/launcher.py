@@ -225,7 +225,9 @@ def _parser() -> Parser:
 
 def add_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     """Add the launch script's verbs to a parser."""
-    run = verbs.add_parser("run", help="boot the VM of a spec, confined, and wait until its labels are back")
+    run = verbs.add_parser(
+        "run", help="boot the VM of a spec or a libvirt domain, confined, and wait until its labels are back"
+    )
     run.add_argument("spec", metavar="SPEC.yaml")
     run.set_defaults(action=_run)
     execute = verbs.add_parser("exec", help="become QEMU with a raw command line, confined")

@@ -33,7 +33,7 @@ def plan(invocation: Invocation, facts: Facts, policy: Policy | None) -> Plan:
 
     `policy` None leaves out every refusal that needs the host's SELinux and KVM (`plan --policy-root`).
     """
-    draft = _Draft(invocation, facts, policy)
+    draft = _Draft(invocation, facts, policy, warnings=list(invocation.remarks))
     draft.choose_accelerator()
     draft.choose_confinement()
     if draft.process is not None and draft.check_domain():

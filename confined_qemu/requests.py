@@ -1,4 +1,4 @@
-"""From what a person or a program typed to an Invocation: a spec file, or QEMU's own command line."""
+"""From what a person or a program typed to an Invocation: a spec or a libvirt domain, or QEMU's own command line."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from confined_qemu.errors import HostError, SpecError, why
+from confined_qemu.errors import HostError, SpecError, printable, why
 from confined_qemu.invocation import Confinement
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from confined_qemu.domainxml import Imported
     from confined_qemu.invocation import Invocation
+    from confined_qemu.vm import VM
 
 _LARGEST_SPEC = 1 << 20
 """Bytes; a VM description is a page of text."""
@@ -21,16 +23,18 @@ _LARGEST_SPEC = 1 << 20
 def from_spec(
     path: str, extra: Sequence[str] = (), *, name: str | None = None, confinement: str | None = None
 ) -> Invocation:
-    """Read the spec at `path`; `extra` are QEMU arguments that follow those of the spec.
+    """Read the spec, or the libvirt domain's XML, at `path`; `extra` are QEMU arguments that follow its own.
+
+    What of a domain cannot be carried over is in the invocation's `remarks`.
 
     Raises:
         HostError: the file cannot be read.
         SpecError: it is no valid spec; every problem with its place.
         CommandLineError: `qemu_args` or `extra` cannot be read.
     """
-    from confined_qemu import render, specfile
+    from confined_qemu import render
 
-    vm = specfile.parse(_text(path), path)
+    vm, remarks = _vm(path)
     if extra:
         vm = replace(vm, qemu_args=(*vm.qemu_args, *extra))
     rendered = render.invocation(vm, os.path.dirname(os.path.abspath(path)))
@@ -39,7 +43,53 @@ def from_spec(
         from confined_qemu import cmdline
 
         rendered = _joined(rendered, first, cmdline.read(rendered.emulator, rendered.arguments[first:], name=vm.name))
-    return _chosen(rendered, name, confinement)
+    return _chosen(replace(rendered, remarks=remarks), name, confinement)
+
+
+def _vm(path: str) -> tuple[VM, tuple[str, ...]]:
+    text = _text(path)
+    if text.removeprefix("\ufeff").lstrip()[:1] == "<":  # no YAML mapping begins so
+        imported = domain(text, path)
+        return imported.vm, remarks_of(imported, path)
+    from confined_qemu import specfile
+
+    return specfile.parse(text, path), ()
+
+
+def domain(text: str, path: str) -> Imported:
+    """Read a libvirt domain's XML.
+
+    Raises:
+        SpecError: it is none, or one that cannot be carried over; every problem with its place.
+    """
+    from confined_qemu import domainxml
+
+    return domainxml.parse(text, path)
+
+
+def remarks_of(imported: Imported, path: str) -> tuple[str, ...]:
+    """Return a line for each thing of a domain that was lost."""
+    from confined_qemu.carrying import lines_of
+
+    path = printable(path)
+    return tuple(f"{path}: not carried over: {line}" for line in lines_of(imported.lost))
+
+
+def spec_of(path: str) -> tuple[str, tuple[str, ...]]:
+    """Return the YAML spec of the libvirt domain at `path` (`-`: standard input), and a line for each loss.
+
+    Raises:
+        HostError: the file cannot be read.
+        SpecError: it is no domain that can be carried over.
+    """
+    from confined_qemu import specwriter
+    from confined_qemu.carrying import lines_of
+
+    imported = domain(_text(path), path)
+    lost = tuple(lines_of(imported.lost))
+    tail = ("Not carried over from the domain:", *(f"- {line}" for line in lost)) if lost else ()
+    head = (f"From libvirt's domain {imported.vm.name}, by `confined-qemu import`.",)
+    return specwriter.write(imported.vm, head=head, comments=imported.origins, tail=tail), remarks_of(imported, path)
 
 
 def _joined(rendered: Invocation, first: int, extra: Invocation) -> Invocation:
@@ -78,7 +128,8 @@ def _chosen(invocation: Invocation, name: str | None, confinement: str | None) -
 
 def _text(path: str) -> str:
     try:
-        with open(path, "rb") as file:
+        # standard input's descriptor stays open: it may be the VM's
+        with open(0 if path == "-" else path, "rb", closefd=path != "-") as file:
             data = file.read(_LARGEST_SPEC + 1)
     except OSError as error:
         raise HostError(f"the spec cannot be read: {why(error)}", where=path) from error

@@ -19,7 +19,8 @@ PACKAGE = "confined_qemu"
 ORDER = """
     __init__ paths commas queries errors mcs context resource facts svirt_table invocation
     keyvals hostpaths options collector filenames cmdline_block cmdline_chardev cmdline_own cmdline
-    vm_rules vm_disks vm_devices vm yamlnodes kinds spectable_parts spectable schema specfile render
+    vm_rules vm_disks vm_devices vm yamlnodes kinds spectable_parts spectable schema specfile specwriter
+    xmltree carrying domaindevices domainxml render
     svirt steps plan decisions fileplan planner
     | environment lsm kvm label processes host journal restore pairs survivors watch relay spawn acts requests session
     policy policy.module policy.script policy.install preview
@@ -225,6 +226,16 @@ def test_a_spec_loads_yaml_and_no_psutil(tmp_path: Path) -> None:
     found = loaded(code, ["x", "run", "x.yaml"], tmp_path)
     assert "yaml" in found
     assert short(found).isdisjoint(HEAVY - {"yaml"})
+
+
+@pytest.mark.touches_host
+def test_a_libvirt_domain_loads_expat_and_no_yaml(tmp_path: Path) -> None:
+    head = "<domain type='qemu'><name>x</name><memory>65536</memory><os><type>hvm</type></os></domain>"
+    (tmp_path / "x.xml").write_text(head)
+    code = "import confined_qemu.run as r; r.supervise = lambda become, clean_up: become(-1)\n" + LAUNCH
+    found = loaded(code, ["x", "run", "--confinement", "none", "x.xml"], tmp_path)
+    assert "pyexpat" in found
+    assert short(found).isdisjoint(HEAVY)
 
 
 @pytest.mark.touches_host

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-VERBS = ("run", "exec", "plan", "check", "ps", "recover", "settle", "schema", "policy")
+VERBS = ("run", "exec", "plan", "check", "ps", "recover", "settle", "schema", "policy", "import")
 STEPS = ("install", "status", "remove")
 SPEC = "name: x\ndisks:\n  - {file: a.img, format: raw}\n"
 

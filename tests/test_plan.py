@@ -1,7 +1,7 @@
 """Plans as people and programs see them: golden texts, one folder for each case.
 
-`spec.yaml` or `argv` (an argument a line) is what was asked for, `host.json` what is special about the host
-(tests/worlds.py), `plan.txt` and `plan.json` what comes of it. `pytest --update` writes the last two anew.
+`spec.yaml`, `domain.xml` or `argv` (an argument a line) is what was asked for, `host.json` what is special about the
+host (tests/worlds.py), `plan.txt` and `plan.json` what comes of it. `pytest --update` writes the last two anew.
 """
 
 from __future__ import annotations
@@ -49,9 +49,10 @@ def asked(case: str, monkeypatch: pytest.MonkeyPatch) -> Invocation:
     argv = text_of(case, "argv")
     if argv is not None:
         return requests.from_arguments("qemu-system-x86_64", argv.splitlines())
-    spec = text_of(case, "spec.yaml") or ""
+    domain = text_of(case, "domain.xml")
+    spec = domain or text_of(case, "spec.yaml") or ""
     monkeypatch.setattr(requests, "_text", lambda _: spec)
-    return requests.from_spec(f"{HERE}/{case}.yaml")
+    return requests.from_spec(f"{HERE}/{case}.{'xml' if domain else 'yaml'}")
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,0 +1,181 @@
+"""A libvirt domain becomes the VM that it says, a list of what was lost, or problems at their lines."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from confined_qemu import carrying, domaindevices, domainxml, requests, specfile, specwriter
+from confined_qemu.errors import SpecError
+from confined_qemu.invocation import Accel, SeclabelType
+from confined_qemu.vm_disks import Bus
+from tests.strategies import hostile, spec_documents
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+GOLDEN = Path(__file__).parent / "golden"
+GOOD = sorted((GOLDEN / "import").glob("*.xml"))
+BAD = sorted((GOLDEN / "import-bad").glob("*.xml"))
+FRAME = "<domain type='kvm'><name>x</name><memory unit='MiB'>64</memory><os><type>hvm</type></os>{}</domain>"
+DEVICES = FRAME.format("<devices>{}</devices>")
+
+
+def read(text: str) -> domainxml.Imported:
+    return domainxml.parse(text, "d.xml")
+
+
+def lost(text: str) -> list[str]:
+    return list(carrying.lines_of(read(text).lost))
+
+
+@pytest.mark.parametrize("path", GOOD, ids=lambda path: path.stem)
+def test_golden_imports(path: Path, golden: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(path.parent)
+    text, remarks = requests.spec_of(path.name)
+    golden(f"import/{path.stem}.yaml", text)
+    golden(f"import/{path.stem}.err", "".join(f"confined-qemu: warning: {line}\n" for line in remarks))
+    assert specfile.parse(text, "x.yaml") == domainxml.parse(path.read_text(), path.name).vm
+
+
+@pytest.mark.parametrize("path", BAD, ids=lambda path: path.stem)
+def test_golden_refusals(path: Path, golden: Callable[[str, str], None]) -> None:
+    with pytest.raises(SpecError) as caught:
+        domainxml.parse(path.read_text(), path.name)
+    golden(f"import-bad/{path.stem}.err", f"{caught.value}\n")
+    assert all(line.startswith(f"{path.name}:") for line in caught.value.problems)
+
+
+def test_the_golden_corpora_are_whole() -> None:
+    assert len(GOOD) > 2
+    assert len(BAD) > 15
+    for folder in ("import", "import-bad"):
+        names = {path.stem for path in (GOLDEN / folder).glob("*.xml")}
+        assert {path.stem for path in (GOLDEN / folder).glob("*.err")} == names
+
+
+@pytest.mark.parametrize(
+    ("text", "memory"),
+    [
+        ("<memory>65536</memory>", "64M"), ("<memory unit='b'>1</memory>", "1M"), ("<memory unit='G'>2</memory>", "2G"),
+        ("<memory unit='MB'>1</memory>", "1M"), ("<memory unit='gib'> 1 </memory>", "1G"),
+        ("<memory unit='KiB'>1025</memory>", "2M"), ("<memory unit='bytes'>1048577</memory>", "2M"),
+    ],
+)  # fmt: skip
+def test_sizes_are_rounded_up(text: str, memory: str) -> None:
+    assert read(f"<domain type='kvm'><name>x</name>{text}<os><type>hvm</type></os></domain>").vm.memory == memory
+
+
+def test_the_type_is_the_accelerator() -> None:
+    assert read(FRAME.format("")).vm.accel is Accel.KVM
+    assert read(FRAME.format("").replace("'kvm'", "'qemu'")).vm.accel is Accel.TCG
+
+
+@pytest.mark.parametrize(
+    ("target", "bus"), [("hda", Bus.IDE), ("sdb", Bus.SCSI), ("vda", Bus.VIRTIO), ("fda", Bus.FDC)]
+)
+def test_a_target_stands_for_its_bus(target: str, bus: Bus) -> None:
+    disk = f"<disk type='file'><source file='/a'/><target dev='{target}'/></disk>"
+    assert read(DEVICES.format(disk)).vm.disks[0].bus is bus
+
+
+def test_another_model_is_not_ours_and_is_said() -> None:
+    text = FRAME.format("<seclabel model='apparmor' type='static'><label>x</label></seclabel>")
+    assert read(text).vm.seclabel.type is SeclabelType.DYNAMIC
+    assert lost(text) == ["line 1: seclabel: the model apparmor is not SELinux's"]
+
+
+def test_whatever_is_not_known_is_listed() -> None:
+    text = FRAME.format("\n<new a='1'/>\n<os><bios useserial='yes'/></os>\n<devices x='y'>\n<novel/>\nwords</devices>")
+    assert lost(text) == [
+        "line 2: new: a spec has no key for it",
+        "line 3: os: a spec has no key for it",
+        "line 4: devices@x: a spec has no key for it",
+        "line 4: devices, the text 'words': a spec has no key for it",
+        "line 5: devices/novel: a spec has no key for it",
+    ]
+
+
+def test_every_bus_that_libvirt_derives_is_one_of_ours() -> None:
+    assert set(domaindevices._BUSES.values()) <= set(Bus)
+
+
+@given(st.text(max_size=60) | st.lists(st.sampled_from("<>/&;'\"=! ab\n?-[]"), max_size=60).map("".join))
+def test_no_text_is_a_traceback(text: str) -> None:
+    with pytest.raises(SpecError):
+        read(text)
+
+
+_ATTRIBUTES = st.dictionaries(st.sampled_from(["type", "dev", "file", "bus", "model", "relabel", "mode", "path"]),
+                              st.text("abc:/0-<&'\u00e9", max_size=8), max_size=3)  # fmt: skip
+_TAGS = st.sampled_from(
+    """name memory vcpu os type loader nvram kernel cmdline boot cpu feature clock on_reboot devices emulator disk
+    driver source target readonly transient seclabel label serial console interface mac uuid backingStore
+    qemu:commandline""".split()  # noqa: SIM905 - a table
+)
+
+
+def _element(tag: str, attributes: dict[str, str], inner: list[str]) -> str:
+    from xml.sax.saxutils import quoteattr
+
+    return (
+        f"<{tag}{''.join(f' {key}={quoteattr(value)}' for key, value in attributes.items())}>{''.join(inner)}</{tag}>"
+    )
+
+
+_TREES = st.recursive(
+    st.sampled_from(["x", "1", "hvm", "/a", "&amp;"]),
+    lambda inner: st.builds(_element, _TAGS, _ATTRIBUTES, st.lists(inner, max_size=4)),
+    max_leaves=20,
+)
+
+
+@given(st.lists(_TREES, max_size=6))
+def test_a_strange_domain_is_a_vm_or_problems(parts: list[str]) -> None:
+    space = "xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'"
+    head = f"<domain type='kvm' {space}><name>x</name><memory>1</memory><os><type>hvm</type></os>"
+    with suppress(SpecError):
+        found = read(f"{head}{''.join(parts)}</domain>")
+        assert specfile.parse(specwriter.write(found.vm, comments=found.origins), "f") == found.vm
+
+
+# ---- the writer
+
+
+def _writable(text: str) -> bool:
+    return not any(0xD800 <= ord(character) <= 0xDFFF for character in text)
+
+
+@given(spec_documents(), st.lists(hostile, max_size=3))
+def test_what_is_written_is_read_back(document: dict[str, object], comments: list[str]) -> None:
+    vm = specfile.parse(yaml.safe_dump(document), "f")
+    text = specwriter.write(vm, head=comments, tail=comments, comments={"name": "".join(comments), "disks[0]": "\n"})
+    assert specfile.parse(text, "f") == vm
+    yaml.safe_load(text)
+
+
+@given(hostile.filter(_writable))
+def test_a_text_means_the_same_to_every_reader(text: str) -> None:
+    assert yaml.safe_load(f"key: {specwriter.quoted(text)}\n") == {"key": text}
+
+
+@pytest.mark.parametrize(
+    "word", ["yes", "NO", "on", "1:30", "~", "null", "", "0x1f", "-", "2001-01-01", "a: b", "a #b"]
+)
+def test_what_yaml_takes_for_something_else_is_quoted(word: str) -> None:
+    assert specwriter.quoted(word) == f'"{word}"'
+
+
+def test_a_domain_stands_for_a_spec(tmp_path: Path) -> None:
+    path = tmp_path / "d.xml"
+    path.write_text(DEVICES.format("<disk><source file='/a,b'/><target dev='vda'/></disk><sound model='ich9'/>"))
+    found = requests.from_spec(os.fspath(path))
+    assert [resource.path for resource in found.resources] == ["/a,b"]
+    assert found.remarks == (f"{path}: not carried over: line 1: devices/sound: a spec has no key for it",)
