@@ -56,16 +56,32 @@ MASKED = (
 
 @dataclass(frozen=True)
 class Policy:
-    """A SELinux policy that a guest can enforce; `name` is its folder in /etc/selinux."""
+    """A SELinux policy that a guest can enforce; `name` is its folder in /etc/selinux.
+
+    `boot_fix`: a module, beside this file, without which Debian does not boot under it. `range`: root's, after ssh.
+    """
 
     name: str
+    range: str
+    boot_fix: str | None = None
+
+    @property
+    def user_context(self) -> str:
+        """The context of root's commands."""
+        return f"unconfined_u:unconfined_r:unconfined_t:{self.range}"
 
     def contexts(self, root: str) -> str:
         """Return the file that says which label a path has."""
         return os.path.join(root, "etc/selinux", self.name, "contexts/files/file_contexts")
 
 
-POLICIES = {policy.name: policy for policy in (Policy("default"),)}
+POLICIES = {
+    policy.name: policy
+    for policy in (
+        Policy("default", "s0-s0:c0.c1023"),
+        Policy("mls", "s0-s15:c0.c1023", os.path.join(os.path.dirname(INIT), "mls-boot.cil")),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -113,7 +129,8 @@ def guest(policy: Policy) -> Guest:
 
 
 def _policy_key(policy: Policy) -> str:
-    return cache.digest(base.key(), policy.name, *ENABLED, *MASKED, cache.digest_files(FILES, __file__))
+    fix = [] if policy.boot_fix is None else [cache.digest_files(policy.boot_fix)]
+    return cache.digest(base.key(), policy.name, *ENABLED, *MASKED, cache.digest_files(FILES, __file__), *fix)
 
 
 def policy_root(policy: Policy) -> str:
@@ -134,7 +151,23 @@ def _build_policy_root(policy: Policy, root: str) -> None:
     programs.chroot(root, "systemctl", "--quiet", "mask", *MASKED)
     programs.chroot(root, "python3", "-m", "venv", "--system-site-packages", wheel.VENV)
     progress("  rebuilding the policy without its dontaudit rules")
-    programs.chroot(root, "semodule", "-n", "-s", policy.name, "-DB")
+    programs.chroot(root, "semodule", "-n", "-s", policy.name, *(_boot_fix(policy, root) or ["-B"]), "-D")
+
+
+def _boot_fix(policy: Policy, root: str) -> list[str]:
+    """Make the policy one that boots; returns what semodule needs to load its fix in the same run."""
+    if policy.boot_fix is None:
+        return []
+    with open(os.path.join(root, "etc/selinux/semanage.conf"), "a", encoding="ascii") as file:
+        # of classes that are newer than the policy, which it would deny
+        file.write("handle-unknown=allow\n")
+    with open(os.path.join(root, f"var/lib/selinux/{policy.name}/active/seusers.local"), "w", encoding="ascii") as file:
+        # what `semanage login -m -s unconfined_u root` writes; the policy's own line makes root a sysadm_t
+        file.write(f"root:unconfined_u:{policy.range}\n")
+    place = "/usr/share/selinux/packages/" + os.path.basename(policy.boot_fix).replace("-", "_")
+    os.makedirs(root + os.path.dirname(place), exist_ok=True)
+    shutil.copy(policy.boot_fix, root + place)
+    return ["-X", "300", "-i", place]
 
 
 def _build_guest(policy: Policy, layer: str, path: str) -> None:

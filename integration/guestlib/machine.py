@@ -38,7 +38,6 @@ MACHINE = [
     "-object", "rng-random,id=random,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=random",
 ]  # fmt: skip
 UNIX_PATH_LIMIT = 90  # bytes; the kernel takes 107, ssh appends a suffix of its own
-USER_CONTEXT = "unconfined_u:unconfined_r:unconfined_t:s0-s0:c0.c1023"
 
 
 class BootHungError(GuestError):
@@ -268,7 +267,8 @@ def _open_connection(state: Running) -> None:
     """Log in once; later commands share this connection. Then set the clock, which stood still in a saved state."""
     # -f: goes to the background once it is logged in, out of the reach of a terminal's ^C.
     _ssh(state, state.ssh("-M", "-N", "-f"))
-    _ssh(state, [*state.ssh("-T"), f"date -s @{time.time():.0f} && test $(id -Z) = {USER_CONTEXT}"])
+    context = layers.policy_named(state.policy).user_context
+    _ssh(state, [*state.ssh("-T"), f"date -s @{time.time():.0f} && test $(id -Z) = {context}"])
 
 
 def _ssh(state: Running, command: list[str]) -> None:
@@ -282,7 +282,8 @@ def _ssh(state: Running, command: list[str]) -> None:
             raise BootHungError(f"guest {state.name} does not answer on its port {state.port}") from error
         words.seek(0)
         if done.returncode:
-            raise GuestError(f"root's login into guest {state.name} is not {USER_CONTEXT}: {words.read().strip()}")
+            context = layers.policy_named(state.policy).user_context
+            raise GuestError(f"root's login into guest {state.name} is not {context}: {words.read().strip()}")
 
 
 def _record(state: Running) -> None:
