@@ -70,6 +70,10 @@ def _parser() -> Parser:
     install.add_argument("--no-load", action="store_true", help="write only; the kernel is not touched (image builds)")
     install.set_defaults(action=_policy_install)
     steps.add_parser("status", help="is it loaded, and what to run if not").set_defaults(action=_policy_status)
+    adopt = steps.add_parser("adopt", help="make a folder that the policy means for nothing a place for images")
+    adopt.add_argument("folder", metavar="DIR")
+    adopt.add_argument("--undo", action="store_true", help="give it back its former meaning")
+    adopt.set_defaults(action=_policy_adopt)
     steps.add_parser("remove", help="put back all labels and remove everything").set_defaults(action=_policy_remove)
     return parser
 
@@ -180,6 +184,19 @@ def _policy_status(_: argparse.Namespace) -> int:
     if found.advice is not None:
         say(found.advice)
     return 0 if found.advice is None else 1
+
+
+def _policy_adopt(chosen: argparse.Namespace) -> int:
+    from confined_qemu.errors import printable
+    from confined_qemu.policy import adopt
+
+    changed = adopt.undo(chosen.folder) if chosen.undo else adopt.adopt(chosen.folder)
+    state = ("removed" if chosen.undo else "added") if changed.context_changed else "is there already"
+    say(f"file context {changed.pattern} {state}")
+    for line in changed.relabelled:
+        say(printable(line))
+    say(f"{len(changed.relabelled)} labels changed in {printable(changed.folder)}")
+    return 0
 
 
 def _policy_remove(_: argparse.Namespace) -> int:

@@ -60,6 +60,25 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
+class Mount:
+    """The mount that a file lies on, as the kernel shows it."""
+
+    type: str
+    """The file system: `ext4`, `nfs4`, `fuse.bindfs`, …"""
+    target: str
+    source: str
+    """The device, server or file that is mounted there; a loop device that ends with its mount shows as its file."""
+    labels: bool
+    """Files there take labels: the kernel's own word, `seclabel`."""
+    read_only: bool = False
+    """This mount, or the whole file system."""
+    whole: bool = True
+    """The file system from its root on, not a folder of it that is bound here."""
+    context: str | None = None
+    """The label that the option `context=` gives to all that is there."""
+
+
+@dataclass(frozen=True, slots=True)
 class FileFacts:
     """One file as found: `real` is its path without links; `problem` says why it could not be looked at."""
 
@@ -76,6 +95,8 @@ class FileFacts:
     """The policy's label for the path; looked up only where the label found is one that a VM got."""
     folder_label: Context | None = None
     problem: str | None = None
+    mount: Mount | None = None
+    """The file's, or, for a missing file, its folder's; None where nobody looked or the kernel shows none."""
 
 
 @dataclass(frozen=True, slots=True)

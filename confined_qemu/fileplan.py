@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from confined_qemu import hostpaths, svirt, svirt_table
+from confined_qemu import fixedlabels, hostpaths, places, svirt, svirt_table
+from confined_qemu.decisions import NO_POLICY
 from confined_qemu.facts import FileFacts, FileKind, Holder
 from confined_qemu.resource import Access, Resource, Sharing
 from confined_qemu.steps import Create, Relabel, Step
@@ -27,6 +28,7 @@ _NEEDS = {
     Access.LISTEN: ("write",),
 }
 _STRENGTH = (Sharing.UNLABELLED, Sharing.CONTENT, Sharing.PRIVATE, Sharing.SHARED)
+_IN_TREES = frozenset({FileKind.REGULAR, FileKind.DIRECTORY})
 _OTHERS_READ, _OTHERS_WRITE = 0o004, 0o002
 _GROUP_READ, _GROUP_WRITE = 0o040, 0o020
 
@@ -48,6 +50,7 @@ class Outcome:
     steps: tuple[Step, ...] = ()
     refusals: tuple[str, ...] = ()
     denials: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def merge(first: Wanted | None, second: Wanted) -> Wanted:
@@ -98,6 +101,8 @@ class FilePlanner:
         label = resource.label or svirt.file_context(contexts, self.process, resource.sharing)
         if label is None:
             return Outcome()
+        if self.policy is not None and fixedlabels.fixed(found):
+            return self._as_judged(wanted, label, self.policy)  # QEMU makes it itself: no label can be set
         restore = contexts.restored()
         caller = self.facts.selinux.caller
         if self.policy is not None and caller is not None and found.folder_label is not None:
@@ -132,6 +137,11 @@ class FilePlanner:
         )
 
     def _mend_label(self, wanted: Wanted) -> str:
+        contexts, found = self.facts.selinux.contexts, wanted.found
+        mount = found.mount if fixedlabels.fixed(found) else None
+        if mount is not None and found.kind in _IN_TREES and contexts is not None and found.label is not None:
+            label = contexts.content if wanted.resource.access is Access.READ else contexts.image
+            return fixedlabels.mend(mount, found.label, label, self.policy or NO_POLICY)
         if wanted.found.kind in (FileKind.CHARACTER, FileKind.DIRECTORY, FileKind.SOCKET):
             return f"this {_word(wanted.found.kind)} is not relabelled for a VM"
         contexts = self.facts.selinux.contexts
@@ -153,6 +163,8 @@ class FilePlanner:
         restore = self._restored(found, resource.sharing)
         if found.identity is None or found.label is None:
             return self._unlabelled(wanted, label, restore)
+        if self.policy is not None and fixedlabels.fixed(found):
+            return self._fixed(wanted, label, self.policy)
         holders = self.facts.holders.get(found.identity, ())
         refusals = self._conflicts(wanted, holders)
         if resource.sharing is Sharing.CONTENT and not refusals:
@@ -165,6 +177,30 @@ class FilePlanner:
             exclusive=resource.sharing is Sharing.PRIVATE,
         )  # fmt: skip
         return Outcome(label, restore, (step,), tuple(refusals), tuple(self._obstacles(wanted, label, restore)))
+
+    def _fixed(self, wanted: Wanted, label: Context, policy: Policy) -> Outcome:
+        """A file that keeps its label, as its file system takes none; it is journalled, so that it has one holder."""
+        found, exclusive = wanted.found, wanted.resource.sharing is Sharing.PRIVATE
+        outcome = self._as_judged(wanted, label, policy)
+        if found.identity is None or found.label is None or outcome.refusals:
+            return outcome
+        hold = Relabel(
+            found.real, found.identity, found.kind, found.links, found.label, found.label, None, exclusive=exclusive
+        )
+        conflicts = self._conflicts(wanted, self.facts.holders.get(found.identity, ()))
+        denials = outcome.denials or tuple(self._modes(wanted))
+        return replace(outcome, steps=(hold,), refusals=tuple(conflicts), denials=denials)
+
+    def _as_judged(self, wanted: Wanted, label: Context, policy: Policy) -> Outcome:
+        resource = wanted.resource
+        said = fixedlabels.judge(wanted.found, _NEEDS[resource.access], label, self.process, policy)
+        place = f"{wanted.found.path} ({resource.source})"
+        exposed = said.exposed if resource.sharing is Sharing.PRIVATE else None
+        return Outcome(
+            refusals=(f"{place}: {said.refusal}",) if said.refusal else (),
+            denials=(f"{place}: {said.denial}",) if said.denial else (),
+            warnings=(f"{place}: {exposed}",) if exposed else (),
+        )
 
     def _unlabelled(self, wanted: Wanted, label: Context, restore: Context | None) -> Outcome:
         """A file whose label could not be read: on a host without SELinux that is all there is to say."""
@@ -236,7 +272,7 @@ class FilePlanner:
         if found.label is not None and self._denied_to_launcher(found.label, found.kind, "relabelfrom"):
             return (
                 f"SELinux lets the launcher relabel nothing of type {found.label.type}; "
-                f"move it to a folder for images, or make it an image: chcon -t {svirt.RESTORED_TYPE} {found.real}"
+                f"{places.mend(found.real, found.label.type)}"
             )
         for target in (label, restore):
             if target not in (None, found.label) and self._denied_to_launcher(target, found.kind, "relabelto"):

@@ -9,8 +9,8 @@ import stat
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from confined_qemu import kvm, label, lsm, paths, processes
-from confined_qemu.errors import EmulatorNotExecutable, EmulatorNotFound, LsmError, why
+from confined_qemu import kvm, label, lsm, mounts, paths, processes
+from confined_qemu.errors import EmulatorNotExecutable, EmulatorNotFound, HostError, LsmError, why
 from confined_qemu.facts import DescriptorFacts, FileFacts, FileKind, SelinuxFacts, SelinuxMode
 
 if TYPE_CHECKING:
@@ -91,10 +91,11 @@ def find_emulator(name: str, search: str) -> str:
 
 def files(names: Iterable[str], selinux_facts: SelinuxFacts) -> dict[str, FileFacts]:
     """Look at each path once; a path that cannot be looked at says why in `problem`."""
-    return {name: file(name, selinux_facts) for name in dict.fromkeys(names)}
+    table = mounts.Mounts()
+    return {name: file(name, selinux_facts, table) for name in dict.fromkeys(names)}
 
 
-def file(name: str, selinux_facts: SelinuxFacts) -> FileFacts:
+def file(name: str, selinux_facts: SelinuxFacts, table: mounts.Mounts | None = None) -> FileFacts:
     """Return what the host says of one file. Links are followed by hand-over to the kernel, then left behind."""
     path = os.path.join(os.getcwd(), name)
     if "\0" in name:
@@ -105,15 +106,33 @@ def file(name: str, selinux_facts: SelinuxFacts) -> FileFacts:
         descriptor = os.open(real, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         if error.errno == errno.ENOENT and os.path.isdir(os.path.dirname(real)):
-            folder = lsm.context_of(os.path.dirname(real)) if labelled else None
-            return FileFacts(path, real, FileKind.MISSING, folder_label=folder)
+            return _missing(path, real, table) if labelled else FileFacts(path, real, FileKind.MISSING)
         return FileFacts(path, real, FileKind.MISSING, problem=_problem(error))
     try:
-        return _opened(path, real, descriptor, selinux_facts)
-    except LsmError as error:
+        found = _opened(path, real, descriptor, selinux_facts)
+        if found.label is None or table is None:
+            return found
+        return replace(found, mount=table.of(descriptor))
+    except (HostError, LsmError) as error:
         return FileFacts(path, real, FileKind.MISSING, problem=error.what)
     finally:
         os.close(descriptor)
+
+
+def _missing(path: str, real: str, table: mounts.Mounts | None) -> FileFacts:
+    """Return what decides about a file that is to be made: its folder's label and mount."""
+    try:
+        folder = os.open(os.path.dirname(real), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        return FileFacts(path, real, FileKind.MISSING, problem=_problem(error))
+    try:
+        context = lsm.context_of(f"/proc/self/fd/{folder}")
+        mount = table.of(folder) if table is not None else None
+    except (HostError, LsmError) as error:
+        return FileFacts(path, real, FileKind.MISSING, problem=error.what)
+    finally:
+        os.close(folder)
+    return FileFacts(path, real, FileKind.MISSING, folder_label=context, mount=mount)
 
 
 def _opened(path: str, real: str, descriptor: int, selinux_facts: SelinuxFacts) -> FileFacts:

@@ -94,8 +94,8 @@ def process_context(pid: int) -> Context | None:
         return None
 
 
-def context_of(path: str | int) -> Context | None:
-    """Return the label of `path` (links are followed) or of an open descriptor, sockets and pipes included.
+def context_of(path: str | int, *, follow: bool = True) -> Context | None:
+    """Return the label of `path` (links are followed unless told) or of an open descriptor, sockets and pipes included.
 
     Returns None where the file system keeps no labels.
 
@@ -103,7 +103,7 @@ def context_of(path: str | int) -> Context | None:
         LsmError: the label cannot be read.
     """
     try:
-        text = os.fsdecode(os.getxattr(path, _XATTR))
+        text = os.fsdecode(os.getxattr(path, _XATTR, follow_symlinks=follow))
     except OSError as error:
         import errno
 
@@ -247,6 +247,16 @@ def default_label(path: str, mode_bits: int) -> Context | None:
         return None
     text = result[1]
     return None if text == "<<none>>" else Context.parse(text)
+
+
+def local_file_contexts() -> tuple[str, ...]:
+    """Return the lines that `semanage fcontext` wrote: a regular expression, a kind of file or none, a context.
+
+    Raises:
+        LsmError: the file is there and cannot be read.
+    """
+    path = _binding().selinux_file_context_local_path()
+    return tuple(_read(path, "reading the local file contexts").split("\n")) if os.path.exists(path) else ()
 
 
 def policy_contexts(folder: str | None = None) -> PolicyContexts:

@@ -165,6 +165,7 @@ class _Draft:
         for outcome in outcomes.values():
             self.steps.extend(outcome.steps)
             self.refusals.extend(printable(line) for line in outcome.refusals)
+            self.warnings.extend(printable(line) for line in outcome.warnings)
             for line in outcome.denials:
                 self.deny(line)
         for resource in self._files():

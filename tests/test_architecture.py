@@ -21,9 +21,10 @@ ORDER = """
     keyvals hostpaths options collector filenames cmdline_block cmdline_chardev cmdline_own cmdline
     vm_rules vm_disks vm_devices vm yamlnodes kinds spectable_parts spectable schema specfile specwriter
     xmltree carrying domaindevices domainxml render
-    svirt steps plan decisions fileplan planner
-    | environment lsm kvm label processes host journal restore pairs survivors watch relay spawn acts requests session
-    policy policy.module policy.script policy.install preview
+    svirt steps plan decisions mountinfo places fixedlabels fileplan planner
+    | environment lsm kvm label processes mounts host journal restore pairs survivors watch relay spawn acts requests
+    session
+    policy policy.module policy.script policy.install policy.adopt preview
     run arguments launcher check listing cli __main__
 """.split()  # noqa: SIM905 - a line of the order for each layer
 """Each module imports only what stands to its left. Left of the bar all is pure: values in, values out."""

@@ -161,7 +161,7 @@ def test_what_else_gets_a_label(role: Role, access: Access, kind: str) -> None:
     ("asked", "said", "words"),
     [
         (resource(), {"links": 3}, "it has 3 hard links"),
-        (resource(), {"label": "u:object_r:shadow_t:s0"}, "relabel nothing of type shadow_t; move it"),
+        (resource(), {"label": "u:object_r:shadow_t:s0"}, "relabel nothing of type shadow_t; copy it"),
         (resource(label=Context.parse("u:object_r:shadow_t:s0")), {}, "does not let the launcher give it the label"),
         (resource(), {"owner": 1000}, "it belongs to uid 1000 with mode 0600"),
         (resource(), {"owner": 1000, "mode": 0o644}, "it belongs to uid 1000 with mode 0644"),

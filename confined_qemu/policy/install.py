@@ -83,7 +83,7 @@ def install(*, load: bool) -> None:
         HostError: not root, no semodule, or a step failed.
         LsmError: SELinux's state cannot be read.
     """
-    _require_root("install")
+    require_root("install")
     text = script.text()
     _write(paths.MODULE, module.text(_levels(load=load)), 0o644)
     _semodule(load, "-X", _PRIORITY, "-i", paths.MODULE)
@@ -101,7 +101,7 @@ def install(*, load: bool) -> None:
     with open(pairs, "ab"):
         os.chmod(pairs, 0o666)  # noqa: S103 - every user's launcher locks bytes in it; it holds no data
     if load:
-        _run(
+        run(
             ["restorecon", "-RF", os.path.dirname(paths.LAUNCH_SCRIPT), paths.STATE, paths.RECOVER_UNIT],
             "labelling",
         )
@@ -113,7 +113,7 @@ def remove() -> None:
     Raises:
         HostError: not root, or a step failed.
     """
-    _require_root("remove")
+    require_root("remove")
     for path in (paths.RECOVER_WANTED, paths.RECOVER_UNIT, paths.LAUNCH_SCRIPT, paths.MODULE):
         if os.path.lexists(path):
             os.unlink(path)
@@ -143,7 +143,12 @@ def _object(type_name: str) -> Context:
     return Context("system_u", "object_r", type_name, Range.single(Level(0)))
 
 
-def _require_root(verb: str) -> None:
+def require_root(verb: str) -> None:
+    """Refuse anybody but root; `verb` is what follows `confined-qemu policy`.
+
+    Raises:
+        HostError: the caller is not root.
+    """
     if os.geteuid() != 0:
         raise HostError(
             f"policy {verb} changes the host's policy",
@@ -152,10 +157,15 @@ def _require_root(verb: str) -> None:
 
 
 def _semodule(load: bool, *arguments: str) -> None:
-    _run(["semodule", *([] if load else ["-n"]), *arguments], "changing the policy")
+    run(["semodule", *([] if load else ["-n"]), *arguments], "changing the policy")
 
 
-def _run(command: list[str], doing: str) -> None:
+def run(command: list[str], doing: str) -> str:
+    """Run one of SELinux's own programs and return what it printed.
+
+    Raises:
+        HostError: it is missing, or failed; the line holds what it said.
+    """
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     except OSError as error:
@@ -163,6 +173,7 @@ def _run(command: list[str], doing: str) -> None:
     if done.returncode != 0:
         said = " ".join((done.stderr or done.stdout).split())
         raise HostError(f"{doing} failed: {' '.join(command)}: exit {done.returncode}: {said or 'it said nothing'}")
+    return done.stdout
 
 
 def _write(path: str, text: str, mode: int) -> None:
