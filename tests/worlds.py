@@ -18,6 +18,7 @@ from confined_qemu.facts import (
     Identity,
     KvmFacts,
     LiveProcess,
+    Mount,
     SelinuxFacts,
     SelinuxMode,
 )
@@ -53,7 +54,8 @@ TABLE: list[list[Any]] = [
 class World:
     """A host; the defaults are an enforcing Debian with the policy module, no KVM, and root starting VMs.
 
-    `files` says what is different about a path: any field of FileFacts; `denied` adds to `TABLE`.
+    `files` says what is different about a path: any field of FileFacts, of its mount in `mount`; `denied` adds to
+    `TABLE`.
     """
 
     selinux: str = "enforcing"
@@ -64,6 +66,7 @@ class World:
     pair: str | None = str(PAIR)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     denied: list[list[Any]] = field(default_factory=list)
+    booleans: dict[str, bool] = field(default_factory=dict)
     holders: dict[str, list[Any]] = field(default_factory=dict)
     live: dict[str, str] = field(default_factory=dict)
     descriptors: list[dict[str, Any]] = field(default_factory=list)
@@ -107,6 +110,8 @@ class World:
         said.setdefault("kind", FileKind.MISSING if missing else FileKind.REGULAR)
         values: dict[str, Any] = {"owner": self.uid, "mode": 0o600, "links": 1, **said}
         values["kind"] = FileKind(values["kind"])
+        if "mount" in values:
+            values["mount"] = Mount(**values["mount"])
         if self.selinux == SelinuxMode.DISABLED:
             values["label"] = values["default"] = values["folder_label"] = None
         elif values["kind"] is FileKind.MISSING:
@@ -132,7 +137,8 @@ class World:
             return None
         if self.selinux == SelinuxMode.DISABLED:
             return NO_POLICY
-        return Policy({(s, t, c): frozenset(permissions.split()) for s, t, c, permissions in (*TABLE, *self.denied)})
+        table = {(s, t, c): frozenset(permissions.split()) for s, t, c, permissions in (*TABLE, *self.denied)}
+        return Policy(table, booleans=self.booleans)
 
 
 def _identity(path: str) -> Identity:
