@@ -9,14 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from confined_qemu.collector import refuse_path
+from confined_qemu.collector import Collector, refuse_path
 from confined_qemu.errors import CommandLineError
 from confined_qemu.filenames import FILES, FILTERS, PROTOCOLS, expand
 from confined_qemu.keyvals import child, children, deep, objects, pairs, truth
-from confined_qemu.resource import Access, Role
+from confined_qemu.resource import PROBED, Access, Role
 
 if TYPE_CHECKING:
-    from confined_qemu.collector import Collector
+    from collections.abc import Mapping
+
+    from confined_qemu.resource import Resource
 
 _REFERENCES = frozenset({"backing", "bottom", "data-file", "file", "image", "log", "raw", "target", "test"})
 """Keys whose plain value is another node's name, never a path."""
@@ -37,7 +39,10 @@ _NAMED_PATHS = {
 
 @dataclass(frozen=True, slots=True)
 class _At:
-    """Where a node stands. `key` is its place in the option, `named` that it came from a file name."""
+    """Where a node stands. `key` is its place in the option, `named` that it came from a file name.
+
+    `format` is that of the image in it, None where QEMU looks itself; `stated` as in a Resource.
+    """
 
     option: str
     role: Role
@@ -46,24 +51,39 @@ class _At:
     key: str = ""
     named: bool = False
     depth: int = 0
+    stated: frozenset[Role] = frozenset()
 
     def source(self, key: str) -> str:
         place = self.key if self.named else f"{self.key}{key}"
         return f"{self.option} {place}=" if place else self.option
 
-    def under(self, key: str, driver: str | None) -> _At:
-        """Return the place of the child `key` of this node, whose driver is `driver`."""
+    def under(self, key: str, values: Mapping[str, str]) -> _At:
+        """Return the place of the child `key` of this node, whose options are `values`."""
+        driver = values.get("driver")
         below = replace(self, depth=deep(self.option, self.depth))
         if not self.named:
             below = replace(below, key=f"{self.key}{key}.")
         if key == "backing":
             # a backing layer is opened to be read, and its own format decides (`bdrv_backing_options`)
-            return replace(below, role=Role.BACKING, readonly=True, format=None)
+            return replace(below, role=Role.BACKING, readonly=True, format=None, stated=frozenset())
         if key == "data-file":
-            return replace(below, role=Role.DATA_FILE, format="raw")
+            return replace(below, role=Role.DATA_FILE, format="raw", stated=frozenset())
         if driver is not None and driver not in PROTOCOLS:
-            return replace(below, format=driver)
+            return replace(below, format=driver, stated=_stated(values))
         return below
+
+
+def _stated(values: Mapping[str, str]) -> frozenset[Role]:
+    """Return the layers that a node's options give in the place of its header's (`block.c`, `bdrv_open_backing_file`).
+
+    `backing.driver=` alone or `backing.file.locking=` leave the header's name in force.
+    """
+    found = set()
+    if not {"backing", "backing.filename", "backing.file", "backing.file.filename"}.isdisjoint(values):
+        found.add(Role.BACKING)
+    if any(key.partition(".")[0] == "data-file" for key in values):
+        found.add(Role.DATA_FILE)
+    return frozenset(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +153,19 @@ class Blocks:
             collector.position = node.position
             self._node(collector, node)
 
+    def walk(self, collector: Collector, values: dict[str, str], source: str, image: str | None) -> None:
+        """Add the files of a backing layer's node, which no option of the command line stands for.
+
+        Raises:
+            CommandLineError: as `finish`.
+        """
+        self._walk(collector, values, _At(source, Role.BACKING, readonly=True, format=image, named=True))
+
+    @property
+    def refers(self) -> bool:
+        """Tell whether a node was referred to by name."""
+        return bool(self._parents)
+
     def _drive(self, collector: Collector, drive: _Disk, *, snapshot: bool) -> None:
         values = dict(drive.values)
         temporary = truth(values, "snapshot", default=snapshot)
@@ -162,7 +195,7 @@ class Blocks:
             self._walk(collector, {**found, **values}, named)
         else:
             below = {**found, **child(values, "file")}
-            self._walk(collector, below, replace(named, format=image))
+            self._walk(collector, below, replace(named, format=image, stated=_stated(values)))
             rest = {key: value for key, value in values.items() if not key.startswith("file.")}
             self._walk(collector, rest, at)
 
@@ -188,7 +221,8 @@ class Blocks:
             role = Role.FIRMWARE
         image = next((at.format for at in parents if at.format is not None), "raw")
         values = {key: value for key, value in node.values.items() if key != "read-only"}
-        self._walk(collector, values, _At(node.option, role, readonly, image))
+        stated = frozenset.intersection(*(at.stated for at in parents)) if parents else frozenset()
+        self._walk(collector, values, _At(node.option, role, readonly, image, stated=stated))
 
     def _walk(self, collector: Collector, values: dict[str, str], at: _At) -> None:
         """Add the files of one node and of those within it, and note the nodes that it names."""
@@ -202,25 +236,27 @@ class Blocks:
                         f"{at.source(key)}{value!r}: this is the name of a block node, not a file",
                         hint=f"write {key}.driver=file,{key}.filename=…",
                     )
-                self._parents.setdefault(value, []).append(at.under(key, driver))
+                if value:  # `backing=` and JSON's null: there is none
+                    self._parents.setdefault(value, []).append(at.under(key, values))
             elif "." not in key:
                 refuse_path(at.option.lstrip("-"), key, value, _NO_FILES | _read_here(driver))
         for key in ("x-image", "x-raw"):
             if key in values:
-                inner = replace(at.under(key, driver), format=None)
+                inner = replace(at.under(key, values), format=None)
                 self._walk(collector, expand(at.option.lstrip("-"), values[key]), inner)
         for key in children(values):
             below = child(values, key)
             if key == "server":
                 _server(collector, below, at)
             else:
-                self._walk(collector, below, at.under(key, driver))
+                self._walk(collector, below, at.under(key, values))
 
     def _files(self, collector: Collector, values: dict[str, str], driver: str | None, at: _At) -> None:
         access = Access.READ if at.readonly else Access.READ_WRITE
         if "filename" in values:
             image = at.format if driver is None or driver in FILES | FILTERS else driver
-            collector.add(values["filename"], at.role, access, at.source("filename"), format=image)
+            source = at.source("filename")
+            collector.add(values["filename"], at.role, access, source, format=image or PROBED, stated=at.stated)
         if driver == "vvfat" and "dir" in values:
             collector.add(values["dir"], Role.SHARE, Access.DIRECTORY, at.source("dir"))
             collector.needs_tmpdir = True
@@ -239,6 +275,20 @@ class Blocks:
                 # a vDPA device is a character device that its own driver shares out
                 role = Role.HOST_DEVICE if driver == "virtio-blk-vhost-vdpa" else at.role
                 collector.add(values["path"], role, access, at.source("path"), format="raw")
+
+
+def header_files(source: str, values: dict[str, str], image: str | None) -> tuple[Resource, ...]:
+    """Return the files of a backing layer that a header gives by these options; `image` is the format it states.
+
+    Raises:
+        CommandLineError: the options name another node, or something that is not known.
+    """
+    collector = Collector(0, frozenset())
+    blocks = Blocks()
+    blocks.walk(collector, values, source, image)
+    if blocks.refers:
+        raise CommandLineError("it refers to a block node by name, and a header is read before there are any")
+    return collector.resources
 
 
 def _read_here(driver: str | None) -> frozenset[str]:

@@ -45,9 +45,12 @@ class Collector:
         *,
         shareable: bool = False,
         format: str | None = None,  # noqa: A002 - the name that the field has
+        stated: frozenset[Role] = frozenset(),
     ) -> None:
         """Add a file by the rules of `hostpaths.resource`, unless the path names none."""
-        found = hostpaths.resource(path, role, access, source, shareable=shareable, format=format)
+        found = hostpaths.resource(
+            path, role, access, source, shareable=shareable, format=format, stated=stated
+        )
         if found is not None:
             self._found.append((self.position, found))
 

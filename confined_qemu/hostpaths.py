@@ -62,6 +62,7 @@ def resource(  # noqa: PLR0913 - the fields of a Resource
     *,
     shareable: bool = False,
     format: str | None = None,  # noqa: A002 - the name that the field has
+    stated: frozenset[Role] = frozenset(),
 ) -> Resource | None:
     """Return what the plan must know of `path`, or None where it names no file of the host.
 
@@ -73,7 +74,7 @@ def resource(  # noqa: PLR0913 - the fields of a Resource
     if role in _LOOKED_UP and path.startswith(_STOCK) and "/" not in path:
         return None
     sharing = svirt_table.sharing(role, access, place(path), shareable=shareable)
-    return Resource(path, role, access, sharing, source, format)
+    return Resource(path, role, access, sharing, source, format, stated=stated)
 
 
 def settled(found: Resource, real: str, kind: FileKind) -> Resource:

@@ -67,6 +67,8 @@ class Invocation:
     """QEMU will make temporary files (`-snapshot`), so it gets a folder of its own."""
     daemonize: bool = False
     query: bool = False
+    problems: tuple[str, ...] = ()
+    """Why a layer of an image cannot be followed; the plan refuses each."""
     snapshot: bool = False
     """Every disk is written to a temporary overlay only (`-snapshot`)."""
     remarks: tuple[str, ...] = ()

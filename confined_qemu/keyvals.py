@@ -59,7 +59,7 @@ def objects(option: str, value: str, implied: str | None = None) -> tuple[tuple[
 
 
 def json_pairs(option: str, text: str) -> tuple[tuple[str, str], ...]:
-    """Return the leaves of a JSON object with dotted keys: `{"a": {"b": [true]}}` is `a.b.0` `on`.
+    """Return the leaves of a JSON object with dotted keys: `{"a": {"b": [true]}}` is `a.b.0` `on`, null is empty.
 
     Raises:
         CommandLineError: it is no JSON object.
@@ -88,7 +88,7 @@ def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
         case bool():
             yield prefix, "on" if value else "off"
         case None:
-            pass
+            yield prefix, ""
         case _:
             yield prefix, str(value)
 

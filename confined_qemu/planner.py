@@ -154,6 +154,7 @@ class _Draft:
         process = self.process
         if process is None:
             return
+        self.refusals.extend(printable(line) for line in self.invocation.problems)
         merged: dict[object, fileplan.Wanted] = {}
         for resource in self._files():
             found = self.facts.files[resource.path]

@@ -35,6 +35,7 @@ def plan(
     """
     caller = session.Caller(initial(), descriptors, "")
     if policy_root is not None:
+        invocation = session.followed(invocation, confined=False)
         return make_plan(invocation, _elsewhere(invocation, caller, policy_root, pair), None)
     return session.preview(invocation, caller, pair)
 

@@ -71,14 +71,22 @@ class Role(StrEnum):
     CONFIG = "config"
 
 
+PROBED = "probed"
+"""The format of an image for which QEMU is told none, so that it looks into the image itself."""
+LAYERED = frozenset({PROBED, "qcow", "qcow2", "qed", "vmdk"})
+"""Formats whose header may name other files: a backing file, a data file, extents."""
+
+
 @dataclass(frozen=True, slots=True)
 class Resource:
     """One host file of a VM.
 
     `path` is as QEMU gets it (relative paths start at QEMU's working directory), `source` names the place
-    that asked for it (`disks[0].file`, `-drive file=`), for messages. `format` is the stated image format.
-    `label` is a context of the user's own, `relabel` False keeps the label that the file has; None leaves
-    both to the VM's seclabel.
+    that asked for it (`disks[0].file`, `-drive file=`), for messages. `format` is the stated image format, `PROBED`
+    for an image without one, None for what is no image. `stated` holds the layers (backing, data file) that the
+    command line names in the place of the header's. `named_by` is the image whose header names this file, None
+    where a person did. `label` is a context of the user's own, `relabel` False keeps the label that the file
+    has; None leaves both to the VM's seclabel.
     """
 
     path: str
@@ -89,6 +97,13 @@ class Resource:
     format: str | None = None
     label: Context | None = None
     relabel: bool | None = None
+    stated: frozenset[Role] = frozenset()
+    named_by: str | None = None
+
+    @property
+    def layered(self) -> bool:
+        """Tell whether its header may name other files: a system's own images and descriptors are taken as they are."""
+        return self.format in LAYERED and self.sharing is not Sharing.UNLABELLED
 
 
 @dataclass(frozen=True, slots=True)

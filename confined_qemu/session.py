@@ -51,6 +51,19 @@ def needs_labels(invocation: Invocation, mode: SelinuxMode) -> bool:
     )
 
 
+def followed(invocation: Invocation, *, confined: bool = True) -> Invocation:
+    """Return the invocation with the files that its images name in their headers; `confined` as in `probe.follow`.
+
+    Raises:
+        HostError, LsmError: the headers cannot be read safely.
+    """
+    if not any(resource.layered for resource in invocation.resources):
+        return invocation
+    from confined_qemu import probe
+
+    return probe.follow(invocation, confined=confined)
+
+
 def collect(
     invocation: Invocation,
     caller: Caller,
@@ -93,6 +106,7 @@ def launch(invocation: Invocation, caller: Caller, warn: Callable[[str], None]) 
         plan = _accepted(make_plan(invocation, facts, _policy(mode)), warn)
         acts.become(plan, acts.perform(plan), caller.environment, caller.argv0)
     folder = journal.user_folder(os.geteuid())
+    invocation = followed(invocation)
     with ExitStack() as held:
         plan, registry = _planned(invocation, caller, folder, held, warn)
         path, record = _journalled(folder, plan)
@@ -116,6 +130,7 @@ def preview(invocation: Invocation, caller: Caller, pair: Pair | None = None) ->
     mode = lsm.mode()
     if not needs_labels(invocation, mode) or invocation.query:
         return make_plan(invocation, collect(invocation, caller, host.selinux(scan=False)), _policy(mode))
+    invocation = followed(invocation)
     facts = collect(invocation, caller, host.as_launched(host.selinux()), restore.holders(_folders()))
     if pair is None:
         registry = pairs.open_registry(os.path.join(journal.state_folder(), paths.PAIRS))

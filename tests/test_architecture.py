@@ -18,12 +18,12 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PACKAGE = "confined_qemu"
 ORDER = """
     __init__ paths commas queries errors mcs context resource facts svirt_table invocation
-    keyvals hostpaths options collector filenames cmdline_block cmdline_chardev cmdline_own cmdline
+    keyvals hostpaths options collector filenames cmdline_block cmdline_chardev cmdline_own cmdline chain
     vm_rules vm_disks vm_devices vm yamlnodes kinds spectable_parts spectable schema specfile specwriter
     xmltree carrying domaindevices domainxml render
     svirt steps plan decisions mountinfo places fixedlabels fileplan planner
-    | environment lsm kvm label processes mounts host journal restore pairs survivors watch relay spawn acts requests
-    session
+    | environment lsm kvm label processes mounts host probe journal restore pairs survivors watch relay
+    spawn acts requests session
     policy policy.module policy.script policy.install policy.adopt preview
     run arguments launcher check listing cli __main__
 """.split()  # noqa: SIM905 - a line of the order for each layer

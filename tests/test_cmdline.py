@@ -13,7 +13,7 @@ from confined_qemu.commas import escape
 from confined_qemu.errors import CommandLineError
 from confined_qemu.invocation import Accel, Invocation
 from confined_qemu.options import OPTIONS
-from confined_qemu.resource import Access, Listener, Role, Sharing
+from confined_qemu.resource import PROBED, Access, Listener, Role, Sharing
 from tests.strategies import paths
 
 QEMU = "qemu-system-x86_64"
@@ -22,7 +22,7 @@ QEMU = "qemu-system-x86_64"
 def found(line: str) -> list[str]:
     """Return the resources of a command line, each as `PATH role access class [format]`."""
     return [
-        " ".join(filter(None, (r.path, r.role, r.access, r.sharing, r.format)))
+        " ".join(filter(None, (r.path, r.role, r.access, r.sharing, r.format if r.format != PROBED else None)))
         for r in read(QEMU, line.split()).resources
     ]
 
@@ -210,6 +210,53 @@ FILES = {
     "-m 1G -drive": [],
     "-serial": [],
 }
+
+
+STATED = {
+    "-drive file=a,format=qcow2": "",
+    "-drive file=a,format=qcow2,backing.driver=raw": "",
+    "-drive file=a,format=qcow2,backing.file.locking=off": "",
+    "-drive file=a,format=qcow2,backing.file.filename=b": "backing",
+    "-drive file=a,format=qcow2,backing=": "backing",
+    "-drive file=a,format=qcow2,data-file.filename=d": "data-file",
+    "-drive driver=qcow2,file.filename=a,backing.driver=raw,backing.file.filename=b": "backing",
+    """-drive file=json:{"driver":"qcow2",,"backing":null,,"file":{"driver":"file",,"filename":"a"}}""": "backing",
+    "-blockdev file,filename=a,node-name=f -blockdev qcow2,file=f,node-name=q": "",
+    "-blockdev file,filename=a,node-name=f -blockdev qcow2,file=f,backing=b,data-file=d": "backing data-file",
+    "-blockdev file,filename=a,node-name=f -blockdev throttle,file=f,node-name=t -blockdev qcow2,file=t,backing=": (
+        "backing"
+    ),
+    """-blockdev {"driver":"qcow2","file":{"driver":"file","filename":"a"},"backing":null}""": "backing",
+}
+
+
+@pytest.mark.parametrize("line", STATED)
+def test_layers_that_the_command_line_gives_itself(line: str) -> None:
+    first = read(QEMU, line.split()).resources[0]
+    assert first.path == "a"
+    assert first.layered
+    assert " ".join(sorted(first.stated)) == STATED[line]
+
+
+@pytest.mark.parametrize(
+    ("line", "layered"),
+    [
+        ("-hda a", True),
+        ("-cdrom a", True),
+        ("-drive file=a,if=pflash,readonly=on", True),
+        ("-drive file=a,format=raw", False),
+        ("-drive file=a,format=vdi", False),
+        ("-drive file=/usr/share/a,readonly=on", False),
+        ("-drive file=/dev/fd/3", False),
+        ("-bios a", False),
+        ("-kernel a", False),
+        ("-blockdev file,filename=a", False),
+        ("-drive file=a,format=vmdk", True),
+        ("-drive driver=quorum,children.0.file.filename=a", True),
+    ],
+)
+def test_images_that_are_looked_into(line: str, layered: bool) -> None:
+    assert read(QEMU, line.split()).resources[0].layered is layered
 
 
 @pytest.mark.parametrize("line", FILES)

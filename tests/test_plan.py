@@ -59,6 +59,7 @@ def asked(case: str, monkeypatch: pytest.MonkeyPatch) -> Invocation:
 def test_golden(case: str, monkeypatch: pytest.MonkeyPatch, golden: Callable[[str, str], None]) -> None:
     invocation = asked(case, monkeypatch)
     world = World(**json.loads(text_of(case, "host.json") or "{}"))
+    invocation = world.followed(invocation)
     facts = world.facts(invocation)
     if world.policy is None:
         facts = replace(facts, selinux=replace(facts.selinux, own=None, caller=None))

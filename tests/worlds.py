@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os.path
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from confined_qemu.chain import Layer, names
 from confined_qemu.context import Context
 from confined_qemu.decisions import NO_POLICY
 from confined_qemu.facts import (
@@ -27,6 +29,8 @@ from confined_qemu.resource import Access
 from tests.fakes import DEBIAN, FEDORA, VIRT_IMAGE, Policy
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from confined_qemu import decisions
     from confined_qemu.invocation import Invocation
     from confined_qemu.resource import Resource
@@ -70,6 +74,24 @@ class World:
     holders: dict[str, list[Any]] = field(default_factory=dict)
     live: dict[str, str] = field(default_factory=dict)
     descriptors: list[dict[str, Any]] = field(default_factory=list)
+    headers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What qemu-img would say about an image, by its path."""
+
+    def followed(self, invocation: Invocation) -> Invocation:
+        """Return the invocation with the layers that the headers name."""
+        problems: list[str] = []
+
+        def below(layer: Layer) -> Iterator[Resource]:
+            yield layer.image
+            path = os.path.join(HERE, layer.image.path)
+            if layer.image.layered and path in self.headers:
+                found = names(json.dumps(self.headers[path]), layer, HERE)
+                problems.extend(found.problems)
+                for inner in found.layers:
+                    yield from below(inner)
+
+        resources = tuple(found for image in invocation.resources for found in below(Layer.top(image)))
+        return replace(invocation, resources=resources, problems=tuple(problems))
 
     def facts(self, invocation: Invocation) -> Facts:
         """Return what this host says about an invocation."""
