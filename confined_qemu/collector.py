@@ -48,9 +48,7 @@ class Collector:
         stated: frozenset[Role] = frozenset(),
     ) -> None:
         """Add a file by the rules of `hostpaths.resource`, unless the path names none."""
-        found = hostpaths.resource(
-            path, role, access, source, shareable=shareable, format=format, stated=stated
-        )
+        found = hostpaths.resource(path, role, access, source, shareable=shareable, format=format, stated=stated)
         if found is not None:
             self._found.append((self.position, found))
 

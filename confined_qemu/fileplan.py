@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from confined_qemu import fixedlabels, hostpaths, places, svirt, svirt_table
 from confined_qemu.decisions import NO_POLICY
 from confined_qemu.facts import FileFacts, FileKind, Holder
-from confined_qemu.resource import Access, Resource, Sharing
+from confined_qemu.resource import Access, Resource, Role, Sharing
 from confined_qemu.steps import Create, Relabel, Step
 from confined_qemu.svirt_table import End
 
@@ -31,6 +31,7 @@ _STRENGTH = (Sharing.UNLABELLED, Sharing.CONTENT, Sharing.PRIVATE, Sharing.SHARE
 _IN_TREES = frozenset({FileKind.REGULAR, FileKind.DIRECTORY})
 _OTHERS_READ, _OTHERS_WRITE = 0o004, 0o002
 _GROUP_READ, _GROUP_WRITE = 0o040, 0o020
+_OTHERS_BOTH, _GROUP_BOTH = 0o006, 0o060
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,19 @@ def merge(first: Wanted | None, second: Wanted) -> Wanted:
     return max(first, second, key=lambda wanted: (_STRENGTH.index(wanted.resource.sharing), _writes(wanted.resource)))
 
 
+def clash(first: Wanted | None, second: Wanted) -> str | None:
+    """Return why one VM cannot use a file in both ways, None where it can: what it writes, no image builds on."""
+    if first is None or not (_writes(first.resource) or _writes(second.resource)):
+        return None
+    layer, other = (second, first) if second.resource.named_by is not None else (first, second)
+    if layer.resource.named_by is None:
+        return None  # QEMU's own locks tell
+    return (
+        f"{layer.found.path} ({layer.resource.source}): it is {other.resource.source} too, and this VM would write "
+        "what another image is built on; give each its own file"
+    )
+
+
 def _writes(resource: Resource) -> bool:
     return resource.access in (Access.READ_WRITE, Access.WRITE, Access.CREATE)
 
@@ -76,8 +90,9 @@ class FilePlanner:
     def decide(self, wanted: Wanted) -> Outcome:
         """Return what happens to this file."""
         resource, found = wanted.resource, wanted.found
-        if found.problem is not None:
-            return _refused(wanted, found.problem)
+        problem = f"{found.problem}{_named(resource)}" if found.problem is not None else self._stranger(wanted)
+        if problem is not None:
+            return _refused(wanted, problem)
         if found.kind is FileKind.MISSING:
             return self._missing(wanted)
         if resource.sharing is Sharing.UNLABELLED:
@@ -89,6 +104,20 @@ class FilePlanner:
             return self._left_alone(wanted)
         return self._labelled(wanted)
 
+    def _stranger(self, wanted: Wanted) -> str | None:
+        """Return why a header may not name this file: root would hand an image what its owner may not open."""
+        resource, found = wanted.resource, wanted.found
+        namer = self.facts.files.get(resource.named_by) if resource.named_by is not None else None
+        if self.facts.uid != 0 or namer is None or namer.owner in (0, found.owner):
+            return None
+        bits = (_OTHERS_READ, _GROUP_READ) if not _writes(resource) else (_OTHERS_BOTH, _GROUP_BOTH)
+        if found.mode & bits[0] == bits[0] or (found.group == namer.group and found.mode & bits[1] == bits[1]):
+            return None
+        return (
+            f"it belongs to uid {found.owner}, and the header of {resource.named_by} names it, which belongs to uid "
+            f"{namer.owner}, who may not open it; chown one of the two if that is right"
+        )
+
     # ---- files that are not there
 
     def _missing(self, wanted: Wanted) -> Outcome:
@@ -97,7 +126,7 @@ class FilePlanner:
         if resource.access is not Access.CREATE or contexts is None:
             if resource.sharing is Sharing.UNLABELLED and resource.access in (Access.CONNECT, Access.LISTEN):
                 return Outcome()  # QEMU's own message about a socket is the better one
-            return _refused(wanted, "no such file")
+            return _refused(wanted, f"no such file{_named(resource)}")
         label = resource.label or svirt.file_context(contexts, self.process, resource.sharing)
         if label is None:
             return Outcome()
@@ -142,6 +171,8 @@ class FilePlanner:
         if mount is not None and found.kind in _IN_TREES and contexts is not None and found.label is not None:
             label = contexts.content if wanted.resource.access is Access.READ else contexts.image
             return fixedlabels.mend(mount, found.label, label, self.policy or NO_POLICY)
+        if wanted.resource.named_by is not None:  # nobody is told to open what only an image asks for
+            return _named(wanted.resource).removeprefix("; ")
         if wanted.found.kind in (FileKind.CHARACTER, FileKind.DIRECTORY, FileKind.SOCKET):
             return f"this {_word(wanted.found.kind)} is not relabelled for a VM"
         contexts = self.facts.selinux.contexts
@@ -168,8 +199,14 @@ class FilePlanner:
         holders = self.facts.holders.get(found.identity, ())
         refusals = self._conflicts(wanted, holders)
         if resource.sharing is Sharing.CONTENT and not refusals:
-            if self._readable(found.label, found.kind) and not (holders or svirt_given(contexts, found.label)):
-                return Outcome()
+            lent = svirt_given(contexts, found.label) or (holders and contexts.is_given(found.label))
+            if not lent and self._readable(found.label, found.kind):
+                # kept, and held: who wants it for itself meanwhile is told whose it is
+                kept = Relabel(
+                    found.real, found.identity, found.kind, found.links, found.label, found.label, found.label,
+                    exclusive=False,
+                )  # fmt: skip
+                return Outcome(steps=(kept,))
             original = next((holder.original for holder in holders if holder.original is not None), None)
             restore = original or restore
         step = Relabel(
@@ -233,9 +270,12 @@ class FilePlanner:
 
     def _conflicts(self, wanted: Wanted, holders: tuple[Holder, ...]) -> list[str]:
         mine_exclusive = wanted.resource.sharing is Sharing.PRIVATE
+        mend = "share the image: shareable: true in both"
+        if wanted.resource.named_by is not None:
+            mend = "build this image on a file that no VM writes"
         lines = [
             f"{wanted.found.path} ({wanted.resource.source}): in use by the VM {holder.name} (pid {holder.pid}); "
-            "stop it first, or share the image: shareable: true in both"
+            f"stop it first, or {mend}"
             for holder in holders
             if mine_exclusive or holder.exclusive
         ]
@@ -258,6 +298,8 @@ class FilePlanner:
         if self.policy is None:
             return []
         unlabelable = self._unlabelable(found, label, restore)
+        if unlabelable is not None and resource.named_by is not None:
+            return [f"{place}: SELinux does not let the launcher label it ({found.label}){_named(resource)}"]
         if unlabelable is not None:
             return [f"{place}: {unlabelable}"]
         missing = self.policy.denied(self.process, label, found.kind, _NEEDS[resource.access])
@@ -312,6 +354,14 @@ class FilePlanner:
 def svirt_given(contexts: svirt.PolicyContexts, label: Context) -> bool:
     """Tell whether `label` is an image's at some VM's pair, so that it must not be trusted to stay readable."""
     return contexts.is_given(label) and label.range is not None and bool(label.range.low.categories)
+
+
+def _named(resource: Resource) -> str:
+    """Return what is to be known about a file that nobody typed, to be put behind a message about it."""
+    if resource.named_by is None:
+        return ""
+    start = "; QEMU starts its relative name at its own working directory" if resource.role is Role.DATA_FILE else ""
+    return f"; the header of {resource.named_by} names it{start}; do not start an image that you do not trust"
 
 
 def _refused(wanted: Wanted, problem: str) -> Outcome:

@@ -160,6 +160,9 @@ class _Draft:
             found = self.facts.files[resource.path]
             key = found.identity or found.real
             wanted = fileplan.Wanted(hostpaths.settled(resource, found.real, found.kind), found)
+            clash = fileplan.clash(merged.get(key), wanted)
+            if clash is not None:
+                self.refusals.append(printable(clash))
             merged[key] = fileplan.merge(merged.get(key), wanted)
         planner = fileplan.FilePlanner(self.invocation, self.facts, self.policy, process)
         outcomes = {key: planner.decide(wanted) for key, wanted in merged.items()}

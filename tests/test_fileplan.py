@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from confined_qemu.context import Context
-from confined_qemu.fileplan import FilePlanner, Outcome, Wanted, merge
+from confined_qemu.fileplan import FilePlanner, Outcome, Wanted, clash, merge
 from confined_qemu.invocation import Invocation, Seclabel
 from confined_qemu.resource import Access, Resource, Role, Sharing
 from confined_qemu.steps import Create, Relabel
@@ -265,3 +265,71 @@ def test_the_stronger_use_decides(one: Sharing, other: Sharing, stronger: Sharin
     assert merge(None, wanted[0]) is wanted[0]
     for first, second in (wanted, wanted[::-1]):
         assert merge(first, second).resource.sharing is stronger
+
+
+# ---- what an image's header names
+
+
+def layer(access: Access = READ, **more: Any) -> Resource:
+    sharing = Sharing.CONTENT if access is READ else Sharing.PRIVATE
+    role = Role.BACKING if access is READ else Role.DATA_FILE
+    return resource(sharing, access, role=role, named_by="top.qcow2", **more)
+
+
+def test_what_is_readable_is_kept_and_held() -> None:
+    for asked in (layer(), resource(Sharing.CONTENT, READ)):
+        (step,) = decide(asked, label=CONTENT).steps
+        assert isinstance(step, Relabel)
+        assert str(step.before) == str(step.after) == str(step.restore) == CONTENT
+        assert not step.exclusive
+
+
+@pytest.mark.parametrize(
+    ("asked", "namer", "owner", "mode", "refused"),
+    [
+        (layer(), 0, 1000, 0o600, False),
+        (layer(), 1000, 1000, 0o600, False),
+        (layer(), 1000, 0, 0o644, False),
+        (layer(), 1000, 0, 0o600, True),
+        (layer(), 1000, 1001, 0o600, True),
+        (layer(Access.READ_WRITE), 1000, 1000, 0o600, False),
+        (layer(Access.READ_WRITE), 1000, 0, 0o644, True),
+        (layer(Access.READ_WRITE), 1000, 0, 0o666, False),
+        (resource(Sharing.CONTENT, READ), 1000, 0, 0o600, False),
+    ],
+)
+def test_a_header_names_what_its_images_owner_may_open(
+    asked: Resource, namer: int, owner: int, mode: int, *, refused: bool
+) -> None:
+    world = World(files={"top.qcow2": {"owner": namer}, "a.img": {"owner": owner, "mode": mode, "group": 7}})
+    top = Resource("top.qcow2", Role.DISK, Access.READ_WRITE, Sharing.PRIVATE, "disks[0].file", "qcow2")
+    invocation = Invocation("vm", "qemu", (), (top, asked))
+    facts = world.facts(invocation)
+    outcome = FilePlanner(invocation, facts, world.rules(), PROCESS).decide(Wanted(asked, facts.files["a.img"]))
+    assert any("who may not open it" in line for line in outcome.refusals) is refused
+
+
+def test_a_missing_layer_is_not_a_typing_error() -> None:
+    (line,) = decide(layer(), kind="missing").refusals
+    assert "no such file; the header of top.qcow2 names it; do not" in line
+    (line,) = decide(layer(Access.READ_WRITE), kind="missing").refusals
+    assert "starts its relative name at its own working directory" in line
+
+
+def test_nobody_is_told_to_open_a_systems_file_to_a_vm() -> None:
+    denied = [["svirt_t", "shadow_t", "file", "open read"]]
+    for asked in (layer(), layer(Access.READ_WRITE), resource(Sharing.UNLABELLED, READ, named_by="top.qcow2")):
+        outcome = decide(asked, World(denied=denied), label="system_u:object_r:shadow_t:s0")
+        (line,) = outcome.denials
+        assert "chcon" not in line
+        assert "the header of top.qcow2" in line
+
+
+def test_one_vm_does_not_write_what_it_builds_on() -> None:
+    found = World().file(layer())
+    mine, base, data = (Wanted(one, found) for one in (resource(), layer(), layer(Access.READ_WRITE)))
+    assert clash(None, base) is None
+    assert clash(base, base) is None
+    assert clash(mine, mine) is None
+    for first, second in ((mine, base), (base, mine), (data, data), (base, data)):
+        assert "give each its own file" in (clash(first, second) or "")
