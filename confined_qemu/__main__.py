@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from confined_qemu.paths import LAUNCH_SCRIPT
+from confined_qemu.paths import DENIALS_SCRIPT, LAUNCH_SCRIPT
 
 LAUNCHED = frozenset({"run", "exec", "recover", "settle"})
 """The verbs that the launch script serves, in the launcher's domain."""
@@ -17,6 +17,8 @@ def main() -> None:
         from confined_qemu.environment import initial
 
         os.execve(LAUNCH_SCRIPT, [LAUNCH_SCRIPT, *sys.argv[1:]], initial())
+    if sys.argv[1:2] == ["denials"] and os.access(DENIALS_SCRIPT, os.X_OK):
+        os.execv(DENIALS_SCRIPT, [DENIALS_SCRIPT, *sys.argv[2:]])
     from confined_qemu.cli import main as cli
 
     sys.exit(cli(sys.argv[1:]))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from confined_qemu import __version__, launcher
 from confined_qemu.arguments import Parser, parse
-from confined_qemu.errors import LAUNCHER_FAILED, ConfinedQemuError, UsageError
+from confined_qemu.errors import LAUNCHER_FAILED, ConfinedQemuError, UsageError, printable
 from confined_qemu.launcher import DEFAULT_EMULATOR
 
 if TYPE_CHECKING:
@@ -59,6 +59,10 @@ def _parser() -> Parser:
     ps = verbs.add_parser("ps", help="live VMs: name, pid, context, images, accelerator")
     ps.add_argument("--json", action="store_true")
     ps.set_defaults(action=_ps)
+    denials = verbs.add_parser("denials", help="what SELinux denied the VMs, and what mends it or why it must stay so")
+    denials.add_argument("name", nargs="?", metavar="NAME", help="of one VM, running or ended")
+    denials.add_argument("--json", action="store_true")
+    denials.set_defaults(action=_denials)
     verbs.add_parser("schema", help="the JSON Schema of a spec").set_defaults(action=_schema)
     imported = verbs.add_parser("import", help="turn a libvirt domain's XML into a spec, and list what is lost")
     imported.add_argument("domain", metavar="DOMAIN.xml", help="the file, - for standard input")
@@ -76,6 +80,39 @@ def _parser() -> Parser:
     adopt.set_defaults(action=_policy_adopt)
     steps.add_parser("remove", help="put back all labels and remove everything").set_defaults(action=_policy_remove)
     return parser
+
+
+# ---- denials
+
+
+def denials_script() -> int:
+    """Serve the labelled script that reads the audit log: the verb `denials`, and `run` whose QEMU failed.
+
+    For `run` (`--run PID`) lines go to standard error, and it says nothing where there is nothing to say.
+    """
+    if sys.argv[1:2] == ["--run"]:
+        return launcher.guarded(lambda: launcher.say_denials(int(sys.argv[2])))
+    return launcher.guarded(lambda: _ask(["denials", *sys.argv[1:]]))
+
+
+def _denials(chosen: argparse.Namespace) -> int:
+    from confined_qemu import inquiry
+
+    found = inquiry.find(chosen.name)
+    if chosen.json:
+        import json
+
+        rows = [group.to_json() for group in found.groups]
+        say(json.dumps({"schema": 1, "vms": rows, "gap": found.gap}, indent=2))
+        return 0
+    for group in found.groups:
+        for line in group.describe():
+            say(line)
+    if not found.groups:
+        say("no denials" if chosen.name is None else f"{printable(chosen.name)}: no denials")
+    if found.gap is not None:
+        launcher.warn(found.gap)
+    return 0
 
 
 # ---- plan, check, ps, schema

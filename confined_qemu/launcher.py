@@ -129,7 +129,7 @@ def _run(chosen: argparse.Namespace, descriptors: tuple[int, ...]) -> int:
     from confined_qemu import requests, run
 
     invocation = requests.from_spec(chosen.spec, chosen.qemu or (), name=chosen.name, confinement=chosen.confinement)
-    run.supervise(lambda report: _become(invocation, descriptors, report), _clean_up)
+    run.supervise(lambda report: _become(invocation, descriptors, report), _clean_up, _explain)
 
 
 def _become(invocation: Invocation, descriptors: tuple[int, ...], report: int) -> NoReturn:
@@ -149,6 +149,34 @@ def _clean_up(pid: int) -> None:
     for entry in journal.entries(journal.user_folder(os.geteuid())):
         if entry.record.pid == pid and restore.state_of(entry) is not restore.State.LIVE:
             restore.finish(entry)
+
+
+def _explain(pid: int) -> None:
+    """Say what SELinux denied the QEMU that failed, in the domain that may read the audit log where there is one."""
+    from confined_qemu import paths
+
+    if not os.access(paths.DENIALS_SCRIPT, os.X_OK):
+        guarded(lambda: say_denials(pid))
+        return
+    command = [paths.DENIALS_SCRIPT, "--run", str(pid)]
+    quiet = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1)]
+    os.waitpid(os.posix_spawn(command[0], command, os.environ, file_actions=quiet, setsigmask=[]), 0)
+
+
+def say_denials(pid: int) -> int:
+    """Say what SELinux denied the VM whose launcher was `pid`, a line for each; who may not know it gets a hint."""
+    from confined_qemu import inquiry
+
+    try:
+        groups = inquiry.of_run(pid)
+    except ConfinedQemuError:
+        _say("", "whether SELinux denied it something, root can see with: confined-qemu denials")
+        return 0
+    for group in groups:
+        for line in group.lines.values():
+            if line.matters:
+                _say("SELinux ", line.describe())
+    return 0
 
 
 # ---- `recover` and `settle`

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 LAUNCH_SCRIPT = "/usr/local/libexec/confined-qemu/launch"
 """The labelled script whose execution enters the launcher's domain."""
+DENIALS_SCRIPT = "/usr/local/libexec/confined-qemu/denials"
+"""The labelled script whose execution enters the domain that reads the audit log."""
 STATE = "/var/lib/confined-qemu"
 """The journal, one folder for each user, and the pair registry; made by `policy install`."""
 RUNTIME = "/run/confined-qemu"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from confined_qemu import journal, label, processes
+from confined_qemu import history, journal, label, processes
 from confined_qemu.errors import JournalError
 from confined_qemu.facts import Holder
 from confined_qemu.steps import Relabel
@@ -113,6 +113,7 @@ def restore(path: str) -> Restored | None:
             steps = tuple(_on_this_boot(step) for step in steps)
         failed = label.undo_all(steps, lambda mine: any(mine.same(other) for other in others))
         if not failed:
+            history.remember(journal.Entry(path, record))
             journal.remove(path)
     return Restored(journal.Entry(path, record), tuple(failed))
 

@@ -7,7 +7,7 @@ import signal
 from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu import watch
-from confined_qemu.errors import LAUNCHER_FAILED
+from confined_qemu.errors import LAUNCHER_FAILED, NOT_FOUND
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,14 +17,19 @@ _FORWARDED = (
 )  # fmt: skip
 _FROM_KERNEL = 0x80
 """`si_code` SI_KERNEL (sigaction(2)): the terminal sent it, to QEMU too, as both are in one process group."""
+_FATAL = frozenset(
+    {signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP, signal.SIGSYS}
+)
 _CORE_OFF = (0, 0)
 
 
-def supervise(become: Callable[[int], NoReturn], clean_up: Callable[[int], None]) -> NoReturn:
+def supervise(
+    become: Callable[[int], NoReturn], clean_up: Callable[[int], None], explain: Callable[[int], None]
+) -> NoReturn:
     """Run `become` in a child and end as it ends, once its labels are back.
 
     `become(report)` turns the child into QEMU; `report` goes to its watcher. `clean_up(pid)` puts back the labels
-    of the child should its watcher be killed.
+    of the child should its watcher be killed. `explain(pid)` is called when QEMU failed.
     """
     mine, report = os.pipe()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (*_FORWARDED, signal.SIGCHLD))
@@ -39,6 +44,8 @@ def supervise(become: Callable[[int], NoReturn], clean_up: Callable[[int], None]
     status = _await(child)
     if not _labels_back(mine):
         clean_up(child)
+    if _failed(status):
+        explain(child)
     _end_as(status, before)
 
 
@@ -84,6 +91,15 @@ def _labels_back(report: int) -> bool:
         if word in (watch.RESTORED, watch.DAEMON, watch.FAILED):
             return True
     return False
+
+
+def _failed(status: int) -> bool:
+    """Tell whether QEMU failed: by an exit code, or by a signal of its own, not by one that a person sends.
+
+    What the launcher itself refused it has explained.
+    """
+    code = os.waitstatus_to_exitcode(status)
+    return -code in _FATAL if code < 0 else code not in (0, LAUNCHER_FAILED, NOT_FOUND)
 
 
 def _end_as(status: int, mask: set[int | signal.Signals]) -> NoReturn:

@@ -22,9 +22,11 @@ ORDER = """
     vm_rules vm_disks vm_devices vm yamlnodes kinds spectable_parts spectable schema specfile specwriter
     xmltree carrying domaindevices domainxml render
     svirt steps plan decisions mountinfo places fixedlabels fileplan planner
-    | environment lsm kvm label processes mounts host probe journal restore pairs survivors watch relay
+    avc verdict filerules explain denials
+    | environment lsm kvm label processes mounts host probe journal history restore pairs survivors watch relay
     spawn acts requests session
     policy policy.module policy.script policy.install policy.adopt preview
+    audit inquiry
     run arguments launcher check listing cli __main__
 """.split()  # noqa: SIM905 - a line of the order for each layer
 """Each module imports only what stands to its left. Left of the bar all is pure: values in, values out."""
@@ -223,7 +225,7 @@ def test_a_raw_command_line_loads_no_yaml(tmp_path: Path, argv: list[str]) -> No
 def test_a_spec_loads_yaml_and_no_psutil(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text("name: x\nconfinement: none\n")
     # `run` forks: what its child becomes is looked at
-    code = "import confined_qemu.run as r; r.supervise = lambda become, clean_up: become(-1)\n" + LAUNCH
+    code = "import confined_qemu.run as r; r.supervise = lambda become, *_: become(-1)\n" + LAUNCH
     found = loaded(code, ["x", "run", "x.yaml"], tmp_path)
     assert "yaml" in found
     assert short(found).isdisjoint(HEAVY - {"yaml"})

@@ -41,7 +41,7 @@ def host(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     folder = tmp_path_factory.mktemp("cli")
     monkeypatch.chdir(folder)
     monkeypatch.setattr(lsm, "mode", lambda: SelinuxMode.DISABLED)
-    for name in ("STATE", "LAUNCH_SCRIPT", "RUNTIME", "MODULE", "RECOVER_UNIT", "RECOVER_WANTED"):
+    for name in ("STATE", "LAUNCH_SCRIPT", "DENIALS_SCRIPT", "RUNTIME", "MODULE", "RECOVER_UNIT", "RECOVER_WANTED"):
         monkeypatch.setattr(paths, name, str(folder / "host" / name))
     monkeypatch.setattr(session, "launch", executed)
     monkeypatch.setattr(run, "supervise", executed)

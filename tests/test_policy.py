@@ -186,11 +186,11 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.usefixtures("binding")
 def test_the_script_is_isolated(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(script, "_require_trusted", lambda _: None)
-    lines = script.text().splitlines()
+    lines = script.text(script.Script.LAUNCH).splitlines()
     assert lines[0] == "#!/usr/bin/python3 -IS"
     assert lines[3] == f"sys.path += ['/usr/lib/python3/dist-packages', {str(package)!r}]"
     assert lines[-2:] == ["from confined_qemu.launcher import main", "main()"]
-    compile(script.text(), "launch", "exec")
+    compile(script.text(script.Script.LAUNCH), "launch", "exec")
 
 
 @pytest.mark.usefixtures("binding")
@@ -202,7 +202,7 @@ def test_a_folder_that_others_write_is_refused(
     spoilt = where if where == "/" else str(package / where)
     fake_stat(monkeypatch, {spoilt: (mode, owner)})
     with pytest.raises(HostError, match="may not enter the launcher's domain") as raised:
-        script.text()
+        script.text(script.Script.LAUNCH)
     assert raised.value.where == spoilt
 
 
@@ -210,7 +210,7 @@ def test_a_folder_that_others_write_is_refused(
 @pytest.mark.parametrize("tmp_mode", [0o755, 0o1777])
 def test_roots_own_folder_is_trusted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_mode: int) -> None:
     fake_stat(monkeypatch, {str(tmp_path): (tmp_mode, 0)})
-    assert "launcher import main" in script.text()
+    assert "launcher import main" in script.text(script.Script.LAUNCH)
 
 
 def fake_stat(monkeypatch: pytest.MonkeyPatch, said: dict[str, tuple[int, int]]) -> None:
@@ -231,16 +231,24 @@ def test_the_binding_is_the_distributions() -> None:
 # ---- status
 
 
+def _label_of(path: str) -> Context:
+    kind = "confined_qemu_denials_exec_t" if path.endswith("denials") else install.SCRIPT_TYPE
+    return Context.parse(f"system_u:object_r:{kind}:s0")
+
+
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the launch script of a host on which all is well."""
     path = tmp_path / "launch"
     path.write_text("")
     monkeypatch.setattr(paths, "LAUNCH_SCRIPT", str(path))
+    other = tmp_path / "denials"
+    other.write_text("")
+    monkeypatch.setattr(paths, "DENIALS_SCRIPT", str(other))
     monkeypatch.setattr(lsm, "mode", lambda: SelinuxMode.ENFORCING)
     known = module.version_type(module.VERSION)
     monkeypatch.setattr(lsm, "is_valid", lambda context: context.type == known)
-    monkeypatch.setattr(lsm, "context_of", lambda _: Context.parse(f"system_u:object_r:{install.SCRIPT_TYPE}:s0"))
+    monkeypatch.setattr(lsm, "context_of", _label_of)
     return path
 
 

@@ -42,6 +42,11 @@ class Status:
     advice: str | None
 
 
+def _scripts() -> dict[str, str]:
+    """Return our scripts, and the types that their labels have."""
+    return {paths.DENIALS_SCRIPT: "confined_qemu_denials_exec_t", paths.LAUNCH_SCRIPT: SCRIPT_TYPE}
+
+
 def loaded_version() -> int | None:
     """Return the version of the module that the kernel has loaded, None without it.
 
@@ -67,10 +72,13 @@ def status() -> Status:
     loaded = loaded_version()
     label = lsm.context_of(paths.LAUNCH_SCRIPT) if there else None
     advice = None
-    if loaded != module.VERSION or not there:
+    if loaded != module.VERSION or not all(os.path.exists(path) for path in _scripts()):
         advice = f"run: {INSTALL}"
-    elif label is None or label.type != SCRIPT_TYPE:
-        advice = f"run: restorecon -F {paths.LAUNCH_SCRIPT}"
+    else:
+        for path, wanted in _scripts().items():
+            found = lsm.context_of(path)
+            if found is None or found.type != wanted:
+                advice = f"run: restorecon -F {path}"
     return Status(mode, loaded, there, label, advice)
 
 
@@ -84,10 +92,12 @@ def install(*, load: bool) -> None:
         LsmError: SELinux's state cannot be read.
     """
     require_root("install")
-    text = script.text()
+    scripts = {paths.LAUNCH_SCRIPT: script.text(script.Script.LAUNCH),
+               paths.DENIALS_SCRIPT: script.text(script.Script.DENIALS)}  # fmt: skip
     _write(paths.MODULE, module.text(_levels(load=load)), 0o644)
     _semodule(load, "-X", _PRIORITY, "-i", paths.MODULE)
-    _write(paths.LAUNCH_SCRIPT, text, 0o755)
+    for path, text in scripts.items():
+        _write(path, text, 0o755)
     _write(paths.RECOVER_UNIT, _UNIT, 0o644)
     if not os.path.lexists(paths.RECOVER_WANTED):
         os.makedirs(os.path.dirname(paths.RECOVER_WANTED), exist_ok=True)
@@ -114,7 +124,7 @@ def remove() -> None:
         HostError: not root, or a step failed.
     """
     require_root("remove")
-    for path in (paths.RECOVER_WANTED, paths.RECOVER_UNIT, paths.LAUNCH_SCRIPT, paths.MODULE):
+    for path in (paths.RECOVER_WANTED, paths.RECOVER_UNIT, *_scripts(), paths.MODULE):
         if os.path.lexists(path):
             os.unlink(path)
     for folder in (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
+from enum import Enum
 
 from confined_qemu.errors import HostError, printable
 
@@ -30,22 +31,35 @@ def binding_folder() -> str:
     return found.stdout.strip()
 
 
-def text() -> str:
-    """Return the script. Isolated and without site: nothing of the caller's environment chooses what it runs.
+class Script(Enum):
+    """A script of ours whose label brings it into a domain of its own: (what it is to the reader, how it starts)."""
+
+    LAUNCH = (
+        "its label brings QEMU's launcher into its own domain",
+        "from confined_qemu.launcher import main\nmain()\n",
+    )
+    DENIALS = (
+        "its label brings what reads the audit log into a domain that may do that and nothing else",
+        "from confined_qemu.cli import denials_script\nsys.exit(denials_script())\n",
+    )
+
+
+def text(script: Script) -> str:
+    """Return a script. Isolated and without site: nothing of the caller's environment chooses what it runs.
 
     Raises:
         HostError: the package lies where others than root may write, so it may not run in the launcher's domain.
     """
     package = package_folder()
     _require_trusted(package)
+    purpose, start = script.value
     # -I and -S in one word: a #! line passes a single argument
     return (
         f"#!{INTERPRETER} -IS\n"
-        "# Written by `confined-qemu policy install`: its label brings QEMU's launcher into its own domain.\n"
+        f"# Written by `confined-qemu policy install`: {purpose}.\n"
         "import sys\n"
         f"sys.path += [{binding_folder()!r}, {package!r}]\n"
-        "from confined_qemu.launcher import main\n"
-        "main()\n"
+        f"{start}"
     )
 
 
