@@ -6,12 +6,11 @@ policy says about types: a boolean or a rule could open to a VM what is another 
 
 from __future__ import annotations
 
-import posixpath
 from typing import TYPE_CHECKING
 
-from confined_qemu import filerules
+from confined_qemu import filerules, places
 from confined_qemu.decisions import Reason, Setting
-from confined_qemu.verdict import FILES, LAUNCHER, PLACES, Case, Explanation, Verdict, quoted
+from confined_qemu.verdict import FILES, LAUNCHER, Case, Explanation, Verdict, adopted, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,13 +114,8 @@ def _launcher(case: Case) -> Explanation | None:
     if not case.by_launcher:
         return None
     target = case.denial.target.type
-    if case.denial.kind in FILES and target in PLACES and case.path is not None:
-        folder = case.path if case.denial.kind == "dir" else posixpath.dirname(case.path)
-        return Explanation(
-            Verdict.MEND,
-            f"the launcher labels images, and {target} is no type of theirs",
-            command=f"confined-qemu policy adopt {quoted(folder)}",
-        )
+    if case.denial.kind == "file" and target in places.GENERIC and case.path is not None:
+        return adopted(case.path, target, f"the launcher labels images, and {target} is no type of theirs")
     if case.answer.reason is Reason.SILENT:
         return _silent(case)
     if case.asks(_RELABELS):

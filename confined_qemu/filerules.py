@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import posixpath
 from typing import TYPE_CHECKING
 
-from confined_qemu.verdict import FILES, PLACES, Case, Explanation, Verdict, quoted
+from confined_qemu import places
+from confined_qemu.verdict import FILES, Case, Explanation, Verdict, adopted, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,13 +108,8 @@ def _not_its_own(case: Case) -> Explanation | None:
             advice="name it in the spec",
             command=f"restorecon -Fv {quoted(case.path)}",
         )
-    if case.denial.target.type in PLACES and case.path is not None:
-        return Explanation(
-            Verdict.MEND,
-            f"{why}, and {case.denial.target.type} is no type of images",
-            advice="name it in the spec",
-            command=f"confined-qemu policy adopt {quoted(posixpath.dirname(case.path))}",
-        )
+    if case.denial.target.type in places.GENERIC and case.path is not None:
+        return adopted(case.path, case.denial.target.type, f"{why}, and {case.denial.target.type} is no type of images")
     level = f" -l {case.denial.source.range}" if case.denial.source.range is not None else ""
     return Explanation(
         Verdict.MEND,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import posixpath
 import shlex
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from confined_qemu import places
 from confined_qemu.decisions import Answer
 from confined_qemu.errors import printable
 
@@ -16,10 +18,6 @@ if TYPE_CHECKING:
 
 FILES = frozenset({"file", "dir", "lnk_file", "chr_file", "blk_file", "sock_file", "fifo_file"})
 """The classes of what has a path."""
-PLACES = frozenset(
-    {"default_t", "var_t", "mnt_t", "home_root_t", "var_lib_t", "public_content_t", "public_content_rw_t"}
-)
-"""Types of folders that hold other things than images, and that only `policy adopt` makes a place for images."""
 LAUNCHER = "confined_qemu"
 """How the types of the project's own domains start."""
 
@@ -81,6 +79,14 @@ class Case:
     def asks(self, permissions: frozenset[str]) -> bool:
         """Tell whether one of `permissions` was denied."""
         return not permissions.isdisjoint(self.denial.permissions)
+
+
+def adopted(path: str, label: str, why: str) -> Explanation:
+    """Explain a file that lies where the policy expects no images: its folder becomes a place for them, or it moves."""
+    folder = posixpath.dirname(path)
+    if label in places.GENERIC and places.problem(folder) is None:
+        return Explanation(Verdict.MEND, why, command=f"confined-qemu policy adopt {quoted(folder)}")
+    return Explanation(Verdict.MEND, why, advice=places.mend(path, label))
 
 
 def quoted(path: str) -> str:

@@ -235,7 +235,7 @@ def test_a_spec_loads_yaml_and_no_psutil(tmp_path: Path) -> None:
 def test_a_libvirt_domain_loads_expat_and_no_yaml(tmp_path: Path) -> None:
     head = "<domain type='qemu'><name>x</name><memory>65536</memory><os><type>hvm</type></os></domain>"
     (tmp_path / "x.xml").write_text(head)
-    code = "import confined_qemu.run as r; r.supervise = lambda become, clean_up: become(-1)\n" + LAUNCH
+    code = "import confined_qemu.run as r; r.supervise = lambda become, *_: become(-1)\n" + LAUNCH
     found = loaded(code, ["x", "run", "--confinement", "none", "x.xml"], tmp_path)
     assert "pyexpat" in found
     assert short(found).isdisjoint(HEAVY)
