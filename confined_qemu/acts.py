@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu import label, lsm
 from confined_qemu.errors import EmulatorNotExecutable, HostError, LabelError, why
-from confined_qemu.steps import Bind, Relay, Retag
+from confined_qemu.steps import Bind, Relay, Retag, StartHelper
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from socket import socket
 
+    from confined_qemu.helperstart import Running
     from confined_qemu.plan import Plan
 
 _BACKLOG = 1
@@ -32,18 +34,39 @@ class Done:
     relay_keeps: list[int] = field(default_factory=list)
     swaps: list[tuple[int, int]] = field(default_factory=list)
     """Descriptors to put in the place of inherited ones: (ours, the inherited number)."""
+    helpers: list[Running] = field(default_factory=list)
+
+    def end_helpers(self) -> None:
+        """End them: the VM will not be started."""
+        for helper in self.helpers:
+            helper.end()
 
 
-def perform(plan: Plan) -> Done:
-    """Do every step in order.
+def perform(plan: Plan, leash: socket | None = None) -> Done:
+    """Do every step in order; `leash` is where the watcher learns of helpers.
 
     Raises:
-        ConfinedQemuError: a step failed; the caller undoes what the journal names.
+        ConfinedQemuError: a step failed; helpers were ended, and the caller undoes what the journal names.
     """
     done = Done()
+    try:
+        _perform(plan, done, leash)
+    except BaseException:
+        done.end_helpers()
+        raise
+    return done
+
+
+def _perform(plan: Plan, done: Done, leash: socket | None) -> None:
     # folders first: a socket may lie in one
     for step in plan.steps:
         match step:
+            case StartHelper():
+                from confined_qemu import helperstart
+
+                running = helperstart.start(step, plan.user, leash)
+                done.helpers.append(running)
+                done.numbers[step.name] = _high(running.socket)
             case Retag():
                 lsm.set_context(f"/proc/self/fd/{step.number}", step.context, shown=f"descriptor {step.number}")
             case Relay():
@@ -52,7 +75,6 @@ def perform(plan: Plan) -> Done:
                 label.apply(step, lambda bind: _bind(bind, done))
     if done.relayed:
         _start_relay(plan, done)
-    return done
 
 
 def _bind(step: Bind, done: Done) -> None:
@@ -158,7 +180,9 @@ def become(plan: Plan, done: Done, environment: Mapping[bytes, bytes], argv0: st
         os.set_inheritable(number, True)  # noqa: FBT003 - positional by definition
         arguments = [argument.replace(f"fd={{{name}}}", f"fd={number}") for argument in arguments]
     if plan.user is not None:
-        _become_user(plan.user)
+        from confined_qemu import spawn
+
+        spawn.become_user(plan.user)
     if plan.process is not None:
         lsm.set_exec_context(plan.process)
     # Python ignores these two; QEMU must find them as the caller had them
@@ -175,17 +199,3 @@ def become(plan: Plan, done: Done, environment: Mapping[bytes, bytes], argv0: st
             where=plan.emulator,
             hint=f"see: ls -lZ {plan.emulator}",
         ) from error
-
-
-def _become_user(name: str) -> None:
-    import pwd
-
-    try:
-        entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
-        os.initgroups(entry.pw_name, entry.pw_gid)
-        os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
-        os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
-    except KeyError as error:
-        raise HostError(f"user: there is no user {name!r}", hint="name one that exists") from error
-    except OSError as error:
-        raise HostError(f"user: cannot become {name}: {why(error)}", hint="start as root, or without user:") from error

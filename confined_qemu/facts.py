@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from confined_qemu.context import Context
+    from confined_qemu.helper import HelperKind
     from confined_qemu.mcs import Pair
     from confined_qemu.svirt import PolicyContexts
 
@@ -40,6 +41,7 @@ class FileKind(StrEnum):
     CHARACTER = "chr_file"
     FIFO = "fifo_file"
     SOCKET = "sock_file"
+    SYMLINK = "lnk_file"
     MISSING = "missing"
 
 
@@ -97,6 +99,19 @@ class FileFacts:
     problem: str | None = None
     mount: Mount | None = None
     """The file's, or, for a missing file, its folder's; None where nobody looked or the kernel shows none."""
+
+
+@dataclass(frozen=True, slots=True)
+class FolderFacts:
+    """A folder that a VM or its helper uses, and what lies in it.
+
+    `entries` are a TPM's files, all of them; of a share one for each kind and label, in the first thousands.
+    """
+
+    folder: FileFacts
+    entries: tuple[FileFacts, ...] = ()
+    problem: str | None = None
+    """Why it could not be looked into."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +187,10 @@ class Facts:
     files: Mapping[str, FileFacts] = field(default_factory=dict)
     """By the path as a resource gives it."""
     holders: Mapping[Identity, tuple[Holder, ...]] = field(default_factory=dict)
+    folders: Mapping[str, FolderFacts] = field(default_factory=dict)
+    """Shares and TPMs' states, by the path as it was given."""
+    programs: Mapping[HelperKind, FileFacts] = field(default_factory=dict)
+    """The helpers' programs; one that is not installed is missing."""
     descriptors: tuple[DescriptorFacts, ...] = ()
     pair: Pair | None = None
     uid: int = 0

@@ -293,7 +293,7 @@ class FilePlanner:
         """Say why the launcher could not label the file, or QEMU not use it; the first reason is the one to mend."""
         found, resource = wanted.found, wanted.resource
         place = f"{found.path} ({resource.source})"
-        if found.links > 1:
+        if found.links > 1 and found.kind is not FileKind.DIRECTORY:
             return [f"{place}: it has {found.links} hard links, and other names would change too; use a copy of it"]
         if self.policy is None:
             return []

@@ -135,6 +135,20 @@ def _missing(path: str, real: str, table: mounts.Mounts | None) -> FileFacts:
     return FileFacts(path, real, FileKind.MISSING, folder_label=context, mount=mount)
 
 
+def entry(path: str, selinux_facts: SelinuxFacts) -> FileFacts:
+    """Return what the host says of an entry of a folder; a link is looked at, not followed."""
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        return FileFacts(path, path, FileKind.MISSING, problem=_problem(error))
+    try:
+        return _opened(path, path, descriptor, selinux_facts)
+    except LsmError as error:
+        return FileFacts(path, path, FileKind.MISSING, problem=error.what)
+    finally:
+        os.close(descriptor)
+
+
 def _opened(path: str, real: str, descriptor: int, selinux_facts: SelinuxFacts) -> FileFacts:
     found = os.fstat(descriptor)
     given: Context | None = None

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from confined_qemu.context import Context
+from confined_qemu.helper import Helper
 from confined_qemu.resource import Listener, Resource
 
 
@@ -57,6 +58,7 @@ class Invocation:
     arguments: tuple[str, ...]
     resources: tuple[Resource, ...] = ()
     listeners: tuple[Listener, ...] = ()
+    helpers: tuple[Helper, ...] = ()
     accel: Accel = Accel.AUTO
     accel_index: int | None = None
     confinement: Confinement = Confinement.SELINUX

@@ -18,7 +18,7 @@ from confined_qemu import paths
 from confined_qemu.context import Context
 from confined_qemu.errors import JournalError, ValueProblem, printable, why
 from confined_qemu.facts import FileKind, Identity
-from confined_qemu.steps import Bind, Create, JournalStep, MakeFolder, Relabel
+from confined_qemu.steps import Bind, Create, JournalStep, KeepFolder, MakeFolder, Relabel, Sweep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,11 +26,14 @@ if TYPE_CHECKING:
 SUFFIX = ".vm.json"
 _FORMAT = 1
 _PRIVATE_FOLDER = 0o700
-_STEPS: dict[str, type[Relabel | Create | MakeFolder | Bind]] = {
+_CONTEXTS = frozenset({"before", "after", "restore", "context", "file_context", "socket_context", "given"})
+_STEPS: dict[str, type[JournalStep]] = {
     "relabel": Relabel,
     "create": Create,
     "folder": MakeFolder,
     "bind": Bind,
+    "keep-folder": KeepFolder,
+    "sweep": Sweep,
 }
 
 
@@ -256,9 +259,9 @@ def _decode(data: Any) -> Record:
 def _step(values: dict[str, Any]) -> JournalStep:
     kind = _STEPS[values.pop("step")]
     for name, value in values.items():
-        if name in ("before", "after", "restore", "context", "file_context", "socket_context") and value is not None:
+        if name in _CONTEXTS and value is not None:
             values[name] = Context.parse(value)
-        elif name == "identity":
+        elif name == "identity" and value is not None:
             values[name] = Identity(**value)
         elif name == "kind":
             values[name] = FileKind(value)

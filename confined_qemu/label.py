@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from confined_qemu import lsm
 from confined_qemu.errors import ConfinedQemuError, LabelError, why
 from confined_qemu.facts import FileKind, Identity
-from confined_qemu.steps import Bind, Create, JournalStep, MakeFolder, Relabel
+from confined_qemu.steps import Bind, Create, JournalStep, KeepFolder, MakeFolder, Relabel, Sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +33,7 @@ _KINDS = {
     stat.S_IFCHR: FileKind.CHARACTER,
     stat.S_IFIFO: FileKind.FIFO,
     stat.S_IFSOCK: FileKind.SOCKET,
+    stat.S_IFLNK: FileKind.SYMLINK,
 }
 
 
@@ -75,8 +76,10 @@ def apply(step: JournalStep, bind: Callable[[Bind], None]) -> None:
             _relabel(step)
         case Create():
             _create(step)
-        case MakeFolder():
+        case MakeFolder() | KeepFolder():
             _make_folder(step)
+        case Sweep():
+            pass
         case Bind():
             bind(step)
 
@@ -109,7 +112,7 @@ def _create(step: Create) -> None:
     os.close(descriptor)
 
 
-def _make_folder(step: MakeFolder) -> None:
+def _make_folder(step: MakeFolder | KeepFolder) -> None:
     parent = os.path.dirname(step.path)
     try:
         if not os.path.isdir(parent):
@@ -131,12 +134,16 @@ def undo(step: JournalStep, others_hold: Callable[[Identity], bool]) -> None:
     match step:
         case Relabel():
             _put_back(step.path, step.identity, step.after, step.restore, others_hold)
-        case Create(remove=False):
+        case Create(remove=False) | KeepFolder():
             _put_back(step.path, None, step.context, step.restore, others_hold)
         case Create() | Bind():
             _unlink(step)
         case MakeFolder():
             _remove_folder(step)
+        case Sweep():
+            from confined_qemu import sweep
+
+            sweep.sweep(step)
 
 
 def _put_back(

@@ -9,7 +9,7 @@ import posixpath
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from confined_qemu import fileplan, hostpaths, svirt
+from confined_qemu import fileplan, helperplan, hostpaths, svirt
 from confined_qemu.commas import escape
 from confined_qemu.errors import printable
 from confined_qemu.facts import SelinuxMode
@@ -42,8 +42,11 @@ def plan(invocation: Invocation, facts: Facts, policy: Policy | None) -> Plan:
         draft.add_listeners()
         draft.add_descriptors()
         draft.add_temporary_folder()
+        draft.add_helpers()
     else:
         draft.leave_files()
+        if draft.process is None:
+            draft.add_helpers()
     return draft.finish()
 
 
@@ -181,7 +184,12 @@ class _Draft:
     def _files(self) -> list[Resource]:
         """Return the resources without the sockets that the launcher makes itself."""
         made = {listener.path for listener in self.invocation.listeners}
-        return [r for r in self.invocation.resources if r.access is not Access.LISTEN or r.path not in made]
+        shared = helperplan.shares(self.invocation)
+        return [
+            r
+            for r in self.invocation.resources
+            if (r.access is not Access.LISTEN or r.path not in made) and r not in shared
+        ]
 
     def leave_files(self) -> None:
         """Name the resources of a VM that nothing confines, or that is refused; none is touched."""
@@ -266,6 +274,20 @@ class _Draft:
         label = svirt.file_context(contexts, process, Sharing.PRIVATE)
         self.steps.append(MakeFolder(folder, label or process))
         self.temporary = folder
+
+    # ---- shares, and the helpers that serve them
+
+    def add_helpers(self) -> None:
+        if not helperplan.folders(self.invocation):
+            return
+        folder = self._own_folder() if self.process is not None and self.invocation.helpers else None
+        found = helperplan.HelperPlanner(self.invocation, self.facts, self.policy, self.process, folder).plan()
+        # undone last: by then every file with a label of its own has got it back
+        self.steps = [*found.first, *self.steps, *found.steps, *found.last]
+        self.resources += found.resources
+        self.refusals.extend(printable(line) for line in found.refusals)
+        for line in found.denials:
+            self.deny(line)
 
     # ---- the end
 

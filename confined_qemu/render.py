@@ -12,7 +12,7 @@ import posixpath
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from confined_qemu import hostpaths
+from confined_qemu import hostpaths, render_helpers
 from confined_qemu.commas import escape
 from confined_qemu.errors import ValueProblem
 from confined_qemu.invocation import Accel, Invocation
@@ -22,6 +22,7 @@ from confined_qemu.vm_devices import Char, CharKind, NetworkType, NicModel
 from confined_qemu.vm_disks import Bus, Disk
 
 if TYPE_CHECKING:
+    from confined_qemu.helper import Helper
     from confined_qemu.resource import Resource
     from confined_qemu.vm import VM
 
@@ -48,6 +49,7 @@ class _Command:
         self.arguments: list[str] = []
         self.resources: list[Resource] = []
         self.listeners: list[Listener] = []
+        self.helpers: list[Helper] = []
         self._controllers: set[str] = set()
         self._boot = 0
 
@@ -259,7 +261,8 @@ def invocation(vm: VM, folder: str) -> Invocation:
         raise ValueProblem(f"the spec's folder {folder!r} is not absolute", hint="resolve it first")
     command = _Command(vm, folder)
     accel_index = _machine(command)
-    for part in (_flash, _kernel, _disks, _cdrom, _characters, _network):
+    parts = (_flash, _kernel, _disks, _cdrom, _characters, _network, render_helpers.tpm, render_helpers.shares)
+    for part in parts:
         part(command)
     command.add(*vm.qemu_args)
     return Invocation(
@@ -268,6 +271,7 @@ def invocation(vm: VM, folder: str) -> Invocation:
         arguments=tuple(command.arguments),
         resources=tuple(command.resources),
         listeners=tuple(command.listeners),
+        helpers=tuple(command.helpers),
         accel=vm.accel,
         accel_index=accel_index,
         confinement=vm.confinement,

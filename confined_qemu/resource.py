@@ -63,6 +63,7 @@ class Role(StrEnum):
     SECRET = "secret"  # noqa: S105 - the name of a role
     SHARE = "share"
     TPM = "tpm"
+    TPM_STATE = "tpm_state"
     USB = "usb"
     EVDEV = "evdev"
     VFIO = "vfio"

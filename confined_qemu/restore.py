@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from confined_qemu import history, journal, label, processes
 from confined_qemu.errors import JournalError
 from confined_qemu.facts import Holder
-from confined_qemu.steps import Relabel
+from confined_qemu.steps import Relabel, Sweep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -125,7 +125,7 @@ def _neighbours(folder: str) -> list[str]:
 
 def _on_this_boot(step: JournalStep) -> JournalStep:
     """Return the step with the device number that its path has now: numbers of another boot may differ."""
-    if not isinstance(step, Relabel):
+    if not isinstance(step, Relabel | Sweep) or step.identity is None:
         return step
     try:
         device = os.lstat(step.path).st_dev

@@ -18,12 +18,15 @@ from confined_qemu.facts import Facts, Holder, Identity, SelinuxFacts, SelinuxMo
 from confined_qemu.invocation import Confinement, Invocation, SeclabelType
 from confined_qemu.mcs import Window
 from confined_qemu.planner import plan as make_plan
-from confined_qemu.steps import Bind, Create, MakeFolder, Relabel
+from confined_qemu.steps import JournalStep, StartHelper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from socket import socket
 
     from confined_qemu.decisions import Policy
+    from confined_qemu.facts import FileFacts, FolderFacts
+    from confined_qemu.helper import HelperKind
     from confined_qemu.mcs import Pair
     from confined_qemu.plan import Plan
 
@@ -73,11 +76,14 @@ def collect(
     """Return the facts about this invocation, without a pair."""
     search = host.environment_text(caller.environment, "PATH")
     emulator = host.find_emulator(invocation.emulator, search)
+    folders, programs = _helped(invocation, selinux)
     return Facts(
         selinux=selinux,
         kvm=host.accelerator(),
         emulator=host.file(emulator, selinux),
         files=host.files((resource.path for resource in invocation.resources), selinux),
+        folders=folders,
+        programs=programs,
         holders=holders or {},
         descriptors=host.descriptors(caller.descriptors, selinux),
         uid=os.geteuid(),
@@ -85,6 +91,19 @@ def collect(
         runtime_folder=_runtime_folder(caller),
         temporary_folder=host.environment_text(caller.environment, "TMPDIR") or "/var/tmp",  # noqa: S108 - QEMU's own
     )
+
+
+def _helped(
+    invocation: Invocation, selinux: SelinuxFacts
+) -> tuple[Mapping[str, FolderFacts], Mapping[HelperKind, FileFacts]]:
+    """Return the folders that are shared or served, and the programs that serve them; most VMs have none."""
+    from confined_qemu import helperplan
+
+    if not helperplan.folders(invocation):
+        return {}, {}
+    from confined_qemu import helperhost
+
+    return helperhost.folders(invocation, selinux), helperhost.programs(invocation, selinux)
 
 
 def _runtime_folder(caller: Caller) -> str:
@@ -111,8 +130,9 @@ def launch(invocation: Invocation, caller: Caller, warn: Callable[[str], None]) 
         plan, registry = _planned(invocation, caller, folder, held, warn)
         path, record = _journalled(folder, plan)
         try:
-            watcher = spawn.watcher(path, str(plan.process), (record, registry), caller.report)
-            done = acts.perform(plan)
+            mine, its = _leash(plan)
+            watcher = spawn.watcher(path, str(plan.process), (record, registry), caller.report, its)
+            done = acts.perform(plan, mine)
             watcher.await_ready()
         except BaseException:
             held.close()
@@ -121,8 +141,19 @@ def launch(invocation: Invocation, caller: Caller, warn: Callable[[str], None]) 
     try:
         acts.become(plan, done, caller.environment, caller.argv0)
     except ConfinedQemuError:
+        done.end_helpers()
         restore.restore(path)
         raise
+
+
+def _leash(plan: Plan) -> tuple[socket | None, int]:
+    """Return our end and the watcher's of a socket for helpers' pidfds; ours closes at the exec."""
+    if not any(isinstance(step, StartHelper) for step in plan.steps):
+        return None, -1
+    from socket import socketpair
+
+    mine, its = socketpair()
+    return mine, its.detach()
 
 
 def preview(invocation: Invocation, caller: Caller, pair: Pair | None = None) -> Plan:
@@ -190,6 +221,7 @@ def _settled(invocation: Invocation, caller: Caller, folder: str, held: ExitStac
 def _dead(folder: str, invocation: Invocation) -> list[journal.Entry]:
     mine = {os.path.realpath(resource.path) for resource in invocation.resources}
     mine |= {os.path.realpath(listener.path) for listener in invocation.listeners}
+    mine |= {os.path.realpath(helper.folder) for helper in invocation.helpers}
     return [
         entry
         for entry in journal.entries(folder)
@@ -214,7 +246,7 @@ def _accepted(plan: Plan, warn: Callable[[str], None]) -> Plan:
 def _journalled(folder: str, plan: Plan) -> tuple[str, int]:
     if plan.process is None:
         raise JournalError("a plan without a context has nothing to journal")
-    steps = tuple(step for step in plan.steps if isinstance(step, (Relabel, Create, MakeFolder, Bind)))
+    steps = tuple(step for step in plan.steps if isinstance(step, JournalStep))
     pid = os.getpid()
     ticks = processes.start_ticks(pid)
     if ticks is None:

@@ -40,16 +40,18 @@ class Watcher:
             )
 
 
-def watcher(journal_path: str, context: str, held: Iterable[int], report: int) -> Watcher:
+def watcher(journal_path: str, context: str, held: Iterable[int], report: int, leash: int = -1) -> Watcher:
     """Start the watcher of this very process; `held` are the descriptors of its journal and its pair.
+
+    Through `leash`, the end of a socket pair, it gets a pidfd of each helper of the VM; -1 for a VM without.
 
     Raises:
         HostError: no process or descriptor is to be had.
     """
     mine, its = os.pipe()
     pidfd = os.pidfd_open(os.getpid())
-    keep = [*held, its, pidfd, *([report] if report >= 0 else [])]
-    arguments = [journal_path, context, str(pidfd), str(os.getpid()), str(its), str(report)]
+    keep = [*held, its, pidfd, *(number for number in (report, leash) if number >= 0)]
+    arguments = [journal_path, context, str(pidfd), str(os.getpid()), str(its), str(report), str(leash)]
     program("watch", arguments, keep)
     os.close(its)
     os.close(pidfd)
@@ -89,15 +91,39 @@ def _detach(command: list[str], keep: frozenset[int]) -> NoReturn:
         for number in range(_LAST_STDIO + 1):
             if number not in keep:
                 os.dup2(null, number)
-        for name in os.listdir("/proc/self/fd"):
-            number = int(name)
-            if number > _LAST_STDIO and number not in keep:
-                _close(number)
+        close_all_but({*range(_LAST_STDIO + 1), *keep})
         for number in keep:
             os.set_inheritable(number, True)  # noqa: FBT003 - positional by definition
         os.execve(command[0], command, {})
     finally:
         os._exit(1)
+
+
+def close_all_but(keep: Iterable[int]) -> None:
+    """Close every descriptor of this process that is not in `keep`."""
+    kept = frozenset(keep)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in kept:
+            _close(int(name))
+
+
+def become_user(name: str) -> None:
+    """Become a user, by name or number, with the groups that the user has.
+
+    Raises:
+        HostError: there is no such user, or it takes root.
+    """
+    import pwd
+
+    try:
+        entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
+        os.initgroups(entry.pw_name, entry.pw_gid)
+        os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
+        os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
+    except KeyError as error:
+        raise HostError(f"user: there is no user {name!r}", hint="name one that exists") from error
+    except OSError as error:
+        raise HostError(f"user: cannot become {name}: {why(error)}", hint="start as root, or without user:") from error
 
 
 def _close(number: int) -> None:

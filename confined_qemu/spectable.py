@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from confined_qemu.invocation import Accel, Confinement, Seclabel, SeclabelType
 from confined_qemu.kinds import Choice, Integer, Key, ListOf, Table, Text, WordOr, YesNo
+from confined_qemu.spectable_helpers import SHARE, TPM
 from confined_qemu.spectable_parts import CONTROL, DISK, NETWORK, PATH, PORT, PROCESS, YES, forbid, together
 from confined_qemu.vm import NEEDS, VM
 from confined_qemu.vm_devices import Network, NetworkType
@@ -138,6 +139,8 @@ SPEC: Final = Table(
             _NETWORK_DOC,
             ("net", "nic"),
         ),
+        Key("tpm", TPM, "A TPM for the guest, emulated by swtpm, which runs confined at the VM's pair."),
+        Key("shares", ListOf(SHARE), "Folders of the host that the guest mounts.", ("share", "filesystems", "virtfs")),
         Key(
             "qemu_args",
             ListOf(Text("an argument")),

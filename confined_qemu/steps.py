@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from confined_qemu.context import Context
     from confined_qemu.facts import FileKind, Identity
+    from confined_qemu.helper import HelperKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,65 @@ class Relay:
         return f"relay    descriptor {self.number}: as {self.socket_context}"
 
 
-Step = Relabel | Create | MakeFolder | Bind | Retag | Relay
-JournalStep = Relabel | Create | MakeFolder | Bind
+@dataclass(frozen=True, slots=True)
+class KeepFolder:
+    """Make a folder that stays, a new TPM's state; at the end it gets `restore`."""
+
+    path: str
+    context: Context
+    restore: Context
+
+    def describe(self) -> str:
+        """Return what is made and what follows at the end."""
+        return f"folder   {self.path}: {self.context}, at the end {self.restore}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Do nothing at the start; at the end give `restore` to all in a folder that carries the VM's own label `given`.
+
+    That is what the VM or its helper made there. `deep`: also in the folders below, on the same file system. `identity`
+    is None for a folder that this plan makes.
+    """
+
+    path: str
+    identity: Identity | None
+    given: Context
+    restore: Context
+    deep: bool
+
+    def describe(self) -> str:
+        """Return what will happen at the end."""
+        where = "below" if self.deep else "in"
+        return f"sweep    {self.path}: at the end {self.restore} for what is made {where} it as {self.given}"
+
+
+@dataclass(frozen=True, slots=True)
+class StartHelper:
+    """Start a program that serves a folder to the VM; it ends with the VM.
+
+    QEMU's end of its socket is a descriptor (`fd={name}`). `context` and `socket_context` are None where nothing
+    confines the VM. `identity` is None for a folder that this plan makes. What it says goes to a
+    file in `own_folder`, the VM's.
+    """
+
+    kind: HelperKind
+    name: str
+    program: str
+    arguments: tuple[str, ...]
+    folder: str
+    identity: Identity | None
+    context: Context | None
+    socket_context: Context | None
+    own_folder: str | None
+
+    def describe(self) -> str:
+        """Return what is started, where and as what."""
+        command = " ".join((self.program, *self.arguments))
+        who = f"as {self.context}" if self.context is not None else "not confined"
+        return f"start    {command}: in {self.folder}, {who}, ends with the VM"
+
+
+Step = Relabel | Create | MakeFolder | Bind | Retag | Relay | KeepFolder | Sweep | StartHelper
+JournalStep = Relabel | Create | MakeFolder | Bind | KeepFolder | Sweep
 """The steps that leave something on disk."""

@@ -189,6 +189,13 @@ TABLE: tuple[Row, ...] = (
         f"{_LIBVIRT}: hostdev, input, TPM",
     ),
     Row(
+        "folder of a TPM's state and what lies in it",
+        frozenset({Role.TPM_STATE}), frozenset({Access.DIRECTORY, Access.READ_WRITE}), _ANYWHERE,
+        frozenset({FileKind.DIRECTORY, FileKind.REGULAR}), Sharing.PRIVATE, End.BACK,
+        "it is the guest's keys; swtpm, at the VM's pair, makes files in it, which get the folder's label at the end",
+        f"{_LIBVIRT}: the state of an emulated TPM",
+    ),
+    Row(
         "shared folder; folder of keys, certificates or firmware",
         _EVERY_ROLE, frozenset({Access.DIRECTORY}), _ANYWHERE, frozenset({FileKind.DIRECTORY}), Sharing.UNLABELLED,
         End.NOTHING,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from confined_qemu.invocation import Accel, Confinement, Seclabel, SeclabelType
 from confined_qemu.vm_devices import Char, CharKind, Network
 from confined_qemu.vm_disks import Bus, Disk
+from confined_qemu.vm_helpers import Share, Tpm, share_violations
 from confined_qemu.vm_rules import Violation, refuse
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ class VM:
     qmp: Char = _NONE
     display: str = "none"
     network: Network = field(default_factory=Network)
+    tpm: Tpm | None = None
+    shares: tuple[Share, ...] = ()
     qemu_args: tuple[str, ...] = ()
     confinement: Confinement = Confinement.SELINUX
     require_domain: bool = False
@@ -102,6 +105,7 @@ class VM:
         yield from self._stdio_twice()
         yield from self._too_many_on_a_bus()
         yield from self._file_twice()
+        yield from share_violations(self.shares)
 
     def _stdio_twice(self) -> Iterator[Violation]:
         holders = [key for key in ("serial", "monitor", "qmp") if getattr(self, key).on_stdio]

@@ -1,8 +1,8 @@
 """The watcher: stays with a VM and puts its labels back, whatever ended it.
 
-Runs as a program of its own (`python3 -IS watch.py JOURNAL CONTEXT PIDFD PID CONTROL REPORT`, REPORT -1 without
-`run`) and imports nothing until the VM has ended, so that a thousand of them are cheap. It holds the journal's
-lock and the VM's pair through the descriptors it inherited.
+Runs as a program of its own (`python3 -IS watch.py JOURNAL CONTEXT PIDFD PID CONTROL REPORT LEASH`, REPORT -1 without
+`run`, LEASH -1 without helpers) and imports nothing until the VM has ended, so that a thousand of them are cheap. It
+holds the journal's lock and the VM's pair through the descriptors it inherited.
 """
 
 import os
@@ -17,12 +17,14 @@ FAILED = b"!"
 _EXEC_PATIENCE = 5.0
 """Seconds for the kernel to finish an exec that has begun (its descriptors are closed a moment before its context
 changes)."""
+_HELPER_PATIENCE = 10_000
+"""Milliseconds for a helper to save what it has to, once QEMU is gone."""
 
 
 def main() -> None:
     """Watch one VM; does not return."""
     path, expected = sys.argv[1], sys.argv[2]
-    pidfd, pid, control, report = (int(text) for text in sys.argv[3:7])
+    pidfd, pid, control, report, leash = (int(text) for text in sys.argv[3:8])
     with open("/proc/self/comm", "w", encoding="ascii") as comm:
         comm.write("confined-watch")
     os.write(control, READY)
@@ -33,6 +35,7 @@ def main() -> None:
     os.close(pidfd)
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     _await_others(expected, report)
+    _end_helpers(leash)
     status = _restore(path)
     _tell(report, status)
     os._exit(0)
@@ -107,6 +110,25 @@ def _await_others(expected: str, report: int) -> None:
         for pidfd in others:
             _ended(pidfd, -1)
             os.close(pidfd)
+
+
+def _end_helpers(leash: int) -> None:
+    """Wait for the VM's helpers, which end when QEMU is gone, and kill one that hangs."""
+    if leash < 0:
+        return
+    import socket
+
+    with socket.socket(fileno=leash) as received:
+        while True:
+            # the other ends close when helpers and QEMU are executed, so this comes to its end
+            data, pidfds, _, _ = socket.recv_fds(received, 1, 1)
+            if not data:
+                return
+            for pidfd in pidfds:
+                if not _ended(pidfd, _HELPER_PATIENCE):
+                    _kill(pidfd)
+                    _ended(pidfd, -1)
+                os.close(pidfd)
 
 
 def _kill(pidfd: int) -> None:

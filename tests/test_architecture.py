@@ -17,16 +17,15 @@ if TYPE_CHECKING:
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PACKAGE = "confined_qemu"
 ORDER = """
-    __init__ paths commas queries errors mcs context resource facts svirt_table invocation
+    __init__ paths commas queries errors mcs context resource helper facts svirt_table invocation
     keyvals hostpaths options collector filenames cmdline_block cmdline_chardev cmdline_own cmdline chain
-    vm_rules vm_disks vm_devices vm yamlnodes kinds spectable_parts spectable schema specfile specwriter
-    xmltree carrying domaindevices domainxml render
-    svirt steps plan decisions mountinfo places fixedlabels fileplan planner
-    avc verdict filerules explain denials
-    | environment lsm kvm label processes mounts host probe journal history restore pairs survivors watch relay
-    spawn acts requests session
-    policy policy.module policy.script policy.install policy.adopt preview
-    audit inquiry
+    vm_rules vm_disks vm_devices vm_helpers vm yamlnodes kinds spectable_parts spectable_helpers spectable
+    schema specfile specwriter xmltree carrying domaindevices domainxml render_helpers render
+    svirt steps plan decisions mountinfo places fixedlabels fileplan helperplan planner avc verdict filerules
+    explain denials
+    | environment lsm kvm sweep label processes mounts host helperhost probe journal history restore pairs
+    survivors watch relay spawn helperstart acts requests session
+    policy policy.module policy.script policy.install policy.adopt preview audit inquiry
     run arguments launcher check listing cli __main__
 """.split()  # noqa: SIM905 - a line of the order for each layer
 """Each module imports only what stands to its left. Left of the bar all is pure: values in, values out."""

@@ -13,6 +13,7 @@ from hypothesis import given
 
 from confined_qemu import schema, specfile
 from confined_qemu.spectable import SECLABEL, SPEC
+from confined_qemu.spectable_helpers import SHARE, TPM
 from confined_qemu.spectable_parts import DISK, DISK_LABEL, NETWORK
 from tests.strategies import spec_documents
 
@@ -27,6 +28,7 @@ BEYOND_A_SCHEMA = {
     "empty-value": "the same null as kernel: null, which is a text here",
     "file-twice": "two values compared",
     "ide-full": "a count across two keys",
+    "share-tags": "two values compared",
     "merge-key": "resolved when a schema sees the document",
     "nul": "a text like any other to JSON",
     "two-documents": "each one is good",
@@ -45,7 +47,7 @@ def test_the_file_is_the_generated_text() -> None:
 
 
 def test_every_key_is_described_and_has_its_default() -> None:
-    for table in (SPEC, DISK, DISK_LABEL, NETWORK, SECLABEL):
+    for table in (SPEC, DISK, DISK_LABEL, NETWORK, SECLABEL, TPM, SHARE):
         for name, key in table.schema()["properties"].items():
             assert key["description"].endswith("."), name
     keys = SPEC.schema()["properties"]

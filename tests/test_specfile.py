@@ -19,6 +19,7 @@ from confined_qemu.invocation import Accel, Seclabel, SeclabelType
 from confined_qemu.vm import VM
 from confined_qemu.vm_devices import Char, CharKind, Network, NetworkType
 from confined_qemu.vm_disks import Bus, Disk, DiskFormat
+from confined_qemu.vm_helpers import Share, ShareDriver, Tpm, TpmModel, TpmVersion
 from tests.strategies import spec_documents
 
 HERE = Path(__file__).parent
@@ -90,6 +91,8 @@ monitor: unix:m
 qmp: stdio
 display: vnc=127.0.0.1:3
 network: {{type: user, model: e1000, mac: "52:54:00:00:00:01", hostfwd: ["tcp::1-:2"]}}
+tpm: {{state: t, version: 2.0, model: tpm-tis}}
+shares: [{{dir: d, tag: /mnt, driver: 9p, readonly: yes}}]
 qemu_args: [-S, 1, on]
 confinement: auto
 require_domain: TRUE
@@ -105,6 +108,8 @@ seclabel: {{type: static, label: "{label}"}}
     assert vm.accel is Accel.KVM
     assert vm.seclabel == Seclabel(SeclabelType.STATIC, relabel=False, label=Context.parse(label))
     assert vm.network.hostfwd == ("tcp::1-:2",)
+    assert vm.tpm == Tpm("t", TpmVersion.TPM_2, TpmModel.TIS)
+    assert vm.shares == (Share("d", "/mnt", ShareDriver.NINE_P, readonly=True),)
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,9 @@ def survivors(context):
 class Watched:
     """A process in QEMU's place, its watcher, and what stands for the launcher's and `run`'s ends of its sockets."""
 
-    def __init__(self, folder: Path, *, context: str | None = None, journal: str = "", survivor: int = 0) -> None:
+    def __init__(
+        self, folder: Path, *, context: str | None = None, journal: str = "", survivor: int = 0, helpers: bool = False
+    ) -> None:
         self.package = folder / "package/confined_qemu"
         self.package.mkdir(parents=True)
         self.journal = folder / "journal"
@@ -66,11 +68,13 @@ class Watched:
         self.run.settimeout(PATIENCE)
         pidfd = os.pidfd_open(self.vm.pid)
         expected = context if context is not None else watch._context(self.vm.pid)
-        numbers = (pidfd, self.vm.pid, control, report.fileno())
+        self.leash, its_leash = socket.socketpair()
+        numbers = (pidfd, self.vm.pid, control, report.fileno(), its_leash.fileno() if helpers else -1)
         self.watcher = subprocess.Popen(
             [spawn.INTERPRETER, "-IS", self.package / "watch.py", self.journal, expected, *map(str, numbers)],
-            pass_fds=(pidfd, control, report.fileno()),
+            pass_fds=(pidfd, control, report.fileno(), its_leash.fileno()),
         )
+        its_leash.close()
         report.close()
         self.its_control = f"/proc/{self.watcher.pid}/fd/{control}"
         os.close(control)
@@ -81,8 +85,10 @@ class Watched:
         with open(watch.__file__, encoding="utf-8") as file:
             text = file.read()
         # the time that an exec may take is not what is tested
-        assert "_EXEC_PATIENCE = 5.0" in text
-        (self.package / "watch.py").write_text(text.replace("_EXEC_PATIENCE = 5.0", "_EXEC_PATIENCE = 0.0"))
+        for patience in ("_EXEC_PATIENCE = 5.0", "_HELPER_PATIENCE = 10_000"):
+            assert patience in text
+            text = text.replace(patience, f"{patience.partition('=')[0]}= 0")
+        (self.package / "watch.py").write_text(text)
         (self.package / "__init__.py").write_text("")
         (self.package / "errors.py").write_text(ERRORS)
         (self.package / "restore.py").write_text(RESTORE)
@@ -113,6 +119,7 @@ class Watched:
         if self.control >= 0:
             os.close(self.control)
         self.run.close()
+        self.leash.close()
 
 
 @pytest.fixture
@@ -175,6 +182,37 @@ def test_a_daemons_end_is_waited_for(made: list[Watched], tmp_path: Path) -> Non
     assert not os.path.exists(f"{watched.journal}.done")
     daemon.communicate()
     assert watched.run.recv(1) == watch.RESTORED
+    assert watched.ended()
+
+
+def test_a_helper_that_outlives_its_vm_is_ended(made: list[Watched], tmp_path: Path) -> None:
+    helper = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE)
+    watched = start(made, tmp_path, helpers=True)
+    pidfd = os.pidfd_open(helper.pid)
+    socket.send_fds(watched.leash, [b"h"], [pidfd])
+    os.close(pidfd)
+    watched.leash.close()
+    watched.become()
+    assert helper.poll() is None
+    watched.end_vm()
+    assert helper.wait(PATIENCE) == -signal.SIGKILL
+    assert watched.run.recv(1) == watch.RESTORED
+    assert watched.ended()
+    helper.communicate()
+
+
+def test_a_helper_that_ends_is_waited_for(made: list[Watched], tmp_path: Path) -> None:
+    helper = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE)
+    watched = start(made, tmp_path, helpers=True)
+    pidfd = os.pidfd_open(helper.pid)
+    socket.send_fds(watched.leash, [b"h"], [pidfd])
+    os.close(pidfd)
+    watched.become()
+    helper.communicate()
+    watched.end_vm()
+    # another helper might still be told of
+    assert not os.path.exists(f"{watched.journal}.done")
+    watched.leash.close()
     assert watched.ended()
 
 

@@ -8,6 +8,7 @@ import zlib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from confined_qemu import helperplan
 from confined_qemu.chain import Layer, names
 from confined_qemu.context import Context
 from confined_qemu.decisions import NO_POLICY
@@ -16,6 +17,7 @@ from confined_qemu.facts import (
     Facts,
     FileFacts,
     FileKind,
+    FolderFacts,
     Holder,
     Identity,
     KvmFacts,
@@ -24,8 +26,9 @@ from confined_qemu.facts import (
     SelinuxFacts,
     SelinuxMode,
 )
+from confined_qemu.helper import PROGRAMS
 from confined_qemu.mcs import Pair
-from confined_qemu.resource import Access
+from confined_qemu.resource import Access, Resource, Role, Sharing
 from tests.fakes import DEBIAN, FEDORA, VIRT_IMAGE, Policy
 
 if TYPE_CHECKING:
@@ -33,7 +36,6 @@ if TYPE_CHECKING:
 
     from confined_qemu import decisions
     from confined_qemu.invocation import Invocation
-    from confined_qemu.resource import Resource
 
 HERE = "/srv/vm"
 """Where relative paths start."""
@@ -60,6 +62,8 @@ class World:
 
     `files` says what is different about a path: any field of FileFacts, of its mount in `mount`; `denied` adds to
     `TABLE`.
+    `files` says what is different about a path: any field of FileFacts; `denied` adds to `TABLE`. `entries` says what
+    lies in a shared folder or a TPM's state: names, and a label of their own where it is not the folder's.
     """
 
     selinux: str = "enforcing"
@@ -93,6 +97,10 @@ class World:
         resources = tuple(found for image in invocation.resources for found in below(Layer.top(image)))
         return replace(invocation, resources=resources, problems=tuple(problems))
 
+    entries: dict[str, dict[str, str | None]] = field(default_factory=dict)
+    programs: bool = True
+    """Are swtpm and virtiofsd installed?"""
+
     def facts(self, invocation: Invocation) -> Facts:
         """Return what this host says about an invocation."""
         mode = SelinuxMode(self.selinux)
@@ -115,6 +123,8 @@ class World:
                 )
                 for path, rows in self.holders.items()
             },
+            folders={path: self._folder(path) for path in helperplan.folders(invocation)},
+            programs={helper.kind: self._program(PROGRAMS[helper.kind].paths[0]) for helper in invocation.helpers},
             descriptors=tuple(
                 DescriptorFacts(**{**row, "label": Context.parse(row["label"]) if row["label"] else None})
                 for row in self.descriptors
@@ -146,6 +156,23 @@ class World:
         identity = None if values["kind"] is FileKind.MISSING else _identity(values.get("same_as", path))
         values.pop("same_as", None)
         return FileFacts(path, values.pop("real", path), identity=identity, **values)
+
+    def _folder(self, path: str) -> FolderFacts:
+        self.files.setdefault(path, {}).setdefault("kind", "dir")
+        folder = self.file(Resource(path, Role.SHARE, Access.DIRECTORY, Sharing.UNLABELLED, "folder"))
+        entries = []
+        for name, label in self.entries.get(path, {}).items():
+            said: dict[str, Any] = {"label": label or str(folder.label)} if folder.label is not None else {}
+            self.files[f"{path}/{name}"] = said
+            resource = Resource(f"{path}/{name}", Role.SHARE, Access.READ_WRITE, Sharing.UNLABELLED, "entry")
+            entries.append(self.file(resource))
+        return FolderFacts(folder, tuple(entries))
+
+    def _program(self, path: str) -> FileFacts:
+        if not self.programs:
+            return FileFacts(path, path, FileKind.MISSING)
+        label = Context.parse("system_u:object_r:bin_t:s0") if self.selinux != SelinuxMode.DISABLED else None
+        return FileFacts(path, path, FileKind.REGULAR, _identity(path), label=label)
 
     def _emulator(self, name: str) -> FileFacts:
         path = name if "/" in name else f"/usr/bin/{name}"

@@ -11,6 +11,7 @@ from confined_qemu import lsm, paths
 from confined_qemu.context import Context
 from confined_qemu.errors import HostError, why
 from confined_qemu.facts import SelinuxMode
+from confined_qemu.helper import PROGRAMS
 from confined_qemu.mcs import Level, Range
 from confined_qemu.policy import module, script
 
@@ -112,7 +113,7 @@ def install(*, load: bool) -> None:
         os.chmod(pairs, 0o666)  # noqa: S103 - every user's launcher locks bytes in it; it holds no data
     if load:
         run(
-            ["restorecon", "-RF", os.path.dirname(paths.LAUNCH_SCRIPT), paths.STATE, paths.RECOVER_UNIT],
+            ["restorecon", "-RF", os.path.dirname(paths.LAUNCH_SCRIPT), paths.STATE, paths.RECOVER_UNIT, *_helpers()],
             "labelling",
         )
 
@@ -137,6 +138,14 @@ def remove() -> None:
             shutil.rmtree(folder)
     # last: a file that still carried one of the module's types would be left unlabelled
     _semodule(True, "-X", _PRIORITY, "-r", module.NAME)  # noqa: FBT003 - the one flag of a private helper
+    if _helpers():
+        # these are the system's own, and get its labels back
+        run(["restorecon", "-F", *_helpers()], "labelling")
+
+
+def _helpers() -> list[str]:
+    """Return the installed programs to which the module gives a label."""
+    return [path for program in PROGRAMS.values() for path in program.paths if os.path.exists(path)]
 
 
 def _levels(*, load: bool) -> module.Levels:
