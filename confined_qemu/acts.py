@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu import label, lsm
 from confined_qemu.errors import EmulatorNotExecutable, HostError, LabelError, why
-from confined_qemu.steps import Bind, Relay, Retag, StartHelper
+from confined_qemu.steps import Bind, Connect, Relay, Retag, StartHelper
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,6 +71,8 @@ def _perform(plan: Plan, done: Done, leash: socket | None) -> None:
                 lsm.set_context(f"/proc/self/fd/{step.number}", step.context, shown=f"descriptor {step.number}")
             case Relay():
                 _relay_descriptor(step, done)
+            case Connect():
+                done.numbers[step.name] = _connected(step.path)
             case _:
                 label.apply(step, lambda bind: _bind(bind, done))
     if done.relayed:
@@ -92,6 +94,22 @@ def _bind(step: Bind, done: Done) -> None:
             outer = _listening(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), step.path)
         done.relayed.append(f"listen:{outer}:{inner_path}")
         done.relay_keeps.append(outer)
+
+
+def _connected(path: str) -> int:
+    """Return a connection to what listens at `path`: the launcher's own socket, which a VM may use as handed over."""
+    import socket
+
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        made.connect(os.fsencode(path))
+    except OSError as error:
+        made.close()
+        words = why(error) if error.errno else str(error)
+        raise LabelError(
+            f"cannot be connected to: {words}", where=path, hint="start what listens there first, as the same user"
+        ) from error
+    return _high(made.detach())
 
 
 def _listening(made: object, path: str) -> int:

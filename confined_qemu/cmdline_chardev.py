@@ -2,7 +2,9 @@
 
 Source: `chardev/char.c` (`qemu_chr_parse_compat`), `chardev/char-socket.c`, `softmmu/vl.c` (`monitor_parse`).
 QEMU may not make a socket in the caller's folders (`svirt_t` creates nothing there), so the launcher makes it and
-`fd=` stands where `path=` was. Nothing else of a command line is rewritten.
+`fd=` stands where `path=` was. A socket that another program listens on is connected by the launcher: whether a VM's
+domain may connect is the listener's policy (`connectto`), and a caller's programs allow it to none. Nothing else of
+a command line is rewritten.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ _MONITORS = frozenset({"monitor", "qmp", "qmp-pretty"})
 
 
 def chardev(collector: Collector, argument: str, value: str) -> None:
-    """Read `-chardev LIST` and append it to the arguments, with `fd=` for the path of a socket that listens.
+    """Read `-chardev LIST` and append it to the arguments, with `fd=` for the path of a socket.
 
     Raises:
         CommandLineError: the list cannot be read, or an abstract socket would listen.
@@ -33,34 +35,35 @@ def chardev(collector: Collector, argument: str, value: str) -> None:
     if value.startswith("{"):
         raise CommandLineError("-chardev {…}: JSON is not read here", hint="write BACKEND,id=ID,KEY=VALUE,…")
     values = dict(pairs("chardev", value, "backend"))
-    path = files(collector, values, "-chardev", rewritten=True)
+    made = files(collector, values, "-chardev", rewritten=True)
     collector.arguments.append(argument)
-    if path is None:
+    if made is None:
         collector.arguments.append(value)
         return
+    path = values["path"]
     items = split(value)
     places = [number for number, item in enumerate(items) if item.startswith("path=")]
     keep = [(number, escape(item)) for number, item in enumerate(items) if number not in places]
     before = "".join(f"{item}," for number, item in keep if number < places[-1])
     after = "".join(f",{item}" for number, item in keep if number > places[-1])
-    collector.listen(_name(values.get("id", "")), path, "-chardev path=", f"{before}fd=", after)
+    collector.socket(_name(values.get("id", "")), path, "-chardev path=", f"{before}fd=", after, access=made)
 
 
 def legacy(collector: Collector, option: str, argument: str, value: str) -> None:
-    """Read `-serial DEV`, `-qmp DEV` and the like and append them, as `-chardev` too where a socket listens.
+    """Read `-serial DEV`, `-qmp DEV` and the like and append them, as `-chardev` too for a unix socket.
 
     Raises:
         CommandLineError: a list within it cannot be read, or an abstract socket would listen.
     """
     values = compat(option, value)
-    path = files(collector, values, f"-{option}", rewritten=True)
-    if path is None:
+    made = files(collector, values, f"-{option}", rewritten=True)
+    if made is None:
         collector.arguments += [argument, value]
         return
     name = option if option in _FIXED_IDS else _new_id(collector, option)
     others = "".join(f",{key}={escape(text)}" for key, text in values.items() if key not in {"backend", "path"})
     collector.arguments.append("-chardev")
-    collector.listen(name, path, f"-{option} unix:", f"socket,id={name},fd=", others)
+    collector.socket(name, values["path"], f"-{option} unix:", f"socket,id={name},fd=", others, access=made)
     collector.arguments += [argument, f"chardev:{name}"]
     if value.startswith("mon:") and option not in _MONITORS:
         collector.arguments += ["-mon", f"chardev={name},mode=readline"]
@@ -103,8 +106,10 @@ def compat(option: str, value: str) -> dict[str, str]:
     return found
 
 
-def files(collector: Collector, values: dict[str, str], source: str, *, rewritten: bool = False) -> str | None:
-    """Add the files of one character device; return the path of a socket that listens when it is `rewritten`.
+def files(collector: Collector, values: dict[str, str], source: str, *, rewritten: bool = False) -> Access | None:
+    """Add the files of one character device.
+
+    Returns what the launcher does with the socket at `path` in QEMU's place, where the option is `rewritten`.
 
     Raises:
         CommandLineError: an abstract socket would listen, which SELinux cannot keep from other VMs.
@@ -127,9 +132,12 @@ def files(collector: Collector, values: dict[str, str], source: str, *, rewritte
                 raise CommandLineError(
                     f"{place}{path!r}: every VM may connect to an abstract socket", hint="leave abstract=on out"
                 )
-        elif server and rewritten and "fd" not in values:
-            return path
         else:
-            access = Access.LISTEN if server else Access.CONNECT
-            collector.add(path, Role.SOCKET, access, place)
+            made = rewritten and "fd" not in values
+            if made and server:
+                return Access.LISTEN
+            collector.add(path, Role.SOCKET, Access.LISTEN if server else Access.CONNECT, place)
+            # QEMU connects anew by the path alone (chardev/char-socket.c: reconnect is incompatible with fd)
+            if made and not any(values.get(key, "0") != "0" for key in ("reconnect", "reconnect-ms")):
+                return Access.CONNECT
     return None

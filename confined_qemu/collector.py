@@ -57,8 +57,10 @@ class Collector:
         for single in path.split(use.many) if use.many is not None else (path,):
             self.add(single, use.role, use.access, source)
 
-    def listen(self, name: str, path: str, source: str, before: str, after: str) -> None:
-        """Add a socket for the launcher to make, and the argument that takes its number."""
+    def socket(  # noqa: PLR0913 - the fields of a Listener
+        self, name: str, path: str, source: str, before: str, after: str, *, access: Access
+    ) -> None:
+        """Add a socket for the launcher to make or to connect, and the argument that takes its number."""
         unique = name
         number = len(self.listeners)
         while unique in self.names:
@@ -66,7 +68,7 @@ class Collector:
             unique = f"{name}-{number}"
         self.names.add(unique)
         index = self.first + len(self.arguments)
-        self.listeners.append(Listener(unique, path, source, index, before, after))
+        self.listeners.append(Listener(unique, path, source, index, before, after, access))
         self.arguments.append(f"{before}{{{unique}}}{after}")
 
     @property

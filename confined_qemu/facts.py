@@ -53,6 +53,11 @@ class Identity:
     inode: int
     generation: int | None = None
 
+    @classmethod
+    def of_device(cls, kind: FileKind, number: int) -> Identity:
+        """Return what a device is, whichever node names it: no file has inode 0 or less."""
+        return cls(number, 0 if kind is FileKind.BLOCK else -1)
+
     def same(self, other: Identity) -> bool:
         """Tell whether both are one inode; a generation that only one of them could read says nothing."""
         unread = self.generation is None or other.generation is None
@@ -99,6 +104,10 @@ class FileFacts:
     problem: str | None = None
     mount: Mount | None = None
     """The file's, or, for a missing file, its folder's; None where nobody looked or the kernel shows none."""
+    devices: tuple[Identity, ...] = ()
+    """A device node: the device itself, then those that share bytes with it (a disk and its partitions)."""
+    used: str | None = None
+    """A block device: what uses it already (a mount, swap, device-mapper), and how to end that."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from confined_qemu import fixedlabels, hostpaths, places, svirt, svirt_table
+from confined_qemu import fixedlabels, hostpaths, openings, places, svirt, svirt_table
 from confined_qemu.decisions import NO_POLICY
 from confined_qemu.facts import FileFacts, FileKind, Holder
 from confined_qemu.resource import Access, Resource, Role, Sharing
@@ -90,7 +90,8 @@ class FilePlanner:
     def decide(self, wanted: Wanted) -> Outcome:
         """Return what happens to this file."""
         resource, found = wanted.resource, wanted.found
-        problem = f"{found.problem}{_named(resource)}" if found.problem is not None else self._stranger(wanted)
+        problem = f"{found.problem}{_named(resource)}" if found.problem is not None else None
+        problem = problem or found.used or self._stranger(wanted)
         if problem is not None:
             return _refused(wanted, problem)
         if found.kind is FileKind.MISSING:
@@ -155,6 +156,9 @@ class FilePlanner:
         resource, found = wanted.resource, wanted.found
         if found.label is None or self.policy is None:
             return Outcome()
+        if resource.role is Role.MEMORY and found.kind is FileKind.DIRECTORY:
+            closed = openings.memory_folder(found.path, found.label, self.process, self.policy)
+            return Outcome() if closed is None else Outcome(denials=(f"{found.path} ({resource.source}): {closed}",))
         missing = self.policy.denied(self.process, found.label, found.kind, _NEEDS[resource.access])
         if not missing:
             return Outcome()
@@ -166,6 +170,8 @@ class FilePlanner:
         )
 
     def _mend_label(self, wanted: Wanted) -> str:
+        if (opens := openings.to_vms(wanted.found.label, self.policy)) is not None:
+            return opens
         contexts, found = self.facts.selinux.contexts, wanted.found
         mount = found.mount if fixedlabels.fixed(found) else None
         if mount is not None and found.kind in _IN_TREES and contexts is not None and found.label is not None:
@@ -196,7 +202,11 @@ class FilePlanner:
             return self._unlabelled(wanted, label, restore)
         if self.policy is not None and fixedlabels.fixed(found):
             return self._fixed(wanted, label, self.policy)
-        holders = self.facts.holders.get(found.identity, ())
+        holders = tuple(
+            dict.fromkeys(
+                holder for key in (found.identity, *found.devices) for holder in self.facts.holders.get(key, ())
+            )
+        )
         refusals = self._conflicts(wanted, holders)
         if resource.sharing is Sharing.CONTENT and not refusals:
             lent = svirt_given(contexts, found.label) or (holders and contexts.is_given(found.label))
@@ -312,10 +322,9 @@ class FilePlanner:
         if found.label == label:
             return None
         if found.label is not None and self._denied_to_launcher(found.label, found.kind, "relabelfrom"):
-            return (
-                f"SELinux lets the launcher relabel nothing of type {found.label.type}; "
-                f"{places.mend(found.real, found.label.type)}"
-            )
+            closed = openings.to_launcher(found, found.label, self.policy or NO_POLICY)
+            mend = places.mend(found.real, found.label.type)
+            return closed or f"SELinux lets the launcher relabel nothing of type {found.label.type}; {mend}"
         for target in (label, restore):
             if target not in (None, found.label) and self._denied_to_launcher(target, found.kind, "relabelto"):
                 return f"SELinux does not let the launcher give it the label {target}"
@@ -369,10 +378,4 @@ def _refused(wanted: Wanted, problem: str) -> Outcome:
 
 
 def _word(kind: FileKind) -> str:
-    return {
-        FileKind.DIRECTORY: "folder",
-        FileKind.CHARACTER: "character device",
-        FileKind.SOCKET: "socket",
-        FileKind.BLOCK: "block device",
-        FileKind.FIFO: "pipe",
-    }.get(kind, "file")
+    return openings.WORDS.get(kind, "file")

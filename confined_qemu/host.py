@@ -9,9 +9,9 @@ import stat
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from confined_qemu import kvm, label, lsm, mounts, paths, processes
+from confined_qemu import devices, kvm, label, lsm, mounts, paths, processes
 from confined_qemu.errors import EmulatorNotExecutable, EmulatorNotFound, HostError, LsmError, why
-from confined_qemu.facts import DescriptorFacts, FileFacts, FileKind, SelinuxFacts, SelinuxMode
+from confined_qemu.facts import DescriptorFacts, FileFacts, FileKind, Identity, SelinuxFacts, SelinuxMode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -169,7 +169,16 @@ def _opened(path: str, real: str, descriptor: int, selinux_facts: SelinuxFacts) 
         stat.S_IMODE(found.st_mode),
         given,
         default,
+        devices=_devices(found),
+        used=devices.used(found.st_rdev) if stat.S_ISBLK(found.st_mode) else None,
     )
+
+
+def _devices(found: os.stat_result) -> tuple[Identity, ...]:
+    if stat.S_ISBLK(found.st_mode):
+        return tuple(Identity.of_device(FileKind.BLOCK, number) for number in devices.overlapping(found.st_rdev))
+    itself = devices.identity(found.st_mode, found.st_rdev)
+    return (itself,) if itself is not None else ()
 
 
 def _problem(error: OSError) -> str:

@@ -9,15 +9,15 @@ import posixpath
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from confined_qemu import fileplan, helperplan, hostpaths, svirt
+from confined_qemu import fileplan, helperplan, hostpaths, svirt, svirt_table
 from confined_qemu.commas import escape
 from confined_qemu.errors import printable
-from confined_qemu.facts import SelinuxMode
+from confined_qemu.facts import FileKind, SelinuxMode
 from confined_qemu.invocation import Accel, Confinement, Invocation, SeclabelType
 from confined_qemu.mcs import Level
 from confined_qemu.plan import AccelChoice, Plan, PlannedResource
 from confined_qemu.resource import Access, Resource, Role, Sharing
-from confined_qemu.steps import Bind, MakeFolder, Relay, Retag, Step
+from confined_qemu.steps import Bind, Connect, MakeFolder, Relay, Retag, Step
 
 if TYPE_CHECKING:
     from confined_qemu.context import Context
@@ -65,6 +65,8 @@ class _Draft:
     warnings: list[str] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
     temporary: str | None = None
+    unmade: set[int] = field(default_factory=set)
+    """Arguments that keep the path of a socket: nobody makes a descriptor for them."""
 
     def deny(self, line: str) -> None:
         """Refuse; where SELinux only watches (permissive), warn."""
@@ -182,14 +184,10 @@ class _Draft:
             self.resources.append(PlannedResource(settled, found.path, outcome.context, outcome.restore))
 
     def _files(self) -> list[Resource]:
-        """Return the resources without the sockets that the launcher makes itself."""
-        made = {listener.path for listener in self.invocation.listeners}
+        """Return the resources without the sockets that the launcher makes or connects itself."""
+        made = {(listener.path, listener.access) for listener in self.invocation.listeners}
         shared = helperplan.shares(self.invocation)
-        return [
-            r
-            for r in self.invocation.resources
-            if (r.access is not Access.LISTEN or r.path not in made) and r not in shared
-        ]
+        return [r for r in self.invocation.resources if (r.path, r.access) not in made and r not in shared]
 
     def leave_files(self) -> None:
         """Name the resources of a VM that nothing confines, or that is refused; none is touched."""
@@ -206,12 +204,31 @@ class _Draft:
             return
         label = svirt.file_context(contexts, process, Sharing.PRIVATE)
         for listener in self.invocation.listeners:
+            if listener.access is Access.CONNECT:
+                self._connect(listener)
+                continue
             inner = None
             if self._clients_need_relay(process):
                 inner = f"{self._own_folder()}/{listener.name}"
             path = self._absolute(listener)
             self.steps.append(Bind(listener.name, path, label, process, inner))
             self.resources.append(PlannedResource(_socket(listener), path, label, None))
+
+    def _connect(self, listener: Listener) -> None:
+        """Have the launcher connect; where nothing is there, QEMU itself says so best."""
+        found, own = self.facts.files[listener.path], self.facts.selinux.own
+        self.resources.append(PlannedResource(_socket(listener), found.path, None, None))
+        if found.problem is not None:
+            self.refusals.append(printable(f"{found.path} ({listener.source}): {found.problem}"))
+        elif found.kind is FileKind.MISSING:
+            self.unmade.add(listener.index)
+        elif own is not None and self.denied(own, found.label, "sock_file", "write"):
+            self.deny(
+                f"{found.path} ({listener.source}): SELinux lets {own.type} connect to no socket "
+                f"labelled {found.label}; let it listen in a home, a temporary folder or a folder for images"
+            )
+        else:
+            self.steps.append(Connect(listener.name, found.path))
 
     def _absolute(self, listener: Listener) -> str:
         return posixpath.join(self.facts.folder, listener.path)
@@ -313,16 +330,17 @@ class _Draft:
         arguments = list(self.invocation.arguments)
         if self.invocation.accel_index is not None:
             arguments[self.invocation.accel_index] = self.accel.chosen
-        if not self.confined:
+        for listener in self.invocation.listeners:
             # nobody labels the socket, so QEMU may as well make it itself
-            for listener in self.invocation.listeners:
+            if not self.confined or listener.index in self.unmade:
                 before = listener.before.removesuffix("fd=")
                 arguments[listener.index] = f"{before}path={escape(listener.path)}{listener.after}"
         return tuple(arguments)
 
 
 def _socket(listener: Listener) -> Resource:
-    return Resource(listener.path, Role.SOCKET, Access.LISTEN, Sharing.PRIVATE, listener.source)
+    sharing = svirt_table.sharing(Role.SOCKET, listener.access, hostpaths.place(listener.path))
+    return Resource(listener.path, Role.SOCKET, listener.access, sharing, listener.source)
 
 
 def _bare(process: Context) -> Level:

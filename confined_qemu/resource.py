@@ -111,6 +111,7 @@ class Resource:
 class Listener:
     """A unix socket that the launcher makes for QEMU and hands over as a descriptor.
 
+    It listens at `path`, or (`access` CONNECT) is connected to what listens there.
     The argument number `index` of the emulator's arguments is `before`, the descriptor's number, `after`.
     `name` stands for the number in a printed plan (`fd={name}`).
     """
@@ -121,3 +122,4 @@ class Listener:
     index: int
     before: str
     after: str
+    access: Access = Access.LISTEN

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from confined_qemu import history, journal, label, processes
+from confined_qemu import devices, history, journal, label, processes
 from confined_qemu.errors import JournalError
-from confined_qemu.facts import Holder
+from confined_qemu.facts import FileKind, Holder
 from confined_qemu.steps import Relabel, Sweep
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def pid_of(record: journal.Record) -> int | None:
 
 
 def holders(folders: list[str]) -> dict[Identity, tuple[Holder, ...]]:
-    """Return which live VMs of these folders use which inode."""
+    """Return which live VMs of these folders use which inode, and which device behind it."""
     found: dict[Identity, tuple[Holder, ...]] = {}
     for entry in _readable_entries(folders):
         pid = pid_of(entry.record)
@@ -71,8 +71,21 @@ def holders(folders: list[str]) -> dict[Identity, tuple[Holder, ...]]:
         for step in entry.record.steps:
             if isinstance(step, Relabel):
                 holder = Holder(entry.record.name, pid, step.exclusive, step.restore)
-                found[step.identity] = (*found.get(step.identity, ()), holder)
+                for identity in (step.identity, *_device(step)):
+                    found[identity] = (*found.get(identity, ()), holder)
     return found
+
+
+def _device(step: Relabel) -> tuple[Identity, ...]:
+    """Return the device that a relabelled node stands for; another node may name it too."""
+    if step.kind not in (FileKind.BLOCK, FileKind.CHARACTER):
+        return ()
+    try:
+        found = os.lstat(step.path)
+    except OSError:
+        return ()  # unplugged
+    identity = devices.identity(found.st_mode, found.st_rdev)
+    return (identity,) if identity is not None else ()
 
 
 def _readable_entries(folders: list[str]) -> list[journal.Entry]:

@@ -176,6 +176,18 @@ class StartHelper:
         return f"start    {command}: in {self.folder}, {who}, ends with the VM"
 
 
-Step = Relabel | Create | MakeFolder | Bind | Retag | Relay | KeepFolder | Sweep | StartHelper
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """Connect to the unix socket at `path` and hand the connection to QEMU as a descriptor."""
+
+    name: str
+    path: str
+
+    def describe(self) -> str:
+        """Return what is connected to."""
+        return f"connect  {self.path}: by the launcher"
+
+
+Step = Relabel | Create | MakeFolder | Bind | Retag | Relay | KeepFolder | Sweep | StartHelper | Connect
 JournalStep = Relabel | Create | MakeFolder | Bind | KeepFolder | Sweep
 """The steps that leave something on disk."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from confined_qemu import lsm, processes
@@ -43,6 +43,8 @@ class Policy:
     levels: bool = True
     new: Context = VIRT_IMAGE
     booleans: dict[str, bool] = field(default_factory=dict)
+    made: dict[str, Context] = field(default_factory=dict)
+    """What a new file gets in a folder of a type that has a rule of its own."""
 
     def denied(self, source: Context, target: Context, kind: str, permissions: Iterable[str]) -> tuple[str, ...]:
         """Return what the table and the levels deny."""
@@ -54,9 +56,10 @@ class Policy:
         return tuple(permission for permission in permissions if permission in denied)
 
     def created(self, source: Context, folder: Context, kind: str) -> Context:
-        """Return the label that new files have in every folder."""
-        del source, folder, kind
-        return self.new
+        """Return the label that new files have in every folder without a rule of its own; a VM's are at its level."""
+        del kind
+        made = self.made.get(folder.type, self.new)
+        return made if folder.type not in self.made else replace(made, range=source.range)
 
     def boolean(self, name: str) -> Boolean:
         """Return what the table of booleans says."""

@@ -107,8 +107,7 @@ FILES = {
     "-kernel //proc/77/fd/3": ["//proc/77/fd/3 kernel ro unlabelled"],
     # character devices
     "-chardev file,id=c,path=a,,b,logfile=l": ["l log create private", "a,b chardev create private"],
-    "-chardev socket,id=c,path=/s": ["/s socket connect unlabelled"],
-    "-chardev socket,id=c,path=/s,server=off": ["/s socket connect unlabelled"],
+    "-chardev socket,id=c,path=/s,reconnect=1": ["/s socket connect unlabelled"],
     "-chardev socket,id=c,path=s,abstract=on": [],
     "-chardev socket,id=c,host=::1,port=1,server=on,logfile=l": ["l log create private"],
     "-chardev pipe,id=c,path=p": ["p.in chardev rw private", "p.out chardev rw private"],
@@ -116,7 +115,6 @@ FILES = {
     "-serial file:a,b.log": ["a,b.log chardev create private"],
     "-serial mon:stdio -monitor none -qmp tcp::1,server,logfile=/l": ["/l log create private"],
     "-serial /dev/ttyS0": ["/dev/ttyS0 chardev rw unlabelled"],
-    "-serial unix:/a,,b": ["/a,b socket connect unlabelled"],
     "-serial chardev:c -parallel null -gdb tcp::1234": [],
     # kernel, firmware, tables
     "-kernel k -initrd i -dtb d -append root=/dev/sda": [

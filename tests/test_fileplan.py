@@ -248,6 +248,71 @@ def test_somebody_elses_vm_is_seen_by_its_level() -> None:
     assert decide(resource(), world, label="system_u:object_r:svirt_image_t:s0:c7,c9").refusals == ()
 
 
+# ---- folders for memory
+
+HUGE = "system_u:object_r:hugetlbfs_t:s0"
+MEMORY = resource(Sharing.UNLABELLED, Access.CREATE, role=Role.MEMORY)
+
+
+def test_a_folder_for_memory_that_the_policy_opens_is_used_as_it_is() -> None:
+    assert decide(MEMORY, kind="dir", label=HUGE) == Outcome()
+
+
+@pytest.mark.parametrize(
+    "denied", [["svirt_t", "hugetlbfs_t", "dir", "add_name"], ["svirt_t", "svirt_image_t", "file", "create"]]
+)
+def test_a_folder_for_memory_that_the_policy_does_not_open(denied: list[str]) -> None:
+    found = decide(MEMORY, World(denied=[denied]), kind="dir", label=HUGE)
+    assert "name a file in it (mem-path=/srv/vm/a.img/NAME), or use memory-backend-memfd" in found.denials[0]
+
+
+def test_what_a_boolean_of_the_policy_opens() -> None:
+    asked = resource(Sharing.UNLABELLED, Access.WRITE, role=Role.TPM)
+    denied = [["svirt_t", "sysfs_t", "file", "write"]]
+    off = World(denied=denied, booleans={"virt_use_sysfs": False})
+    sysfs = "system_u:object_r:sysfs_t:s0"
+    assert decide(asked, off, label=sysfs).denials[0].endswith("; run: setsebool -P virt_use_sysfs on")
+    assert "setsebool" not in decide(asked, World(denied=denied), label=sysfs).denials[0]
+
+
+# ---- devices
+
+NO_DISKS = [["confined_qemu_t", "fixed_disk_device_t", "blk_file", "relabelfrom"]]
+DISK = "system_u:object_r:fixed_disk_device_t:s0"
+BLOCK = "confined_qemu_use_block_devices"
+
+
+def test_a_block_device_is_a_disk() -> None:
+    assert shown(decide(resource(), kind="blk_file", label=DISK)) == (PRIVATE, DISK)
+    assert shown(decide(resource(Sharing.CONTENT, READ), kind="blk_file", label=CONTENT)) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("booleans", "words"),
+    [
+        ({BLOCK: False}, f"the launcher relabel no block device; run: setsebool -P {BLOCK} on"),
+        ({BLOCK: True}, "the launcher relabel no block device of type fixed_disk_device_t"),
+        ({}, "the launcher relabel no block device of type fixed_disk_device_t"),
+    ],
+)
+def test_what_opens_block_devices_to_the_launcher(booleans: dict[str, bool], words: str) -> None:
+    found = decide(resource(), World(denied=NO_DISKS, booleans=booleans), kind="blk_file", label=DISK)
+    assert found.denials == (f"{HERE}SELinux lets {words}",)
+
+
+def test_a_device_in_use_is_refused_by_name() -> None:
+    used = "its partition sdb1 is mounted on /srv; run: umount /srv"
+    assert decide(resource(), kind="blk_file", label=DISK, used=used).refusals == (HERE + used,)
+
+
+@pytest.mark.parametrize(("overlaps", "refused"), [([8], True), ([9, 8], True), ([9], False)])
+def test_a_device_that_another_vm_has_under_another_name_or_in_part(overlaps: list[int], refused: bool) -> None:
+    world = World(holders={"block:8": [WRITER]})
+    found = decide(resource(), world, kind="blk_file", label=DISK, devices=overlaps)
+    assert bool(found.refusals) is refused
+    assert not refused or "in use by the VM writer (pid 6)" in found.refusals[0]
+
+
 # ---- one file, asked for twice
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from confined_qemu.invocation import Accel, Confinement, Invocation, Seclabel, S
 from confined_qemu.plan import Plan
 from confined_qemu.planner import plan
 from confined_qemu.resource import Access, Listener, Resource, Role, Sharing
-from confined_qemu.steps import Bind, Create, MakeFolder, Relabel, Relay, Retag
+from confined_qemu.steps import Bind, Connect, Create, MakeFolder, Relabel, Relay, Retag
 from tests import strategies
 from tests.worlds import PAIR, World
 
@@ -128,6 +129,63 @@ def test_one_file_under_two_names_is_one_step() -> None:
     found = made(world, resources=(again, DISK))
     assert len(found.steps) == 1
     assert [str(r.context) for r in found.resources] == [f"system_u:object_r:svirt_image_t:s0:{PAIR}"] * 2
+
+
+# ---- sockets of others
+
+
+def connecting(world: World, line: str) -> Plan:
+    invocation = read("qemu", line.split())
+    return plan(invocation, world.facts(invocation), world.rules())
+
+
+@pytest.mark.parametrize(
+    ("line", "after"),
+    [
+        ("-chardev socket,id=c,path=/s", ("-chardev", "socket,id=c,fd={c}")),
+        ("-chardev socket,path=/s,id=c,server=off", ("-chardev", "socket,fd={c},id=c,server=off")),
+        (
+            "-serial unix:/s",
+            ("-chardev", "socket,id=confined-serial0,fd={confined-serial0}", "-serial", "chardev:confined-serial0"),
+        ),
+    ],
+)
+def test_the_launcher_connects_where_a_vm_may_not(line: str, after: tuple[str, ...]) -> None:
+    world = World(files={"/s": {"kind": "sock_file"}})
+    found = connecting(world, line)
+    assert found.refusals == ()
+    assert [type(step) for step in found.steps] == [Connect]
+    assert found.arguments == after
+    assert [(str(r.resource.access), str(r.resource.sharing)) for r in found.resources] == [("connect", "unlabelled")]
+
+
+def test_where_nothing_listens_qemu_says_so() -> None:
+    found = connecting(World(files={"/s": {"kind": "missing"}}), "-chardev socket,id=c,path=/s")
+    assert (found.refusals, found.steps) == ((), ())
+    assert found.arguments == ("-chardev", "socket,id=c,path=/s")
+
+
+def test_a_vm_that_nothing_confines_connects_itself() -> None:
+    invocation = replace(read("qemu", ["-chardev", "socket,id=c,path=/s,,1"]), confinement=Confinement.NONE)
+    found = plan(invocation, World().facts(invocation), None)
+    assert found.arguments == ("-chardev", "socket,id=c,path=/s,,1")
+
+
+def test_a_socket_that_the_launcher_may_not_use() -> None:
+    world = World(
+        files={"/s": {"kind": "sock_file", "label": "u:object_r:init_t:s0"}},
+        denied=[["confined_qemu_t", "init_t", "sock_file", "write"]],
+    )
+    found = connecting(world, "-chardev socket,id=c,path=/s")
+    assert "lets confined_qemu_t connect to no socket labelled u:object_r:init_t:s0" in found.refusals[0]
+
+
+def test_a_connection_that_qemu_makes_anew_is_its_own() -> None:
+    world = World(
+        files={"/s": {"kind": "sock_file"}}, denied=[["svirt_t", "virt_image_t", "sock_file", "write"]]
+    )  # fmt: skip
+    found = connecting(world, "-chardev socket,id=c,path=/s,reconnect=5")
+    assert "may not write what is labelled" in found.refusals[0]
 
 
 # ---- sockets

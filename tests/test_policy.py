@@ -159,7 +159,13 @@ def test_the_launcher_relabels_images_only() -> None:
     assert may <= {
         ("confined_qemu_image", "file"),
         ("confined_qemu_image", "blk_file"),
+        ("confined_qemu_image", "chr_file"),
         ("confined_qemu_image", "fifo_file"),
+        ("confined_qemu_block_device", "blk_file"),
+        ("confined_qemu_host_device", "chr_file"),
+        ("svirt_image_t", "blk_file"),
+        ("svirt_image_t", "chr_file"),
+        ("virt_content_t", "blk_file"),
         ("confined_qemu_caller", "fifo_file"),
         ("svirt_image_t", "dir"),
         # the folder of a TPM's state, and what a VM made in a folder that it shares

@@ -117,7 +117,7 @@ class World:
             emulator=self._emulator(invocation.emulator),
             files={resource.path: self.file(resource) for resource in invocation.resources},
             holders={
-                _identity(os.path.join(HERE, path)): tuple(
+                _holder_key(path): tuple(
                     Holder(name, pid, exclusive, Context.parse(label) if label else None)
                     for name, pid, exclusive, label in rows
                 )
@@ -155,6 +155,7 @@ class World:
                 values[name] = Context.parse(values[name])
         identity = None if values["kind"] is FileKind.MISSING else _identity(values.get("same_as", path))
         values.pop("same_as", None)
+        values["devices"] = tuple(Identity.of_device(values["kind"], number) for number in values.get("devices", ()))
         return FileFacts(path, values.pop("real", path), identity=identity, **values)
 
     def _folder(self, path: str) -> FolderFacts:
@@ -187,7 +188,15 @@ class World:
         if self.selinux == SelinuxMode.DISABLED:
             return NO_POLICY
         table = {(s, t, c): frozenset(permissions.split()) for s, t, c, permissions in (*TABLE, *self.denied)}
-        return Policy(table, booleans=self.booleans)
+        return Policy(table, booleans=self.booleans, made={"hugetlbfs_t": DEBIAN.image})
+
+
+def _holder_key(path: str) -> Identity:
+    """Return what a holder holds: a file, or (`block:N`) a block device under whatever name."""
+    kind, colon, number = path.partition(":")
+    if colon and kind == "block":
+        return Identity.of_device(FileKind.BLOCK, int(number))
+    return _identity(os.path.join(HERE, path))
 
 
 def _identity(path: str) -> Identity:

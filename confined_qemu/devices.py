@@ -1,0 +1,129 @@
+"""Devices as the kernel shows them: which others overlap a block device, and what uses it already."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from confined_qemu.errors import HostError, printable, why
+from confined_qemu.facts import FileKind, Identity
+
+_BLOCK = "/sys/dev/block"
+_MOUNTS = "/proc/self/mountinfo"
+_SWAPS = "/proc/swaps"
+
+
+def identity(mode: int, number: int) -> Identity | None:
+    """Return which device a node stands for, whatever the node is called; None where it is no device.
+
+    `number` is the node's `st_rdev`, `mode` its `st_mode`. Two nodes made with mknod may be one device.
+    """
+    if stat.S_ISBLK(mode):
+        return Identity.of_device(FileKind.BLOCK, number)
+    return Identity.of_device(FileKind.CHARACTER, number) if stat.S_ISCHR(mode) else None
+
+
+def overlapping(number: int) -> tuple[int, ...]:
+    """Return the numbers of a block device and of those that share bytes with it: its disk, or its partitions.
+
+    Raises:
+        HostError: sysfs cannot be read.
+    """
+    return tuple(_overlapping(number))
+
+
+def used(number: int) -> str | None:
+    """Return what uses a block device, or one that overlaps it, and how to end that; None where nothing does.
+
+    Another process that has it open is not seen: only a raw read could show that, and the launcher may not.
+
+    Raises:
+        HostError: sysfs or /proc cannot be read.
+    """
+    mounts, swaps = _mounts(), _swaps()
+    for device, name in _overlapping(number).items():
+        which = "it is" if device == number else f"its {'partition' if _is_part(device) else 'disk'} {name} is"
+        if device in mounts:
+            return f"{which} mounted on {mounts[device]}; run: umount {mounts[device]}"
+        if device in swaps:
+            return f"{which} swap space; run: swapoff {swaps[device]}"
+        held = _names(os.path.join(_folder(device), "holders"))
+        if held:
+            return f"{which} held by {', '.join(held)}; see: lsblk /dev/{name}"
+    return None
+
+
+def _folder(number: int) -> str:
+    return os.path.realpath(f"{_BLOCK}/{os.major(number)}:{os.minor(number)}")
+
+
+def _is_part(number: int) -> bool:
+    return os.path.exists(os.path.join(_folder(number), "partition"))
+
+
+def _overlapping(number: int) -> dict[int, str]:
+    """Return number and name of each: the device itself first."""
+    folder = _folder(number)
+    found = {number: os.path.basename(folder)}
+    if os.path.exists(os.path.join(folder, "partition")):
+        others = [os.path.dirname(folder)]
+    else:
+        inner = [os.path.join(folder, name) for name in _names(folder)]
+        others = [path for path in inner if os.path.exists(os.path.join(path, "partition"))]
+    for path in others:
+        major, _, minor = _read(os.path.join(path, "dev")).strip().partition(":")
+        found[os.makedev(int(major), int(minor))] = os.path.basename(path)
+    return found
+
+
+def _mounts() -> dict[int, str]:
+    """Return where each block device is mounted; a file system with a number of its own (btrfs) by its source."""
+    found: dict[int, str] = {}
+    for line in _read(_MOUNTS).splitlines():
+        fields = line.split(" ")
+        major, _, minor = fields[2].partition(":")
+        where = printable(_plain(fields[4]))
+        found.setdefault(os.makedev(int(major), int(minor)), where)
+        number = _number(_plain(fields[fields.index("-") + 2]))
+        if number is not None:
+            found.setdefault(number, where)
+    return found
+
+
+def _swaps() -> dict[int, str]:
+    paths = [_plain(line.split(" ")[0].split("\t")[0]) for line in _read(_SWAPS).splitlines()[1:]]
+    return {number: path for path in paths if (number := _number(path)) is not None}
+
+
+def _number(path: str) -> int | None:
+    """Return a block device's number, None where `path` is none."""
+    if not path.startswith("/"):
+        return None
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None  # a name of another mount namespace
+    return found.st_rdev if stat.S_ISBLK(found.st_mode) else None
+
+
+def _plain(field: str) -> str:
+    """Return a field of the kernel's without its octal escapes (a space is backslash 040)."""
+    parts = field.split("\\")
+    return parts[0] + "".join(chr(int(part[:3], 8)) + part[3:] for part in parts[1:])
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise HostError(f"cannot be read: {why(error)}", where=folder) from error
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+    except OSError as error:
+        raise HostError(f"cannot be read: {why(error)}", where=path) from error

@@ -1,0 +1,99 @@
+"""Block devices: what overlaps what, and what uses one already, from a sysfs made of folders."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from confined_qemu import devices
+from confined_qemu.errors import HostError
+from confined_qemu.facts import FileKind, Identity
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SDA, SDA1, SDA2, SDB, SDB1 = (os.makedev(8, minor) for minor in (0, 1, 2, 16, 17))
+DM = os.makedev(253, 0)
+NAMES = {"/dev/sda1": SDA1, "/dev/sdb": SDB, "/dev/sdb1": SDB1, "/dev/sda2": SDA2}
+TREE = {"sda": SDA, "sda/sda1": SDA1, "sda/sda2": SDA2, "sdb": SDB, "sdb/sdb1": SDB1, "dm-0": DM}
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two disks, one with two partitions, and a device-mapper volume; nothing is in use."""
+    links = tmp_path / "dev-block"
+    links.mkdir()
+
+    def device(folder: Path, number: int) -> None:
+        (folder / "holders").mkdir(parents=True)
+        (folder / "dev").write_text(f"{os.major(number)}:{os.minor(number)}\n")
+        (links / f"{os.major(number)}:{os.minor(number)}").symlink_to(folder)
+
+    for place, number in TREE.items():
+        device(tmp_path / "block" / place, number)
+        if "/" in place:
+            (tmp_path / "block" / place / "partition").write_text("1\n")
+    monkeypatch.setattr(devices, "_BLOCK", str(links))
+    monkeypatch.setattr(devices, "_MOUNTS", str(tmp_path / "mountinfo"))
+    monkeypatch.setattr(devices, "_SWAPS", str(tmp_path / "swaps"))
+    monkeypatch.setattr(devices, "_number", NAMES.get)
+    (tmp_path / "mountinfo").write_text("22 1 0:20 / /proc rw shared:2 - proc proc rw\n")
+    (tmp_path / "swaps").write_text("Filename\tType\n")
+    return tmp_path
+
+
+def mount(host: Path, number: str, where: str, source: str) -> None:
+    with open(host / "mountinfo", "a", encoding="ascii") as file:
+        file.write(f"30 22 {number} / {where} rw,noatime shared:1 - ext4 {source} rw\n")
+
+
+def test_a_disk_and_its_partitions_overlap_and_two_partitions_do_not(host: Path) -> None:
+    assert host.exists()
+    assert devices.overlapping(SDA) == (SDA, SDA1, SDA2)
+    assert devices.overlapping(SDA1) == (SDA1, SDA)
+    assert devices.overlapping(SDB1) == (SDB1, SDB)
+    assert devices.overlapping(DM) == (DM,)
+    assert devices.used(SDA) is devices.used(SDA1) is devices.used(DM) is None
+
+
+def test_a_mounted_partition_is_its_disks_use_and_not_its_neighbours(host: Path) -> None:
+    mount(host, "8:1", "/srv/a\\040b", "/dev/sda1")
+    assert devices.used(SDA1) == "it is mounted on /srv/a b; run: umount /srv/a b"
+    assert devices.used(SDA) == "its partition sda1 is mounted on /srv/a b; run: umount /srv/a b"
+    assert devices.used(SDA2) is None
+
+
+def test_a_mounted_disk_is_its_partitions_use(host: Path) -> None:
+    mount(host, "8:16", "/mnt", "/dev/sdb")
+    assert devices.used(SDB1) == "its disk sdb is mounted on /mnt; run: umount /mnt"
+
+
+def test_a_file_system_with_a_number_of_its_own_is_found_by_its_source(host: Path) -> None:
+    mount(host, "0:42", "/home", "/dev/sda2")
+    assert devices.used(SDA2) == "it is mounted on /home; run: umount /home"
+
+
+def test_swap(host: Path) -> None:
+    (host / "swaps").write_text("Filename\tType\n/dev/sdb1 partition 1 0 -2\n/swapfile file 1 0 -3\n")
+    assert devices.used(SDB) == "its partition sdb1 is swap space; run: swapoff /dev/sdb1"
+
+
+def test_a_holder(host: Path) -> None:
+    (host / "block/sda/sda2/holders/dm-0").write_text("")
+    assert devices.used(SDA2) == "it is held by dm-0; see: lsblk /dev/sda2"
+
+
+def test_what_cannot_be_read_is_never_unused(host: Path) -> None:
+    (host / "mountinfo").unlink()
+    with pytest.raises(HostError, match="cannot be read"):
+        devices.used(SDA)
+
+
+def test_a_device_is_itself_under_any_name() -> None:
+    assert devices.identity(stat.S_IFBLK | 0o600, SDA) == Identity.of_device(FileKind.BLOCK, SDA)
+    assert devices.identity(stat.S_IFCHR, SDA) == Identity.of_device(FileKind.CHARACTER, SDA)
+    assert devices.identity(stat.S_IFBLK, SDA) != devices.identity(stat.S_IFCHR, SDA)
+    assert devices.identity(stat.S_IFREG, SDA) is None
