@@ -26,8 +26,10 @@ _BOOLEANS = {
 }
 """The boolean that opens a type to VMs, in the reference policy and in Fedora's (virt.te, `virt_domain`)."""
 _ALSO = {"virt_use_usb": " (it gives VMs the host's USB devices too)"}
-_KERNELS = frozenset({"proc", "sysfs", "securityfs", "debugfs", "tracefs", "cgroup2", "bpf", "selinuxfs"})
-"""What has no device to mount anew."""
+_NEVER_AGAIN = frozenset(
+    {"proc", "sysfs", "securityfs", "debugfs", "tracefs", "cgroup2", "bpf", "selinuxfs", "tmpfs", "ramfs", "hugetlbfs"}
+)
+"""What is not mounted anew: it is the kernel's, or all that is in it would be lost."""
 _NEVER_WRITTEN = frozenset({"squashfs", "iso9660", "udf", "erofs", "cramfs", "romfs"})
 _WRITES = "write"
 _TO_MAKE = (
@@ -77,21 +79,23 @@ def mend(mount: Mount, label: Context, wanted: Context, policy: Policy) -> str:
     boolean = _BOOLEANS.get(label.type)
     if boolean is not None and policy.boolean(boolean) is Boolean.OFF:
         return f"run: setsebool -P {boolean} on{_ALSO.get(boolean, '')}"
-    if mount.type in _KERNELS:
-        return "use a copy of it"
-    return f"{remount(mount, wanted)}, or copy it to a file system with labels"
+    again = remount(mount, wanted)
+    return f"run: {again}, or copy it to a file system with labels" if again else "copy it to a file system with labels"
 
 
-def remount(mount: Mount, wanted: Context) -> str:
-    """Return the commands that mount a file system anew, so that all on it is labelled `wanted` without categories."""
+def remount(mount: Mount, wanted: Context) -> str | None:
+    """Return the commands that mount a file system anew, so that all on it is labelled `wanted` without categories.
+
+    None where there is nothing to mount anew, or only a folder of it is seen here.
+    """
+    if mount.type in _NEVER_AGAIN or not mount.whole:
+        return None
     low = wanted.range.low if wanted.range is not None else Level(0)
     label = wanted.at(replace(low, categories=frozenset()))
     options = f"ro,context={label}" if mount.read_only else f"context={label}"
     target = shlex.quote(mount.target)
-    if not mount.whole:
-        return f"mount {shlex.quote(mount.source)} anew with -o {options}"
     again = f"mount -t {shlex.quote(mount.type)} -o {options} {shlex.quote(mount.source)} {target}"
-    return f"run: umount {target} && {again}"
+    return f"umount {target} && {again}"
 
 
 def _place(mount: Mount) -> str:

@@ -136,6 +136,22 @@ def test_what_lets_it(booleans: dict[str, bool], words: str, relabel: bool | Non
     assert NFS in line
 
 
+@pytest.mark.parametrize(
+    ("type_name", "words"),
+    [
+        ("nfs_t", "setsebool -P virt_use_nfs on"),
+        ("cifs_t", "setsebool -P virt_use_samba on"),
+        ("fusefs_t", "setsebool -P virt_use_fusefs on"),
+        ("dosfs_t", "setsebool -P virt_use_usb on (it gives VMs the host's USB devices too)"),
+    ],
+)
+def test_each_file_system_has_its_boolean(type_name: str, words: str) -> None:
+    booleans = dict.fromkeys(("virt_use_nfs", "virt_use_samba", "virt_use_fusefs", "virt_use_usb"), False)
+    label = Context.parse(f"system_u:object_r:{type_name}:s0")
+    mount = Mount("x", "/mnt", "y", labels=False)
+    assert fixedlabels.mend(mount, label, IMAGE, Policy(booleans=booleans)) == f"run: {words}"
+
+
 def test_a_file_to_make_is_made_by_qemu_where_it_may() -> None:
     world = World(booleans={"virt_use_nfs": True})
     made = decide(world, access=Access.CREATE, kind="missing", folder_label=NFS)
@@ -170,11 +186,11 @@ def test_what_is_read_there_is_fine_when_the_vm_may() -> None:
 
 def test_a_bound_folder_and_the_kernels_own_file_systems_have_no_line_to_paste() -> None:
     label = Context.parse(NFS)
-    bound = Mount("vfat", "/mnt/a b", "/dev/sda1", labels=False, whole=False)
-    assert fixedlabels.mend(bound, label, IMAGE, Policy()).startswith("mount /dev/sda1 anew with -o context=")
-    assert fixedlabels.mend(Mount("proc", "/proc", "proc", labels=False), label, IMAGE, Policy()) == "use a copy of it"
+    for kind, is_whole in (("vfat", False), ("proc", True), ("tmpfs", True)):
+        mount = Mount(kind, "/mnt/a b", "/dev/sda1", labels=False, whole=is_whole)
+        assert fixedlabels.mend(mount, label, IMAGE, Policy()) == "copy it to a file system with labels"
     whole = Mount("vfat", "/mnt/a b", "/dev/sda1", labels=False)
-    assert "umount '/mnt/a b' && mount -t vfat" in fixedlabels.mend(whole, label, IMAGE, Policy())
+    assert "run: umount '/mnt/a b' && mount -t vfat" in fixedlabels.mend(whole, label, IMAGE, Policy())
 
 
 def test_a_label_of_the_vms_own_separates_and_needs_no_warning() -> None:

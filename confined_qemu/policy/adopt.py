@@ -50,6 +50,8 @@ def adopt(folder: str) -> Changed:
     path = _folder(folder, "adopt")
     found = lsm.default_label(path, stat.S_IFDIR)
     known = found is not None and found.type == _TYPE
+    if found is not None and not known and found.type in _USERS:
+        raise HostError(f"needs no adoption: images in a home ({found.type}) are used as they are", where=path)
     if found is not None and not known and found.type not in places.GENERIC:
         raise HostError(f"the policy means it for something else: {found}", where=path, hint=_elsewhere())
     _require_labels(path)
@@ -123,12 +125,14 @@ def _require_labels(path: str) -> None:
         mount = mounts.Mounts().of(descriptor)
     finally:
         os.close(descriptor)
-    if mount is not None and (mount.read_only or not mount.labels):
-        raise HostError(
-            f"no label can be set on {mount.type} at {mount.target}",
-            where=path,
-            hint=fixedlabels.remount(mount, lsm.policy_contexts().image),
-        )
+    if mount is None or (mount.labels and not mount.read_only):
+        return
+    again = fixedlabels.remount(mount, lsm.policy_contexts().image)
+    raise HostError(
+        f"no label can be set on {mount.type} at {mount.target}",
+        where=path,
+        hint=f"give all there a VM's: {again}" if again else _elsewhere(),
+    )
 
 
 def _require_idle(path: str) -> None:
