@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from integration.suite import harness, tinyguest
+from integration.suite import harness, hostile, tinyguest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,3 +79,14 @@ def execmem() -> Iterator[None]:
     subprocess.run(["setsebool", "virt_use_execmem=on"], check=True)
     yield
     subprocess.run(["setsebool", "virt_use_execmem=off"], check=True)
+
+
+@pytest.fixture
+def hostile_qemu() -> Iterator[str]:
+    """The hostile program, installed where QEMU could be and labelled as QEMU is."""
+    path = "/usr/local/bin/hostile-qemu"
+    shutil.copy(hostile.PROGRAM, path)
+    os.chmod(path, 0o755)
+    subprocess.run(["chcon", "-t", "qemu_exec_t", path], check=True)
+    yield path
+    os.unlink(path)

@@ -2,49 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from integration.suite import harness
+from integration.suite import harness, hostile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "programs", "hostile.py")
-_MIN_IMAGE = 1 << 16
-
-
-@pytest.fixture
-def hostile() -> Iterator[str]:
-    """The program, installed where QEMU could be and labelled as QEMU is."""
-    path = "/usr/local/bin/hostile-qemu"
-    shutil.copy(PROGRAM, path)
-    os.chmod(path, 0o755)
-    subprocess.run(["chcon", "-t", "qemu_exec_t", path], check=True)
-    yield path
-    os.unlink(path)
-
-
-def _attempt(image: harness.Image, hostile: str, targets: list[tuple[str, Any]]) -> dict[tuple[str, Any], str]:
-    """Run the program as the VM of `image` and return its answers."""
-    with open(image.path, "wb") as file:
-        file.write(json.dumps(targets).encode().ljust(_MIN_IMAGE, b"\0"))
-    image.write_spec(emulator=hostile)
-    done = harness.confined("run", image.spec)
-    assert "hostile: system_u:system_r:svirt_t:s0:c" in done.stdout, done.stderr
-    assert done.returncode == 0
-    with open(image.path, "rb") as file:
-        answers = json.loads(file.read().rstrip(b"\0"))
-    return {(kind, target): result for kind, target, result in answers}
+    from collections.abc import Callable
 
 
 def test_another_vm_is_out_of_reach(
-    make_image: Callable[[str], harness.Image], hostile: str, audit: harness.AuditTrail, folder: str
+    make_image: Callable[[str], harness.Image], hostile_qemu: str, audit: harness.AuditTrail, folder: str
 ) -> None:
     attacker, victim = make_image("a"), make_image("b")
     monitor = os.path.join(folder, "monitor.sock")
@@ -68,7 +39,7 @@ def test_another_vm_is_out_of_reach(
         ("ptrace", pid),
         ("terminate", pid),
     ]
-    answers = _attempt(attacker, hostile, targets)
+    answers = hostile.attempt(attacker, hostile_qemu, targets)
     assert {target: result for target, result in answers.items() if result not in ("EACCES", "EPERM")} == {}
     b = harness.level(harness.context(pid))
     assert harness.power_off(vm) == 0
@@ -87,7 +58,9 @@ def test_another_vm_is_out_of_reach(
         assert audit.has(permission, "svirt_t", target, kind), (permission, target, kind)
 
 
-def test_the_systems_secrets_are_out_of_reach(image: harness.Image, hostile: str, audit: harness.AuditTrail) -> None:
+def test_the_systems_secrets_are_out_of_reach(
+    image: harness.Image, hostile_qemu: str, audit: harness.AuditTrail
+) -> None:
     secret = "/root/hostile-test-secret"  # noqa: S105 - a file's name
     with open(secret, "w", encoding="ascii") as file:
         file.write("secret")
@@ -105,7 +78,7 @@ def test_the_systems_secrets_are_out_of_reach(image: harness.Image, hostile: str
             ("write", "/sys/fs/selinux/enforce"),
             ("read", "/dev/mem"),
         ]
-        answers = _attempt(image, hostile, targets)
+        answers = hostile.attempt(image, hostile_qemu, targets)
     finally:
         os.unlink(secret)
     assert {target: result for target, result in answers.items() if result not in ("EACCES", "EPERM")} == {}
@@ -120,8 +93,8 @@ def test_the_systems_secrets_are_out_of_reach(image: harness.Image, hostile: str
         assert audit.has(permission, "svirt_t", target, kind), (permission, target, kind)
 
 
-def test_its_own_image_is_its_own(image: harness.Image, hostile: str) -> None:
-    answers = _attempt(image, hostile, [("read", image.path), ("write", image.path)])
+def test_its_own_image_is_its_own(image: harness.Image, hostile_qemu: str) -> None:
+    answers = hostile.attempt(image, hostile_qemu, [("read", image.path), ("write", image.path)])
     assert set(answers.values()) == {"ok"}
     assert harness.short_label(image.path) == harness.UNUSED
 

@@ -1,0 +1,152 @@
+"""Images on file systems that take no labels: what a VM may use it uses, the rest is refused with the way out."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from integration.suite import harness, hostile, mounted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BOOLEANS = {
+    "nfs": ("nfs_t", "virt_use_nfs"),
+    "fuse": ("fusefs_t", "virt_use_fusefs"),
+    "vfat": ("dosfs_t", "virt_use_usb"),
+}
+WRITTEN = b"A" * 512
+
+
+@pytest.fixture(scope="module")
+def places() -> Iterator[dict[str, str]]:
+    """Every file system, mounted."""
+    with mounted.all_of_them() as found:
+        yield found
+
+
+@pytest.fixture
+def switched() -> Iterator[list[str]]:
+    """Booleans that a test turned on, off again afterwards."""
+    names: list[str] = []
+    yield names
+    for name in names:
+        subprocess.run(["setsebool", f"{name}=off"], check=True)
+
+
+def _writes(vm: harness.Process, image: harness.Image, monitor_path: str) -> None:
+    """Let QEMU write to the disk as its guest would, and see it in the file."""
+    client = harness.Qmp(monitor_path)
+    client.greeting()
+    client.ask("qmp_capabilities")
+    said = client.ask("human-monitor-command", **{"command-line": 'qemu-io vm-disk0 "write -P 65 0 512"'})
+    assert "return" in said, said
+    client.ask("human-monitor-command", **{"command-line": 'qemu-io vm-disk0 "flush"'})
+    with open(image.path, "rb") as file:
+        assert file.read(len(WRITTEN)) == WRITTEN, said
+    client.close()
+    assert vm.popen.poll() is None
+
+
+@pytest.fixture
+def monitor(folder: str) -> str:
+    """Where the VM's monitor is: sockets want a file system with labels."""
+    return os.path.join(folder, "monitor.sock")
+
+
+def _image(folder: str, monitor: str) -> harness.Image:
+    image = harness.Image(folder, "a")
+    image.write_spec(qmp=f"unix:{monitor}")
+    return image
+
+
+def _refusal(image: harness.Image) -> str:
+    done = harness.confined("run", image.spec)
+    assert (done.returncode, done.stdout) == (125, ""), done.stderr
+    (line,) = done.stderr.splitlines()
+    assert harness.journals() == []
+    return line
+
+
+@pytest.mark.parametrize("name", BOOLEANS)
+def test_off_it_is_refused_and_on_it_runs_and_writes(
+    places: dict[str, str], switched: list[str], monitor: str, name: str
+) -> None:
+    type_name, boolean = BOOLEANS[name]
+    image = _image(places[name], monitor)
+    before = harness.label(image.path)
+    assert type_name in before
+    line = _refusal(image)
+    assert f"{image.path} (disks[0].file): it lies on " in line
+    assert f"; run: setsebool -P {boolean} on" in line
+
+    harness.run("setsebool", f"{boolean}=on")
+    switched.append(boolean)
+    vm = harness.boot_spec(image)
+    _writes(vm, image, monitor)
+    assert harness.label(image.path) == before
+
+    done = harness.confined("run", image.spec)
+    assert done.returncode == 125
+    assert "in use by the VM a (pid " in done.stderr
+    assert harness.power_off(vm) == 0
+    assert harness.label(image.path) == before
+
+
+def test_what_is_refused_the_kernel_denies(
+    places: dict[str, str], image: harness.Image, hostile_qemu: str, audit: harness.AuditTrail
+) -> None:
+    files = {name: os.path.join(places[name], "victim") for name in BOOLEANS}
+    for path in files.values():
+        with open(path, "wb") as file:
+            file.write(b"x")
+    answers = hostile.attempt(
+        image, hostile_qemu, [(kind, path) for path in files.values() for kind in ("read", "write")]
+    )
+    assert set(answers.values()) == {"EACCES"}
+    for type_name, _ in BOOLEANS.values():
+        assert audit.has("read", "svirt_t", type_name, "file"), type_name
+        assert audit.has("write", "svirt_t", type_name, "file"), type_name
+
+
+def test_what_a_mount_labels_for_vms_runs_and_is_told(places: dict[str, str], monitor: str) -> None:
+    image = _image(places["context"], monitor)
+    vm = harness.boot_spec(image)
+    _writes(vm, image, monitor)
+    vm.send(b"q")
+    _, errors = vm.popen.communicate()
+    (line,) = errors.decode().splitlines()
+    assert line.startswith(
+        f"confined-qemu: warning: {image.path} (disks[0].file): it lies on tmpfs at {places['context']}"
+    )
+    assert line.endswith("SELinux does not separate it from other VMs")
+    assert harness.short_label(image.path) == "svirt_image_t:s0"
+
+
+def test_a_read_only_mount_serves_readers_only_and_its_line_mends_it(
+    places: dict[str, str], image: harness.Image
+) -> None:
+    there = places["ext2"]
+    disk = harness.Image(there, "b")
+    cd = os.path.join(there, "cd.iso")
+    with open(cd, "wb") as file:
+        file.write(bytes(1 << 20))
+    done = harness.confined("exec", "--", *harness.raw_arguments(disk.path))
+    assert f"of type unlabeled_t; run: confined-qemu policy adopt {there}\n" in done.stderr
+    harness.run("chcon", "-R", "-t", "virt_image_t", there)
+    harness.run("mount", "-o", "remount,ro", there)
+
+    assert f"; attach it read-only, or run: mount -o remount,rw {there}" in _refusal(disk)
+
+    image.write_spec(cdrom=cd)
+    line = _refusal(image)
+    assert f"{cd} (cdrom): it lies on ext4 at {there} (mounted read-only), so it stays labelled" in line
+    _, _, rest = line.partition("; run: ")
+    command, _, _ = rest.partition(", or ")
+    harness.run("sh", "-c", command)
+    assert harness.short_label(cd) == "virt_content_t:s0"
+    vm = harness.boot_spec(image)
+    assert harness.power_off(vm) == 0
