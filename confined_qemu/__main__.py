@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from confined_qemu.bare import keeps_context
 from confined_qemu.paths import DENIALS_SCRIPT, LAUNCH_SCRIPT
 
 LAUNCHED = frozenset({"run", "exec", "recover", "settle"})
@@ -13,7 +14,8 @@ LAUNCHED = frozenset({"run", "exec", "recover", "settle"})
 
 def main() -> None:
     """Run the command line of this process; does not return."""
-    if len(sys.argv) > 1 and sys.argv[1] in LAUNCHED and os.access(LAUNCH_SCRIPT, os.X_OK):
+    launched = len(sys.argv) > 1 and sys.argv[1] in LAUNCHED and os.access(LAUNCH_SCRIPT, os.X_OK)
+    if launched and not keeps_context(sys.argv[1:]):
         from confined_qemu.environment import initial
 
         os.execve(LAUNCH_SCRIPT, [LAUNCH_SCRIPT, *sys.argv[1:]], initial())

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from socket import socket
 
     from confined_qemu.helperstart import Running
+    from confined_qemu.journal import Hold
     from confined_qemu.plan import Plan
 
 _BACKLOG = 1
@@ -35,6 +36,8 @@ class Done:
     swaps: list[tuple[int, int]] = field(default_factory=list)
     """Descriptors to put in the place of inherited ones: (ours, the inherited number)."""
     helpers: list[Running] = field(default_factory=list)
+    hold: Hold | None = None
+    """The live file of a VM that may share its context."""
 
     def end_helpers(self) -> None:
         """End them: the VM will not be started."""
@@ -42,13 +45,13 @@ class Done:
             helper.end()
 
 
-def perform(plan: Plan, leash: socket | None = None) -> Done:
-    """Do every step in order; `leash` is where the watcher learns of helpers.
+def perform(plan: Plan, leash: socket | None = None, hold: Hold | None = None) -> Done:
+    """Do every step in order; `leash` is where the watcher learns of helpers, and QEMU will inherit `hold`.
 
     Raises:
         ConfinedQemuError: a step failed; helpers were ended, and the caller undoes what the journal names.
     """
-    done = Done()
+    done = Done(hold=hold)
     try:
         _perform(plan, done, leash)
     except BaseException:
@@ -173,7 +176,9 @@ def _start_relay(plan: Plan, done: Done) -> None:
     if plan.process is None or plan.process.range is None:
         raise HostError("a VM without a level has nothing to relay")
     client = lsm.own_context().at(plan.process.range.low)
-    spawn.program("relay", [str(pidfd), str(plan.process), str(client), *done.relayed], [pidfd, *done.relay_keeps])
+    live = [done.hold.watched] if done.hold is not None else []
+    words = [str(pidfd), str(plan.process), str(client), str(live[0] if live else -1), *done.relayed]
+    spawn.program("relay", words, [pidfd, *live, *done.relay_keeps])
     for number in (pidfd, *done.relay_keeps):
         os.close(number)
     for ours, number in done.swaps:
@@ -197,21 +202,24 @@ def become(plan: Plan, done: Done, environment: Mapping[bytes, bytes], argv0: st
     for name, number in done.numbers.items():
         os.set_inheritable(number, True)  # noqa: FBT003 - positional by definition
         arguments = [argument.replace(f"fd={{{name}}}", f"fd={number}") for argument in arguments]
+    if done.hold is not None:
+        os.set_inheritable(_high(done.hold.held), True)  # noqa: FBT003 - positional by definition
     if plan.user is not None:
         from confined_qemu import spawn
 
         spawn.become_user(plan.user)
-    if plan.process is not None:
-        lsm.set_exec_context(plan.process)
+    context = plan.process or plan.back_to
+    if context is not None:
+        lsm.set_exec_context(context)
     # Python ignores these two; QEMU must find them as the caller had them
     for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(ignored, signal.SIG_DFL)
     try:
         os.execve(plan.emulator, [argv0 or plan.emulator, *arguments], variables)
     except OSError as error:
-        if plan.process is not None:
+        if context is not None:
             lsm.set_exec_context(None)
-        as_whom = f" as {plan.process}" if plan.process is not None else ""
+        as_whom = f" as {context}" if context is not None else ""
         raise EmulatorNotExecutable(
             f"cannot be executed{as_whom}: {why(error)}",
             where=plan.emulator,

@@ -242,7 +242,7 @@ def _policy_remove(_: argparse.Namespace) -> int:
 
     for folder in journal.all_folders():
         for entry in journal.entries(folder):
-            pid = restore.pid_of(entry.record)
+            pid = restore.pid_of(entry)
             if pid is not None:
                 raise ConfinedQemuError(f"the VM {entry.record.name} (pid {pid}) is running", hint="stop it first")
     failed = [error for result in restore.recover(journal.all_folders()) for error in result.failed]

@@ -62,6 +62,12 @@ class Policy(Protocol):
     def boolean(self, name: str) -> Boolean:
         """Return whether a boolean of the policy is on or off, or that the policy has none of this name."""
 
+    def is_valid(self, context: Context) -> bool:
+        """Tell whether `context` is a valid one."""
+
+    def user_type(self, role: str) -> str | None:
+        """Return the type that a person's shell gets in `role`; None for a role that is no person's."""
+
 
 class _NoPolicy:
     """A kernel without SELinux: it denies nothing and labels nothing."""
@@ -74,6 +80,12 @@ class _NoPolicy:
 
     def boolean(self, name: str) -> Boolean:  # noqa: ARG002
         return Boolean.ABSENT
+
+    def is_valid(self, context: Context) -> bool:  # noqa: ARG002
+        return True
+
+    def user_type(self, role: str) -> str | None:  # noqa: ARG002
+        return None
 
 
 NO_POLICY: Policy = _NoPolicy()

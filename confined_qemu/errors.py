@@ -24,6 +24,20 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def shell_word(text: str) -> str:
+    """Return `text` as one printable word of a shell's command line, for a command that a message names."""
+    if text.isprintable():
+        import shlex
+
+        return shlex.quote(text)
+    escapes = {"\\": "\\\\", "'": "\\'"}
+    return "$'" + "".join(escapes.get(c) or (c if c.isprintable() else _octal(c)) for c in text) + "'"
+
+
+def _octal(character: str) -> str:
+    return "".join(f"\\{byte:03o}" for byte in character.encode("utf-8", "surrogateescape"))
+
+
 def why(error: OSError) -> str:
     """Return the operating system's words for `error`, without number or path."""
     return os.strerror(error.errno) if error.errno else printable(str(error))

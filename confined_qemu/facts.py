@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from confined_qemu.context import Context
     from confined_qemu.helper import HelperKind
-    from confined_qemu.mcs import Pair
+    from confined_qemu.mcs import Level, Pair
     from confined_qemu.svirt import PolicyContexts
 
 
@@ -109,6 +109,11 @@ class FileFacts:
     used: str | None = None
     """A block device: what uses it already (a mount, swap, device-mapper), and how to end that."""
 
+    def open_to_group(self, group: int, *, writes: bool) -> bool:
+        """Tell whether its mode lets one open it who is of this group and not its owner: for reading, or for both."""
+        bits = 0o6 if writes else 0o4
+        return self.mode & bits == bits or (self.group == group and self.mode >> 3 & bits == bits)
+
 
 @dataclass(frozen=True, slots=True)
 class FolderFacts:
@@ -173,6 +178,15 @@ class Holder:
 
 
 @dataclass(frozen=True, slots=True)
+class Occupant:
+    """Who holds categories that a static label names as its own. What cannot be seen of it is None."""
+
+    name: str | None
+    pid: int | None
+    level: Level
+
+
+@dataclass(frozen=True, slots=True)
 class SelinuxFacts:
     """The policy's side of the host."""
 
@@ -202,6 +216,11 @@ class Facts:
     """The helpers' programs; one that is not installed is missing."""
     descriptors: tuple[DescriptorFacts, ...] = ()
     pair: Pair | None = None
+    """A dynamic VM's."""
+    occupants: tuple[Occupant, ...] = ()
+    """Who stands in the way of a static VM's level."""
+    instance: str = ""
+    """What no other live VM has in the name of its folder, where it has no pair: the launcher's pid."""
     uid: int = 0
     folder: str = "/"
     """QEMU's working directory, where relative paths start; the watcher has another."""

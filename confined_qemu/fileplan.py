@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from confined_qemu import fixedlabels, hostpaths, openings, places, svirt, svirt_table
 from confined_qemu.decisions import NO_POLICY
+from confined_qemu.errors import shell_word
 from confined_qemu.facts import FileFacts, FileKind, Holder
 from confined_qemu.resource import Access, Resource, Role, Sharing
 from confined_qemu.steps import Create, Relabel, Step
@@ -29,9 +30,6 @@ _NEEDS = {
 }
 _STRENGTH = (Sharing.UNLABELLED, Sharing.CONTENT, Sharing.PRIVATE, Sharing.SHARED)
 _IN_TREES = frozenset({FileKind.REGULAR, FileKind.DIRECTORY})
-_OTHERS_READ, _OTHERS_WRITE = 0o004, 0o002
-_GROUP_READ, _GROUP_WRITE = 0o040, 0o020
-_OTHERS_BOTH, _GROUP_BOTH = 0o006, 0o060
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +100,7 @@ class FilePlanner:
             return _refused(wanted, f"a {_word(found.kind)} cannot be used as {resource.role}")
         relabel = self.invocation.seclabel.relabel if resource.relabel is None else resource.relabel
         if not relabel and resource.label is None:
-            return self._left_alone(wanted)
+            return self._kept(wanted)
         return self._labelled(wanted)
 
     def _stranger(self, wanted: Wanted) -> str | None:
@@ -111,8 +109,7 @@ class FilePlanner:
         namer = self.facts.files.get(resource.named_by) if resource.named_by is not None else None
         if self.facts.uid != 0 or namer is None or namer.owner in (0, found.owner):
             return None
-        bits = (_OTHERS_READ, _GROUP_READ) if not _writes(resource) else (_OTHERS_BOTH, _GROUP_BOTH)
-        if found.mode & bits[0] == bits[0] or (found.group == namer.group and found.mode & bits[1] == bits[1]):
+        if found.open_to_group(namer.group, writes=_writes(resource)):
             return None
         return (
             f"it belongs to uid {found.owner}, and the header of {resource.named_by} names it, which belongs to uid "
@@ -152,6 +149,26 @@ class FilePlanner:
 
     # ---- files that keep their label
 
+    def _kept(self, wanted: Wanted) -> Outcome:
+        """An image that keeps its label on request (relabel: no): noted, so that nobody relabels it meanwhile.
+
+        Whether two VMs that both keep it may use it at once is QEMU's own locks' business.
+        """
+        outcome, found, sharing = self._left_alone(wanted), wanted.found, wanted.resource.sharing
+        if found.identity is None or found.label is None:
+            return outcome
+        holders = self.facts.holders.get(found.identity, ())
+        busy = tuple(_in_use(wanted, holder) for holder in holders if holder.exclusive)
+        if busy:
+            return Outcome(refusals=busy)
+        # a file that another VM labelled for reading ends with the last of its readers
+        end = next((holder.original for holder in holders if holder.original is not None), None)
+        step = Relabel(
+            found.real, found.identity, found.kind, found.links, found.label, found.label,
+            end if sharing is Sharing.CONTENT else None, exclusive=False,
+        )  # fmt: skip
+        return replace(outcome, steps=(step,))
+
     def _left_alone(self, wanted: Wanted) -> Outcome:
         resource, found = wanted.resource, wanted.found
         if found.label is None or self.policy is None:
@@ -164,8 +181,8 @@ class FilePlanner:
             return Outcome()
         return Outcome(
             denials=(
-                f"{found.path} ({resource.source}): {self.process} may not {' and '.join(missing)} "
-                f"what is labelled {found.label}; {self._mend_label(wanted)}",
+                f"{found.path} ({resource.source}): it is labelled {found.label}, which {self.process} may not "
+                f"{' and '.join(missing)}; {self._mend_label(wanted)}",
             )
         )
 
@@ -182,21 +199,26 @@ class FilePlanner:
         if wanted.found.kind in (FileKind.CHARACTER, FileKind.DIRECTORY, FileKind.SOCKET):
             return f"this {_word(wanted.found.kind)} is not relabelled for a VM"
         contexts = self.facts.selinux.contexts
-        level = self.process.range.low if self.process.range is not None else "s0"
-        type_name = contexts.image.type if contexts is not None else "svirt_image_t"
-        path = wanted.found.real
-        return f"run: chcon -t {type_name} {path} && chcon -l {level} {path}"
+        if contexts is None:
+            return "use another file"
+        label = svirt.file_context(contexts, self.process, wanted.resource.sharing) or contexts.image
+        path = shell_word(wanted.found.real)
+        return (
+            f"it needs {label.type}:{label.range}; run: chcon -t {label.type} {path} && chcon -l {label.range} {path}"
+        )
 
     # ---- files that get one
 
     def _labelled(self, wanted: Wanted) -> Outcome:
         resource, found = wanted.resource, wanted.found
         contexts = self.facts.selinux.contexts
-        if contexts is None:
+        label = resource.label
+        if contexts is not None and label is None:
+            label = svirt.file_context(contexts, self.process, resource.sharing)
+        if contexts is None or label is None:
             return Outcome()
-        label = resource.label or svirt.file_context(contexts, self.process, resource.sharing)
-        if label is None:
-            return Outcome()
+        if resource.label is not None and self.policy is not None and not self.policy.is_valid(label):
+            return _refused(wanted, f"the loaded policy knows no context {label}, its seclabel.label")
         restore = self._restored(found, resource.sharing)
         if found.identity is None or found.label is None:
             return self._unlabelled(wanted, label, restore)
@@ -209,7 +231,7 @@ class FilePlanner:
         )
         refusals = self._conflicts(wanted, holders)
         if resource.sharing is Sharing.CONTENT and not refusals:
-            lent = svirt_given(contexts, found.label) or (holders and contexts.is_given(found.label))
+            lent = contexts.is_a_vms(found.label) or (holders and contexts.is_given(found.label))
             if not lent and self._readable(found.label, found.kind):
                 # kept, and held: who wants it for itself meanwhile is told whose it is
                 kept = Relabel(
@@ -280,18 +302,12 @@ class FilePlanner:
 
     def _conflicts(self, wanted: Wanted, holders: tuple[Holder, ...]) -> list[str]:
         mine_exclusive = wanted.resource.sharing is Sharing.PRIVATE
-        mend = "share the image: shareable: true in both"
-        if wanted.resource.named_by is not None:
-            mend = "build this image on a file that no VM writes"
-        lines = [
-            f"{wanted.found.path} ({wanted.resource.source}): in use by the VM {holder.name} (pid {holder.pid}); "
-            f"stop it first, or {mend}"
-            for holder in holders
-            if mine_exclusive or holder.exclusive
-        ]
+        lines = [_in_use(wanted, holder) for holder in holders if mine_exclusive or holder.exclusive]
         level = wanted.found.label.range.low if wanted.found.label is not None and wanted.found.label.range else None
         if lines or level is None or not level.categories:
             return lines
+        if self.process.range is not None and self.process.range.low == level:
+            return []  # a static VM's own level, as it was left after the last time
         return [
             f"{wanted.found.path} ({wanted.resource.source}): labelled for a live process, pid {process.pid} "
             f"({process.context}); stop it first"
@@ -337,9 +353,7 @@ class FilePlanner:
         found, resource = wanted.found, wanted.resource
         if self.facts.uid != 0 or self.invocation.user is not None or found.owner == 0:
             return []
-        others = _OTHERS_READ | (_OTHERS_WRITE if _writes(resource) else 0)
-        group = _GROUP_READ | (_GROUP_WRITE if _writes(resource) else 0)
-        if found.mode & others == others or (found.group == 0 and found.mode & group == group):
+        if found.open_to_group(0, writes=_writes(resource)):
             return []
         return [
             f"{found.path} ({resource.source}): it belongs to uid {found.owner} with mode "
@@ -360,11 +374,6 @@ class FilePlanner:
         return bool(self.policy.denied(own, folder, "dir", ("search", "write", "add_name")))
 
 
-def svirt_given(contexts: svirt.PolicyContexts, label: Context) -> bool:
-    """Tell whether `label` is an image's at some VM's pair, so that it must not be trusted to stay readable."""
-    return contexts.is_given(label) and label.range is not None and bool(label.range.low.categories)
-
-
 def _named(resource: Resource) -> str:
     """Return what is to be known about a file that nobody typed, to be put behind a message about it."""
     if resource.named_by is None:
@@ -375,6 +384,16 @@ def _named(resource: Resource) -> str:
 
 def _refused(wanted: Wanted, problem: str) -> Outcome:
     return Outcome(refusals=(f"{wanted.found.path} ({wanted.resource.source}): {problem}",))
+
+
+def _in_use(wanted: Wanted, holder: Holder) -> str:
+    mend = "share the image: shareable: true in both"
+    if wanted.resource.named_by is not None:
+        mend = "build this image on a file that no VM writes"
+    return (
+        f"{wanted.found.path} ({wanted.resource.source}): in use by the VM {holder.name} (pid {holder.pid}); "
+        f"stop it first, or {mend}"
+    )
 
 
 def _word(kind: FileKind) -> str:

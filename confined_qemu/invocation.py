@@ -75,3 +75,8 @@ class Invocation:
     """Every disk is written to a temporary overlay only (`-snapshot`)."""
     remarks: tuple[str, ...] = ()
     """What the reader has to say about the VM, for the plan's warnings: what of a libvirt domain was lost."""
+
+    @property
+    def is_bare(self) -> bool:
+        """Tell whether QEMU keeps the caller's context, so that nothing is labelled."""
+        return self.confinement is Confinement.NONE or self.seclabel.type is SeclabelType.NONE

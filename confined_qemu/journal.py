@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from confined_qemu import paths
+from confined_qemu import locks, lsm, paths
 from confined_qemu.context import Context
 from confined_qemu.errors import JournalError, ValueProblem, printable, why
 from confined_qemu.facts import FileKind, Identity
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SUFFIX = ".vm.json"
+_LIVE_SUFFIX = ".vm.live"
 _FORMAT = 1
 _PRIVATE_FOLDER = 0o700
 _CONTEXTS = frozenset({"before", "after", "restore", "context", "file_context", "socket_context", "given"})
@@ -39,7 +40,11 @@ _STEPS: dict[str, type[JournalStep]] = {
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What the journal says of one VM. `pid` and `start_ticks` are the launcher's, which becomes QEMU."""
+    """What the journal says of one VM. `pid` and `start_ticks` are the launcher's, which becomes QEMU.
+
+    `shared`: other VMs may run in its context too (static labels), so that no context tells its processes: they
+    hold its live file locked (`hold`).
+    """
 
     name: str
     boot_id: str
@@ -48,6 +53,7 @@ class Record:
     accel: str
     context: Context
     steps: tuple[JournalStep, ...]
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,14 @@ class Entry:
 
     path: str
     record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A VM's live file, opened twice: `held` is locked and goes to QEMU and its children, `watched` to who waits."""
+
+    held: int
+    watched: int
 
 
 def state_folder() -> str:
@@ -198,8 +212,56 @@ def take(path: str, *, wait: bool) -> int | None:
     return descriptor
 
 
+def live_path(path: str) -> str:
+    """Return the live file of the VM whose journal is at `path`."""
+    return path.removesuffix(SUFFIX) + _LIVE_SUFFIX
+
+
+def hold(path: str, context: Context) -> Hold:
+    """Make the VM's live file, labelled `context` so that the VM may inherit it, and lock it.
+
+    The lock belongs to the open file: QEMU inherits it, and so does what `-daemonize` leaves behind.
+
+    Raises:
+        JournalError: it cannot be made or locked.
+    """
+    live = live_path(path)
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        with lsm.creating(context):
+            held = os.open(live, flags | os.O_CREAT | os.O_EXCL, 0o600)
+        watched = os.open(live, flags)
+        if not locks.take(held, locks.EXCLUSIVE):
+            raise JournalError("a new file is locked by another", where=live)
+    except OSError as error:
+        raise JournalError(f"cannot be made or locked: {why(error)}", where=live) from error
+    return Hold(held, watched)
+
+
+def is_held(path: str) -> bool:
+    """Tell whether a process of the VM holds its live file.
+
+    Raises:
+        JournalError: it is there and cannot be asked.
+    """
+    live = live_path(path)
+    try:
+        descriptor = os.open(live, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise JournalError(f"cannot be opened: {why(error)}", where=live) from error
+    try:
+        return locks.obstacle(descriptor, locks.SHARED) is not None
+    except OSError as error:
+        raise JournalError(f"its lock cannot be read: {why(error)}", where=live) from error
+    finally:
+        os.close(descriptor)
+
+
 def remove(path: str) -> None:
     """Forget a VM: all that its record names has been put back."""
+    _unlink(live_path(path))
     _unlink(path)
     _sync_folder(os.path.dirname(path))
 
@@ -229,6 +291,7 @@ def _encode(record: Record) -> dict[str, Any]:
         "start_ticks": record.start_ticks,
         "accel": record.accel,
         "context": str(record.context),
+        "shared": record.shared,
         "steps": [{"step": names[type(step)], **_plain(step)} for step in record.steps],
     }
 
@@ -253,6 +316,7 @@ def _decode(data: Any) -> Record:
         str(data["accel"]),
         Context.parse(data["context"]),
         tuple(_step(dict(step)) for step in data["steps"]),
+        bool(data.get("shared", False)),
     )
 
 

@@ -43,9 +43,18 @@ def _serve(argv0: str, arguments: Sequence[str]) -> int:
     name = os.path.basename(argv0)
     if name.startswith("qemu-system-") or name == "qemu-kvm":
         return _drop_in(argv0, arguments, descriptors)
-    chosen = parse(_parser(), arguments, ("run",))
+    chosen = parsed(arguments)
     code: int = chosen.action(chosen, descriptors)
     return code
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the words of a verb as they were meant.
+
+    Raises:
+        UsageError: they are wrong.
+    """
+    return parse(_parser(), arguments, ("run",))
 
 
 def guarded(work: Callable[[], int]) -> int:

@@ -54,7 +54,7 @@ def live() -> tuple[Row, ...]:
     folders = journal.all_folders() if os.geteuid() == 0 else [journal.user_folder(os.geteuid())]
     rows = []
     for entry in (entry for folder in folders for entry in journal.entries(folder)):
-        pid = restore.pid_of(entry.record)
+        pid = restore.pid_of(entry)
         if pid is None:
             continue
         try:

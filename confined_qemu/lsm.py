@@ -180,11 +180,31 @@ def _choose(name: str, setter: Any, context: Context | None) -> None:
 
 
 def is_valid(context: Context) -> bool:
-    """Tell whether the loaded policy knows `context`."""
+    """Tell whether `context` is valid in the loaded policy.
+
+    Raises:
+        LsmError: the kernel cannot be asked.
+    """
     try:
-        return int(_binding().security_check_context_raw(str(context))) == 0
-    except OSError:
-        return False
+        _binding().security_check_context_raw(str(context))
+    except OSError as error:
+        import errno
+
+        if error.errno == errno.EINVAL:
+            return False
+        raise LsmError(f"whether {context} is valid cannot be had: {why(error)}") from error
+    return True
+
+
+def user_type(role: str) -> str | None:
+    """Return the type that a login shell has in `role` (the policy's contexts/default_type), None for other roles.
+
+    Raises:
+        LsmError: the file cannot be read.
+    """
+    text = _read(_binding().selinux_default_type_path(), "reading the policy's default types")
+    rows = (line.strip().partition(":") for line in text.splitlines())
+    return next((name for found, _, name in rows if found == role), None)
 
 
 def denied(source: Context, target: Context, kind: str, permissions: Iterable[str]) -> tuple[str, ...]:

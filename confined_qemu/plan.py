@@ -42,7 +42,9 @@ class Plan:
     """Frozen: `run` executes exactly this. A plan with refusals is never executed.
 
     `arguments` are the emulator's, without itself; a descriptor opened at launch shows as `fd={NAME}`.
-    `process` is None where nothing confines the VM. `temporary` is the folder that TMPDIR will name.
+    `process` is None where nothing confines the VM; `back_to` is then the caller's context, where the launcher has
+    left it for its own domain. `live` is the label of the file that tells the VM's processes, where others may run in
+    its context too (static labels). `temporary` is the folder that TMPDIR will name.
     """
 
     name: str
@@ -52,6 +54,8 @@ class Plan:
     confinement: str
     process: Context | None
     pair: Pair | None
+    back_to: Context | None = None
+    live: Context | None = None
     resources: tuple[PlannedResource, ...] = ()
     steps: tuple[Step, ...] = ()
     temporary: str | None = None

@@ -9,7 +9,7 @@ import posixpath
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from confined_qemu import fileplan, helperplan, hostpaths, svirt, svirt_table
+from confined_qemu import fileplan, helperplan, hostpaths, processplan, svirt, svirt_table
 from confined_qemu.commas import escape
 from confined_qemu.errors import printable
 from confined_qemu.facts import FileKind, SelinuxMode
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from confined_qemu.decisions import Policy
     from confined_qemu.facts import DescriptorFacts, Facts
     from confined_qemu.resource import Listener
-
-INSTALL = "confined-qemu policy install"
 
 
 def plan(invocation: Invocation, facts: Facts, policy: Policy | None) -> Plan:
@@ -44,6 +42,7 @@ def plan(invocation: Invocation, facts: Facts, policy: Policy | None) -> Plan:
         draft.add_temporary_folder()
         draft.add_helpers()
     else:
+        draft.go_back()
         draft.leave_files()
         if draft.process is None:
             draft.add_helpers()
@@ -60,6 +59,9 @@ class _Draft:
     accel: AccelChoice = field(default_factory=lambda: AccelChoice("tcg", "", tcg=True))
     process: Context | None = None
     confined: bool = False
+    bare: str | None = None
+    """What leaves the VM with the caller's context on a host that has SELinux."""
+    back_to: Context | None = None
     resources: list[PlannedResource] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -100,7 +102,10 @@ class _Draft:
     def choose_confinement(self) -> None:
         wanted, mode = self.invocation.confinement, self.facts.selinux.mode
         contexts, seclabel = self.facts.selinux.contexts, self.invocation.seclabel
-        if wanted is Confinement.NONE:
+        in_domain = self.facts.selinux.in_domain
+        # a question to QEMU starts no VM: what the launch script can start answers it as well
+        if wanted is Confinement.NONE and not (self.invocation.query and in_domain):
+            self.bare = "confinement: none"
             if not self.invocation.query:  # a question to QEMU starts no VM, and its answer is read by programs
                 self.warnings.append("confinement: none: nothing confines this VM, it has your own rights")
         elif mode is SelinuxMode.DISABLED or contexts is None:
@@ -112,6 +117,7 @@ class _Draft:
                     "boot with SELinux, or choose confinement: none"
                 )
         elif seclabel.type is SeclabelType.NONE:
+            self.bare = "seclabel type none"
             self.warnings.append("seclabel type none: the VM gets no label of its own and keeps your context")
         else:
             self.confined = True
@@ -124,11 +130,17 @@ class _Draft:
         selinux, process = self.facts.selinux, self.process
         if self.policy is None or process is None or selinux.own is None:
             return True
-        if self.denied(selinux.own, process, "process", "transition"):
-            self.deny(f"the policy lets {selinux.own.type} start nothing as {process.type}; run: {INSTALL}")
+        seclabel = self.invocation.seclabel
+        if problem := processplan.unknown(seclabel, process, self.policy):
+            self.refusals.append(printable(problem))
+            return False
+        self.refusals.extend(processplan.occupied(seclabel, process, self.facts.occupants))
+        if problem := processplan.transition(seclabel, process, self.facts, self.policy):
+            self.deny(problem)
             return not self.refusals
         if not selinux.in_domain:
-            line = f"not in the launcher's own domain but with your rights ({selinux.own.type}); run: {INSTALL}"
+            rights = f"with your rights ({selinux.own.type})"
+            line = f"not in the launcher's own domain but {rights}; run: {processplan.INSTALL}"
             (self.refusals if self.invocation.require_domain else self.warnings).append(line)
         if not self.accel.tcg and self.denied(process, selinux.kvm_node, "chr_file", "open", "read", "write", "ioctl"):
             self.deny(
@@ -141,6 +153,15 @@ class _Draft:
                 "(avc: denied { execmem }); run: setsebool -P virt_use_execmem on"
             )
         return True
+
+    def go_back(self) -> None:
+        """Give a VM that nothing confines the caller's own context, where the launcher has left it."""
+        selinux = self.facts.selinux
+        if self.bare is None or self.policy is None or not selinux.in_domain:
+            return
+        if problem := processplan.way_back(selinux, self.policy, self.bare):
+            self.deny(problem)
+        self.back_to = selinux.caller
 
     def check_emulator(self) -> None:
         emulator = self.facts.emulator
@@ -243,13 +264,24 @@ class _Draft:
 
     def _own_folder(self) -> str:
         contexts, process = self.facts.selinux.contexts, self.process
-        folder = f"{self.facts.runtime_folder}/{_folder_name(self.invocation.name)}.{self.facts.pair}"
+        folder = f"{self.facts.runtime_folder}/{self._folder_name()}"
         if contexts is not None and process is not None:
             label = svirt.file_context(contexts, process, Sharing.PRIVATE)
             step = MakeFolder(folder, label or process)
             if step not in self.steps:
                 self.steps.append(step)
         return folder
+
+    def _folder_name(self) -> str:
+        """Return a name that no other live VM's folder has: a dynamic VM's pair is its own, a static level is not."""
+        return f"{_folder_name(self.invocation.name)}.{self.facts.pair or self.facts.instance}"
+
+    def _live(self) -> Context | None:
+        """Return the label of the live file, for a VM whose context another may have too."""
+        contexts, process = self.facts.selinux.contexts, self.process
+        if contexts is None or process is None or self.invocation.seclabel.type is not SeclabelType.STATIC:
+            return None
+        return svirt.file_context(contexts, process, Sharing.PRIVATE)
 
     def add_descriptors(self) -> None:
         if self.process is None or self.policy is None:
@@ -287,7 +319,7 @@ class _Draft:
         contexts, process = self.facts.selinux.contexts, self.process
         if not self.invocation.needs_tmpdir or contexts is None or process is None:
             return
-        folder = f"{self.facts.temporary_folder}/confined-qemu.{_folder_name(self.invocation.name)}.{self.facts.pair}"
+        folder = f"{self.facts.temporary_folder}/confined-qemu.{self._folder_name()}"
         label = svirt.file_context(contexts, process, Sharing.PRIVATE)
         self.steps.append(MakeFolder(folder, label or process))
         self.temporary = folder
@@ -317,6 +349,8 @@ class _Draft:
             confinement="selinux" if self.confined else "none",
             process=self.process,
             pair=self.facts.pair if self.process is not None else None,
+            back_to=self.back_to,
+            live=self._live(),
             resources=tuple(self.resources),
             steps=tuple(self.steps),
             temporary=self.temporary,

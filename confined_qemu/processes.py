@@ -57,5 +57,14 @@ def holding_categories() -> tuple[LiveProcess, ...]:
 
 
 def running_as(context: Context) -> tuple[int, ...]:
-    """Return the live processes that run in exactly this context: a VM's, as its pair is its own."""
+    """Return the live processes that run in exactly this context: a dynamic VM's, as its pair is its own."""
     return tuple(pid for pid in pids() if lsm.process_context(pid) == context and not is_zombie(pid))
+
+
+def has_open(pid: int, path: str) -> bool:
+    """Tell whether `pid` is seen to have `path` open; False also where the kernel does not show it."""
+    folder = f"/proc/{pid}/fd"
+    try:
+        return any(os.readlink(f"{folder}/{number}") == path for number in os.listdir(folder))
+    except OSError:
+        return False

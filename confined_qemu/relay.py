@@ -1,8 +1,9 @@
 """The relay: copies between a socket that the VM may not use and one made for it.
 
-Runs as a program of its own (`python3 -IS relay.py PIDFD CONTEXT CLIENT WORK…`). A caller in a login shell makes
+Runs as a program of its own (`python3 -IS relay.py PIDFD CONTEXT CLIENT LIVE WORK…`). A caller in a login shell makes
 sockets at `s0-s0:c0.c1023`, and what QEMU accepts takes the client's range: on Debian a VM at its own pair may use
 neither.
+LIVE is a descriptor of the VM's live file, -1 where the context is the VM's own.
 WORK is `pair:OUTER:INNER` (two descriptors) or `listen:OUTER:PATH` (a listener, and the socket that QEMU listens on).
 """
 
@@ -30,8 +31,9 @@ class _Half:
 
 
 class _Relay:
-    def __init__(self, context: str, client: str) -> None:
+    def __init__(self, context: str, client: str, live: int = -1) -> None:
         self.context = context
+        self.live = live
         self.client = client
         self.selector = selectors.DefaultSelector()
         self.halves: dict[socket.socket, _Half] = {}
@@ -149,7 +151,7 @@ class _Relay:
                 if key.data is None:
                     self.selector.unregister(pidfd)
                     os.close(pidfd)
-                    pidfd = _next_process(self.context)
+                    pidfd = _next_process(self.context, self.live)
                     alive = pidfd >= 0
                     if alive:
                         self.selector.register(pidfd, selectors.EVENT_READ, None)
@@ -170,15 +172,35 @@ class _Relay:
                 continue
 
 
-def _next_process(context: str) -> int:
-    """Return a pidfd of a process that the VM left behind (`-daemonize`), -1 when there is none."""
+def _next_process(context: str, live: int) -> int:
+    """Return a descriptor that is ready when what the VM left behind (`-daemonize`) has ended, -1 for nothing."""
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    if live >= 0:
+        return _end_of_holders(live)
     from confined_qemu.survivors import survivors
 
     found = survivors(context)
     for pidfd in found[1:]:
         os.close(pidfd)
     return found[0] if found else -1
+
+
+def _end_of_holders(live: int) -> int:
+    """Return a pipe that closes when nobody holds the live file any more, -1 when nobody does now."""
+    from threading import Thread
+
+    from confined_qemu import locks
+
+    if locks.obstacle(live, locks.SHARED) is None:
+        return -1
+    end, closed = os.pipe()
+
+    def wait() -> None:
+        locks.wait_for_others(live)
+        os.close(closed)
+
+    Thread(target=wait, daemon=True).start()
+    return end
 
 
 def _write_attribute(context: str) -> None:
@@ -195,9 +217,9 @@ def _shut(end: socket.socket) -> None:
 
 def main() -> None:
     """Relay for one VM; does not return."""
-    pidfd, context, client = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-    relay = _Relay(context, client)
-    for work in sys.argv[4:]:
+    pidfd, context, client, live = int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+    relay = _Relay(context, client, live)
+    for work in sys.argv[5:]:
         kind, _, rest = work.partition(":")
         outer, _, inner = rest.partition(":")
         made = socket.socket(fileno=int(outer))

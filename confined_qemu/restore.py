@@ -42,7 +42,7 @@ class Restored:
 
 def state_of(entry: journal.Entry) -> State:
     """Return what the VM is doing, by its processes and its journal's lock."""
-    if pid_of(entry.record) is not None:
+    if pid_of(entry) is not None:
         return State.LIVE
     descriptor = journal.take(entry.path, wait=False)
     if descriptor is None:
@@ -51,21 +51,34 @@ def state_of(entry: journal.Entry) -> State:
     return State.PENDING
 
 
-def pid_of(record: journal.Record) -> int | None:
-    """Return a live process of the VM: the launched one, else any that runs at its context (a daemon)."""
+def pid_of(entry: journal.Entry) -> int | None:
+    """Return a live process of the VM: the launched one, else one that it left behind (a daemon).
+
+    A dynamic VM's context is its own, so all that runs in it is the VM's. Static VMs may share one: theirs is who
+    holds the live file.
+
+    Raises:
+        JournalError: the live file cannot be asked.
+    """
+    record = entry.record
     if record.boot_id != processes.boot_id():
         return None
     if processes.start_ticks(record.pid) == record.start_ticks and not processes.is_zombie(record.pid):
         return record.pid
+    if record.shared and not journal.is_held(entry.path):
+        return None
     running = processes.running_as(record.context)
+    if record.shared:
+        live = journal.live_path(entry.path)
+        return next((pid for pid in running if processes.has_open(pid, live)), record.pid)
     return running[0] if running else None
 
 
 def holders(folders: list[str]) -> dict[Identity, tuple[Holder, ...]]:
     """Return which live VMs of these folders use which inode, and which device behind it."""
     found: dict[Identity, tuple[Holder, ...]] = {}
-    for entry in _readable_entries(folders):
-        pid = pid_of(entry.record)
+    for entry in readable_entries(folders):
+        pid = pid_of(entry)
         if pid is None:
             continue
         for step in entry.record.steps:
@@ -88,7 +101,7 @@ def _device(step: Relabel) -> tuple[Identity, ...]:
     return (identity,) if identity is not None else ()
 
 
-def _readable_entries(folders: list[str]) -> list[journal.Entry]:
+def readable_entries(folders: list[str]) -> list[journal.Entry]:
     """Return the entries of all folders; another user's damaged journal stops nobody else."""
     found: list[journal.Entry] = []
     for folder in folders:
@@ -116,8 +129,8 @@ def restore(path: str) -> Restored | None:
             return None
         others = {
             step.identity
-            for entry in _readable_entries(_neighbours(folder))
-            if entry.path != path and pid_of(entry.record) is not None
+            for entry in readable_entries(_neighbours(folder))
+            if entry.path != path and pid_of(entry) is not None
             for step in entry.record.steps
             if isinstance(step, Relabel)
         }

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NoReturn
 from confined_qemu import acts, host, journal, lsm, pairs, paths, processes, restore, spawn
 from confined_qemu.decisions import NO_POLICY
 from confined_qemu.errors import ConfinedQemuError, JournalError, Refused
-from confined_qemu.facts import Facts, Holder, Identity, SelinuxFacts, SelinuxMode
-from confined_qemu.invocation import Confinement, Invocation, SeclabelType
+from confined_qemu.facts import Facts, Holder, Identity, Occupant, SelinuxFacts, SelinuxMode
+from confined_qemu.invocation import Invocation, SeclabelType
 from confined_qemu.mcs import Window
 from confined_qemu.planner import plan as make_plan
 from confined_qemu.steps import JournalStep, StartHelper
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from socket import socket
 
+    from confined_qemu.context import Context
     from confined_qemu.decisions import Policy
     from confined_qemu.facts import FileFacts, FolderFacts
     from confined_qemu.helper import HelperKind
@@ -47,11 +48,7 @@ class Caller:
 
 def needs_labels(invocation: Invocation, mode: SelinuxMode) -> bool:
     """Tell whether SELinux will hold this VM, so that there are labels to set and to put back."""
-    return (
-        mode is not SelinuxMode.DISABLED
-        and invocation.confinement is not Confinement.NONE
-        and invocation.seclabel.type is not SeclabelType.NONE
-    )
+    return mode is not SelinuxMode.DISABLED and not invocation.is_bare
 
 
 def followed(invocation: Invocation, *, confined: bool = True) -> Invocation:
@@ -86,6 +83,7 @@ def collect(
         programs=programs,
         holders=holders or {},
         descriptors=host.descriptors(caller.descriptors, selinux),
+        instance=str(os.getpid()),
         uid=os.geteuid(),
         folder=os.getcwd(),
         runtime_folder=_runtime_folder(caller),
@@ -131,8 +129,12 @@ def launch(invocation: Invocation, caller: Caller, warn: Callable[[str], None]) 
         path, record = _journalled(folder, plan)
         try:
             mine, its = _leash(plan)
-            watcher = spawn.watcher(path, str(plan.process), (record, registry), caller.report, its)
-            done = acts.perform(plan, mine)
+            hold = journal.hold(path, plan.live) if plan.live is not None else None
+            live = hold.watched if hold is not None else -1
+            watcher = spawn.watcher(
+                path, str(plan.process), (record, registry), spawn.Channels(caller.report, its, live)
+            )
+            done = acts.perform(plan, mine, hold)
             watcher.await_ready()
         except BaseException:
             held.close()
@@ -163,11 +165,13 @@ def preview(invocation: Invocation, caller: Caller, pair: Pair | None = None) ->
         return make_plan(invocation, collect(invocation, caller, host.selinux(scan=False)), _policy(mode))
     invocation = followed(invocation)
     facts = collect(invocation, caller, host.as_launched(host.selinux()), restore.holders(_folders()))
-    if pair is None:
+    if pair is None or invocation.seclabel.type is SeclabelType.STATIC:
         registry = pairs.open_registry(os.path.join(journal.state_folder(), paths.PAIRS))
-        pair = _reserve(registry, facts)
+        facts = _reserved(registry, invocation, facts)
         os.close(registry)
-    return make_plan(invocation, replace(facts, pair=pair), _policy(mode))
+    else:
+        facts = replace(facts, pair=pair)
+    return make_plan(invocation, facts, _policy(mode))
 
 
 def _policy(mode: SelinuxMode) -> Policy:
@@ -180,14 +184,56 @@ def _planned(
     """Return the plan and the descriptor that holds its pair; the folder's lock stays held."""
     facts = _settled(invocation, caller, folder, held)
     registry = pairs.open_registry(os.path.join(journal.state_folder(), paths.PAIRS))
-    facts = replace(facts, pair=_reserve(registry, facts))
+    facts = _reserved(registry, invocation, facts)
     return _accepted(make_plan(invocation, facts, lsm), warn), registry
 
 
-def _reserve(registry: int, facts: Facts) -> Pair:
+def _reserved(registry: int, invocation: Invocation, facts: Facts) -> Facts:
+    """Return the facts with a dynamic VM's new pair, or with who is in the way of a static VM's level."""
+    label = invocation.seclabel.label
+    if invocation.seclabel.type is SeclabelType.STATIC and label is not None:
+        return replace(facts, occupants=_occupants(registry, facts, label))
     caller = facts.selinux.caller
     window = Window.of(caller.range if caller is not None else None)
-    return pairs.reserve(registry, window, _taken(facts), _any_below)
+    return replace(facts, pair=pairs.reserve(registry, window, _taken(facts), _any_below))
+
+
+def _occupants(registry: int, facts: Facts, label: Context) -> tuple[Occupant, ...]:
+    """Reserve a static level, and return who has a part of it to itself: our dynamic VMs, and VMs of others."""
+    if label.range is None:
+        return ()
+    mine = label.range.high.categories
+    contexts = facts.selinux.contexts
+    domains = {label.type} | ({contexts.kvm.type} if contexts is not None else set())
+    domains |= {contexts.tcg.type} if contexts is not None and contexts.tcg is not None else set()
+    meeting = [
+        (process, process.context.range.low)
+        for process in facts.selinux.live
+        if process.context.type in domains
+        and process.context.range is not None
+        and pairs.meet(mine, process.context.range.low.categories)
+        and pairs.use_of(registry, process.context.range.low.categories) is not pairs.Use.STATIC
+    ]
+    names = _names() if meeting else {}
+    found = [Occupant(names.get(process.context), process.pid, level) for process, level in meeting]
+    if not pairs.reserve_level(registry, mine) and not found:
+        # it is on its way: it has its pair, and no process at it yet
+        starting = (
+            Occupant(name, None, context.range.low)
+            for context, name in _names().items()
+            if context.range is not None and pairs.meet(mine, context.range.low.categories)
+        )
+        found.append(next(starting, Occupant(None, None, label.range.high)))
+    return tuple(found)
+
+
+def _names() -> dict[Context, str]:
+    """Return the names of the live dynamic VMs that this user may see, by their contexts."""
+    return {
+        entry.record.context: entry.record.name
+        for entry in restore.readable_entries(_folders())
+        if not entry.record.shared and restore.pid_of(entry) is not None
+    }
 
 
 def _any_below(count: int) -> int:
@@ -225,8 +271,7 @@ def _dead(folder: str, invocation: Invocation) -> list[journal.Entry]:
     return [
         entry
         for entry in journal.entries(folder)
-        if restore.pid_of(entry.record) is None
-        and any(os.path.realpath(step.path) in mine for step in entry.record.steps)
+        if restore.pid_of(entry) is None and any(os.path.realpath(step.path) in mine for step in entry.record.steps)
     ]
 
 
@@ -251,5 +296,7 @@ def _journalled(folder: str, plan: Plan) -> tuple[str, int]:
     ticks = processes.start_ticks(pid)
     if ticks is None:
         raise JournalError("the launcher cannot see itself in /proc", hint="mount /proc without hidepid")
-    record = journal.Record(plan.name, processes.boot_id(), pid, ticks, plan.accel.chosen, plan.process, steps)
+    record = journal.Record(
+        plan.name, processes.boot_id(), pid, ticks, plan.accel.chosen, plan.process, steps, plan.live is not None
+    )
     return journal.write(folder, record)

@@ -40,23 +40,38 @@ class Watcher:
             )
 
 
-def watcher(journal_path: str, context: str, held: Iterable[int], report: int, leash: int = -1) -> Watcher:
-    """Start the watcher of this very process; `held` are the descriptors of its journal and its pair.
+@dataclass(frozen=True, slots=True)
+class Channels:
+    """Descriptors that a watcher is given; -1 where there is none.
 
-    Through `leash`, the end of a socket pair, it gets a pidfd of each helper of the VM; -1 for a VM without.
+    `report` leads to `run`. Through `leash`, the end of a socket pair, it gets a pidfd of each helper of the VM. `live`
+    is the live file of a VM whose context others may share.
+    """
+
+    report: int = -1
+    leash: int = -1
+    live: int = -1
+
+    def numbers(self) -> tuple[int, int, int]:
+        """Return them in the order of the watcher's arguments."""
+        return self.report, self.leash, self.live
+
+
+def watcher(journal_path: str, context: str, held: Iterable[int], channels: Channels) -> Watcher:
+    """Start the watcher of this very process; `held` are the descriptors of its journal and its pair.
 
     Raises:
         HostError: no process or descriptor is to be had.
     """
     mine, its = os.pipe()
     pidfd = os.pidfd_open(os.getpid())
-    keep = [*held, its, pidfd, *(number for number in (report, leash) if number >= 0)]
-    arguments = [journal_path, context, str(pidfd), str(os.getpid()), str(its), str(report), str(leash)]
+    keep = [*held, its, pidfd, *(number for number in channels.numbers() if number >= 0)]
+    arguments = [journal_path, context, *map(str, (pidfd, os.getpid(), its, *channels.numbers()))]
     program("watch", arguments, keep)
     os.close(its)
     os.close(pidfd)
-    if report >= 0:
-        os.close(report)
+    if channels.report >= 0:
+        os.close(channels.report)
     return Watcher(mine)
 
 

@@ -50,6 +50,10 @@ class PolicyContexts:
         """Tell whether `label` is one that a VM's image got from us or from libvirt, not one of its own."""
         return label.type in (self.image.type, self.content.type)
 
+    def is_a_vms(self, label: Context) -> bool:
+        """Tell whether `label` is an image's at some VM's pair, so that it must not be trusted to stay readable."""
+        return self.is_given(label) and label.range is not None and bool(label.range.low.categories)
+
 
 def _lines(text: str, name: str, least: int) -> Sequence[Context]:
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]

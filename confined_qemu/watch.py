@@ -1,8 +1,9 @@
 """The watcher: stays with a VM and puts its labels back, whatever ended it.
 
-Runs as a program of its own (`python3 -IS watch.py JOURNAL CONTEXT PIDFD PID CONTROL REPORT LEASH`, REPORT -1 without
-`run`, LEASH -1 without helpers) and imports nothing until the VM has ended, so that a thousand of them are cheap. It
-holds the journal's lock and the VM's pair through the descriptors it inherited.
+Runs as a program of its own (`python3 -IS watch.py JOURNAL CONTEXT PIDFD PID CONTROL REPORT LEASH LIVE`; REPORT is -1
+without `run`, LEASH without helpers, LIVE where the context is the VM's own) and imports nothing until the VM has
+ended, so that a thousand of them are cheap. It holds the journal's lock and the VM's pair through the descriptors it
+inherited.
 """
 
 import os
@@ -24,7 +25,7 @@ _HELPER_PATIENCE = 10_000
 def main() -> None:
     """Watch one VM; does not return."""
     path, expected = sys.argv[1], sys.argv[2]
-    pidfd, pid, control, report, leash = (int(text) for text in sys.argv[3:8])
+    pidfd, pid, control, report, leash, live = (int(text) for text in sys.argv[3:9])
     with open("/proc/self/comm", "w", encoding="ascii") as comm:
         comm.write("confined-watch")
     os.write(control, READY)
@@ -34,7 +35,10 @@ def main() -> None:
     _await_end(pidfd, report)
     os.close(pidfd)
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    _await_others(expected, report)
+    if live >= 0:
+        _await_holders(live, report)
+    else:
+        _await_others(expected, report)
     _end_helpers(leash)
     status = _restore(path)
     _tell(report, status)
@@ -129,6 +133,16 @@ def _end_helpers(leash: int) -> None:
                     _kill(pidfd)
                     _ended(pidfd, -1)
                 os.close(pidfd)
+
+
+def _await_holders(live: int, report: int) -> None:
+    """Wait for what inherited the lock on the VM's live file: another VM may run in the same context."""
+    from confined_qemu import locks
+
+    if locks.obstacle(live, locks.SHARED) is not None:
+        _tell(report, DAEMON)
+        locks.wait_for_others(live)
+    os.close(live)
 
 
 def _kill(pidfd: int) -> None:

@@ -42,6 +42,7 @@ class Policy:
     table: dict[tuple[str, str, str], frozenset[str]] = field(default_factory=dict)
     levels: bool = True
     new: Context = VIRT_IMAGE
+    strange: frozenset[str] = frozenset()
     booleans: dict[str, bool] = field(default_factory=dict)
     made: dict[str, Context] = field(default_factory=dict)
     """What a new file gets in a folder of a type that has a rule of its own."""
@@ -65,6 +66,14 @@ class Policy:
         """Return what the table of booleans says."""
         state = self.booleans.get(name)
         return Boolean.ABSENT if state is None else Boolean.ON if state else Boolean.OFF
+
+    def is_valid(self, context: Context) -> bool:
+        """Tell whether the context's type is none of `strange`."""
+        return context.type not in self.strange
+
+    def user_type(self, role: str) -> str | None:
+        """Return what the reference policy's default_type says of unconfined people."""
+        return {"unconfined_r": "unconfined_t"}.get(role)
 
 
 class Crash(BaseException):
@@ -178,6 +187,7 @@ class Processes:
     boot: str = "this-boot"
     ticks: dict[int, int] = field(default_factory=dict)
     contexts: dict[int, Context] = field(default_factory=dict)
+    opened: set[tuple[int, str]] = field(default_factory=set)
 
     def running_as(self, context: Context) -> tuple[int, ...]:
         """Stand for `processes.running_as`."""
@@ -192,6 +202,7 @@ def install_processes(patch: pytest.MonkeyPatch) -> Processes:
         "start_ticks": table.ticks.get,
         "is_zombie": lambda pid: pid not in table.ticks,
         "running_as": table.running_as,
+        "has_open": lambda pid, path: (pid, path) in table.opened,
         "process_context": table.contexts.get,
     }
     for name, fake in fakes.items():

@@ -21,12 +21,13 @@ ORDER = """
     keyvals hostpaths options collector filenames cmdline_block cmdline_chardev cmdline_own cmdline chain
     vm_rules vm_disks vm_devices vm_helpers vm yamlnodes kinds spectable_parts spectable_helpers spectable
     schema specfile specwriter xmltree carrying domaindevices domainxml render_helpers render
-    svirt steps plan decisions mountinfo places openings fixedlabels fileplan helperplan planner avc verdict filerules
-    explain denials
-    | environment lsm devices kvm sweep label processes mounts host helperhost probe journal history restore pairs
+    svirt steps plan decisions mountinfo places openings fixedlabels fileplan helperplan processplan planner avc verdict
+    filerules explain denials
+    | environment locks lsm devices kvm sweep label processes mounts host helperhost probe journal history restore
+    pairs
     survivors watch relay spawn helperstart acts requests session
     policy policy.module policy.script policy.install policy.adopt preview audit inquiry
-    run arguments launcher check listing cli __main__
+    run arguments launcher bare check listing cli __main__
 """.split()  # noqa: SIM905 - a line of the order for each layer
 """Each module imports only what stands to its left. Left of the bar all is pure: values in, values out."""
 PURE = ORDER[: ORDER.index("|")]
@@ -199,7 +200,7 @@ def test_handing_over_to_the_launch_script_loads_next_to_nothing(tmp_path: Path)
     code += "from confined_qemu.__main__ import main; main()"
     found = loaded(code, ["confined-qemu", "run", "x.yaml"], tmp_path)
     assert {name for name in found if name.startswith(PACKAGE)} == {
-        PACKAGE, f"{PACKAGE}.__main__", f"{PACKAGE}.paths", f"{PACKAGE}.environment",
+        PACKAGE, f"{PACKAGE}.__main__", f"{PACKAGE}.bare", f"{PACKAGE}.paths", f"{PACKAGE}.environment",
     }  # fmt: skip
     assert short(found).isdisjoint({"argparse", "yaml", "dataclasses", "re", "json", "enum", "typing"})
 

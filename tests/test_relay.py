@@ -60,7 +60,7 @@ class Running:
 
 @pytest.fixture
 def running(monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
-    monkeypatch.setattr(relay, "_next_process", lambda _: -1)
+    monkeypatch.setattr(relay, "_next_process", lambda *_: -1)
     monkeypatch.setattr(relay, "_write_attribute", lambda _: None)
     made = Running()
     yield made
@@ -180,7 +180,7 @@ chunks = st.lists(st.tuples(st.booleans(), st.binary(min_size=1, max_size=3000))
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_conversation_arrives_as_it_was_said(said: list[tuple[bool, bytes]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(relay, "_next_process", lambda _: -1)
+        patch.setattr(relay, "_next_process", lambda *_: -1)
         running = Running()
         caller, qemu = running.pair()
         running.start()
@@ -258,7 +258,7 @@ def test_the_program_ends_with_the_vm() -> None:
         end.settimeout(PATIENCE)
     vm = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE)
     pidfd = os.pidfd_open(vm.pid)
-    command = [spawn.INTERPRETER, "-IS", relay.__file__, str(pidfd), "no:such:context", "no:such:client"]
+    command = [spawn.INTERPRETER, "-IS", relay.__file__, str(pidfd), "no:such:context", "no:such:client", "-1"]
     keep = (pidfd, outer.fileno(), inner.fileno())
     program = subprocess.Popen([*command, f"pair:{outer.fileno()}:{inner.fileno()}"], pass_fds=keep)
     outer.close()

@@ -121,8 +121,8 @@ def test_another_process_is_not_the_vm(
     table = install_processes(monkeypatch)
     table.ticks[7] = 1
     path, _ = one_vm(tmp_path, labels)
-    record = journal.entries(os.path.dirname(path))[0].record
-    assert restore.pid_of(record) == 7
+    entry = journal.entries(os.path.dirname(path))[0]
+    assert restore.pid_of(entry) == 7
     match what:
         case "pid-reused":
             table.ticks[7] = 2
@@ -130,7 +130,7 @@ def test_another_process_is_not_the_vm(
             table.boot = "another"
         case _:
             monkeypatch.setattr(processes, "is_zombie", lambda _: True)
-    assert restore.pid_of(record) is None
+    assert restore.pid_of(entry) is None
 
 
 def test_after_a_reboot_the_disk_may_have_another_number(
@@ -166,9 +166,9 @@ def test_a_damaged_journal_does_not_stop_the_others(tmp_path: Path, labels: Labe
 def test_a_daemon_is_the_vm(tmp_path: Path, labels: Labels, monkeypatch: pytest.MonkeyPatch) -> None:
     table = install_processes(monkeypatch)
     path, _ = one_vm(tmp_path, labels)
-    record = journal.entries(os.path.dirname(path))[0].record
-    table.contexts[99] = record.context
-    assert restore.pid_of(record) == 99
+    entry = journal.entries(os.path.dirname(path))[0]
+    table.contexts[99] = entry.record.context
+    assert restore.pid_of(entry) == 99
 
 
 def test_holders_are_the_live_vms_and_their_files(
@@ -271,7 +271,7 @@ class Host(RuleBasedStateMachine):
     def settled(self, paths: list[str]) -> bool:
         """Do what dead VMs left on these files; tell whether nothing is left."""
         for entry in journal.entries(self.folder):
-            if restore.pid_of(entry.record) is None and any(step.path in paths for step in entry.record.steps):
+            if restore.pid_of(entry) is None and any(step.path in paths for step in entry.record.steps):
                 result = restore.finish(entry)
                 if result is not None and result.failed:
                     return False

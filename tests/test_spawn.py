@@ -93,7 +93,7 @@ def test_it_hears_no_signal_of_a_group_and_is_private(probe: dict[str, Any]) -> 
 
 def test_a_watcher_that_cannot_start_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spawn, "INTERPRETER", str(tmp_path / "missing"))
-    watcher = spawn.watcher(str(tmp_path / "journal"), "a:b:c", (), -1)
+    watcher = spawn.watcher(str(tmp_path / "journal"), "a:b:c", (), spawn.Channels())
     with pytest.raises(HostError, match="could not be started") as raised:
         watcher.await_ready()
     os.close(watcher.control)

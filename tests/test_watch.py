@@ -69,7 +69,7 @@ class Watched:
         pidfd = os.pidfd_open(self.vm.pid)
         expected = context if context is not None else watch._context(self.vm.pid)
         self.leash, its_leash = socket.socketpair()
-        numbers = (pidfd, self.vm.pid, control, report.fileno(), its_leash.fileno() if helpers else -1)
+        numbers = (pidfd, self.vm.pid, control, report.fileno(), its_leash.fileno() if helpers else -1, -1)
         self.watcher = subprocess.Popen(
             [spawn.INTERPRETER, "-IS", self.package / "watch.py", self.journal, expected, *map(str, numbers)],
             pass_fds=(pidfd, control, report.fileno(), its_leash.fileno()),

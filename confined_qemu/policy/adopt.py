@@ -142,7 +142,7 @@ def _require_idle(path: str) -> None:
             used = [step.path for step in entry.record.steps if step.path.startswith(f"{path}/")]
             if not used:
                 continue
-            pid = restore.pid_of(entry.record)
+            pid = restore.pid_of(entry)
             if pid is not None:
                 raise HostError(
                     f"in use by the VM {entry.record.name} (pid {pid})", where=used[0], hint="stop it first"

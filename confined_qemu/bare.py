@@ -1,0 +1,45 @@
+"""Is this a VM that nothing is to confine? Found out before the launcher's domain is entered: no way leads back."""
+
+from __future__ import annotations
+
+import os
+
+_VERBS = ("run", "exec")
+_LARGEST = 1 << 20
+"""Bytes of a spec that are looked at: what it may have."""
+
+
+def keeps_context(arguments: list[str]) -> bool:
+    """Tell whether `run` or `exec` with these words starts a VM without a label of its own.
+
+    What cannot be read is not such a VM: the launch script says what is wrong with it. A spec is parsed only where
+    it holds the words for it, so that all others are read once.
+    """
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    if arguments[0] not in _VERBS:
+        return False
+    stated = any(word.startswith("--c") for word in own)  # argparse takes a beginning for the whole
+    if not stated and not any(_may_say_none(word) for word in own[1:]):
+        return False
+    from confined_qemu import launcher, requests
+    from confined_qemu.errors import ConfinedQemuError
+    from confined_qemu.invocation import Confinement
+
+    try:
+        chosen = launcher.parsed(arguments)
+        if chosen.verb == "exec":
+            return bool(chosen.confinement == Confinement.NONE)
+        return requests.from_spec(chosen.spec, chosen.qemu or (), confinement=chosen.confinement).is_bare
+    except (ConfinedQemuError, OSError):
+        return False
+
+
+def _may_say_none(path: str) -> bool:
+    try:
+        if not os.path.isfile(path):
+            return False
+        with open(path, "rb") as file:
+            text = file.read(_LARGEST)
+    except (OSError, ValueError):
+        return False
+    return b"none" in text and (b"seclabel" in text or b"confinement" in text)
