@@ -44,12 +44,6 @@ class FileKind(StrEnum):
     SYMLINK = "lnk_file"
     MISSING = "missing"
 
-    @property
-    def word(self) -> str:
-        """What a person calls it."""
-        words = {"dir": "folder", "chr_file": "character device", "sock_file": "socket", "blk_file": "block device"}
-        return words.get(self, "pipe" if self is FileKind.FIFO else "file")
-
 
 @dataclass(frozen=True, slots=True)
 class Identity:

@@ -97,7 +97,7 @@ class FilePlanner:
         if resource.sharing is Sharing.UNLABELLED:
             return self._left_alone(wanted)
         if found.kind not in svirt_table.kinds(resource.role, resource.access):
-            return _refused(wanted, f"a {found.kind.word} cannot be used as {resource.role}")
+            return _refused(wanted, f"a {_word(found.kind)} cannot be used as {resource.role}")
         relabel = self.invocation.seclabel.relabel if resource.relabel is None else resource.relabel
         if not relabel and resource.label is None:
             return self._kept(wanted)
@@ -181,8 +181,8 @@ class FilePlanner:
             return Outcome()
         return Outcome(
             denials=(
-                f"{found.path} ({resource.source}): it is labelled {found.label}, which {self.process} may not "
-                f"{' and '.join(missing)}; {self._mend_label(wanted)}",
+                f"{found.path} ({resource.source}): {self.process} may not {' and '.join(missing)} "
+                f"what is labelled {found.label}; {self._mend_label(wanted)}",
             )
         )
 
@@ -197,7 +197,7 @@ class FilePlanner:
         if wanted.resource.named_by is not None:  # nobody is told to open what only an image asks for
             return _named(wanted.resource).removeprefix("; ")
         if wanted.found.kind in (FileKind.CHARACTER, FileKind.DIRECTORY, FileKind.SOCKET):
-            return f"this {wanted.found.kind.word} is not relabelled for a VM"
+            return f"this {_word(wanted.found.kind)} is not relabelled for a VM"
         contexts = self.facts.selinux.contexts
         if contexts is None:
             return "use another file"
@@ -394,10 +394,7 @@ def _in_use(wanted: Wanted, holder: Holder) -> str:
         f"{wanted.found.path} ({wanted.resource.source}): in use by the VM {holder.name} (pid {holder.pid}); "
         f"stop it first, or {mend}"
     )
-<<<<<<< HEAD
 
 
 def _word(kind: FileKind) -> str:
     return openings.WORDS.get(kind, "file")
-=======
->>>>>>> d59e53a (The README's list of modules anew)
