@@ -113,8 +113,10 @@ def file(name: str, selinux_facts: SelinuxFacts, table: mounts.Mounts | None = N
         if found.label is None or table is None:
             return found
         return replace(found, mount=table.of(descriptor))
-    except (HostError, LsmError) as error:
-        return FileFacts(path, real, FileKind.MISSING, problem=error.what)
+    except (HostError, LsmError, OSError) as error:
+        # SELinux lets the launcher look at images, not at every pipe
+        problem = _problem(error) if isinstance(error, OSError) else error.what
+        return FileFacts(path, real, FileKind.MISSING, problem=problem)
     finally:
         os.close(descriptor)
 

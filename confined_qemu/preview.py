@@ -35,7 +35,8 @@ def plan(
     """
     caller = session.Caller(initial(), descriptors, "")
     if policy_root is not None:
-        invocation = session.followed(invocation, confined=False)
+        if session.needs_labels(invocation, SelinuxMode.ENFORCING):
+            invocation = session.followed(invocation, confined=False)
         return make_plan(invocation, _elsewhere(invocation, caller, policy_root, pair), None)
     return session.preview(invocation, caller, pair)
 
