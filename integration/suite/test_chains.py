@@ -108,7 +108,7 @@ def test_vms_on_one_base(make_image: Callable[[str], harness.Image], folder: str
 def test_hostile_headers_get_nothing(image: harness.Image, folder: str, audit: harness.AuditTrail) -> None:
     """One VM, a hostile image on each place: every one is refused with a line of its own, and nothing is labelled."""
     os.mkfifo(os.path.join(folder, "pipe"))
-    os.symlink("/etc/shadow", os.path.join(folder, "innocent.raw"))
+    os.symlink("/etc/gshadow", os.path.join(folder, "innocent.raw"))
     headers.overlay(os.path.join(folder, "shadow"), "/etc/shadow", "raw")
     headers.overlay(os.path.join(folder, "link"), "innocent.raw", "raw")
     headers.overlay(os.path.join(folder, "itself"), "../" + os.path.basename(folder) + "/itself", "qcow2")
@@ -134,7 +134,10 @@ def test_hostile_headers_get_nothing(image: harness.Image, folder: str, audit: h
     }
     disks = [disk(name, "vmdk" if name == "extents" else "qcow2") for name in expected]
     image.write_spec(disks=disks)
-    before = {path: harness.label(path) for path in ("/etc/shadow", "/etc/passwd", os.path.join(folder, "pipe"))}
+    before = {
+        path: harness.label(path)
+        for path in ("/etc/shadow", "/etc/gshadow", "/etc/passwd", os.path.join(folder, "pipe"))
+    }
     subprocess.run(["restorecon", "-RF", folder], check=True)
     done = harness.confined("run", image.spec)
     assert done.returncode == 125
