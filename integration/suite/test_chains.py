@@ -107,13 +107,14 @@ def test_vms_on_one_base(make_image: Callable[[str], harness.Image], folder: str
 
 def test_hostile_headers_get_nothing(image: harness.Image, folder: str, audit: harness.AuditTrail) -> None:
     """One VM, a hostile image on each place: every one is refused with a line of its own, and nothing is labelled."""
-    os.mkfifo(os.path.join(folder, "pipe"))
+    for name in ("pipe", "other-pipe"):
+        os.mkfifo(os.path.join(folder, name))
     os.symlink("/etc/gshadow", os.path.join(folder, "innocent.raw"))
     headers.overlay(os.path.join(folder, "shadow"), "/etc/shadow", "raw")
     headers.overlay(os.path.join(folder, "link"), "innocent.raw", "raw")
     headers.overlay(os.path.join(folder, "itself"), "../" + os.path.basename(folder) + "/itself", "qcow2")
     headers.overlay(os.path.join(folder, "fifo"), "pipe", "raw")
-    headers.overlay(os.path.join(folder, "fifo-too"), "pipe", "qcow2")
+    headers.overlay(os.path.join(folder, "fifo-too"), "other-pipe", "qcow2")
     headers.overlay(os.path.join(folder, "fat"), "fat:rw:/etc", "raw")
     headers.qcow2(os.path.join(folder, "data"), b"", (headers.DATA_FILE, b"/etc/passwd"))
     headers.qcow2(os.path.join(folder, "unstated"), b"innocent.raw")
@@ -125,7 +126,7 @@ def test_hostile_headers_get_nothing(image: harness.Image, folder: str, audit: h
         "link": "the header of",
         "itself": "comes back to itself",
         "fifo": "/pipe (",
-        "fifo-too": "/pipe (",
+        "fifo-too": "/other-pipe (",
         "fat": "wants /etc as share",
         "data": "/etc/passwd",
         "unstated": "qemu-img rebase -u -f qcow2 -F FORMAT -b innocent.raw",
