@@ -135,11 +135,11 @@ def test_hostile_headers_get_nothing(image: harness.Image, folder: str, audit: h
     }
     disks = [disk(name, "vmdk" if name == "extents" else "qcow2") for name in expected]
     image.write_spec(disks=disks)
+    subprocess.run(["restorecon", "-RF", folder], check=True)
     before = {
         path: harness.label(path)
         for path in ("/etc/shadow", "/etc/gshadow", "/etc/passwd", os.path.join(folder, "pipe"))
     }
-    subprocess.run(["restorecon", "-RF", folder], check=True)
     done = harness.confined("run", image.spec)
     assert done.returncode == 125
     lines = list(harness.lines(done.stderr))
