@@ -5,8 +5,11 @@ from __future__ import annotations
 import posixpath
 import shlex
 
-GENERIC = frozenset({"default_t", "var_t", "mnt_t", "usr_t", "unlabeled_t", "file_t"})
-"""What the policies call a file that nobody meant: in `/builds`, `/srv` or `/var`, `/mnt`, `/opt`, without a label."""
+GENERIC = frozenset({"default_t", "root_t", "etc_runtime_t", "var_t", "mnt_t", "usr_t", "unlabeled_t", "file_t"})
+"""What the policies call a file that nobody meant: in `/builds`, `/srv` or `/var`, `/mnt`, `/opt`, without a label.
+
+A folder that somebody makes in `/` is root_t at first, and what somebody makes in it is etc_runtime_t.
+"""
 EXAMPLE = "/srv/vms"
 """A folder that can be adopted on every host."""
 _TREES = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -133,7 +134,9 @@ def _text(path: str) -> str:
         with open(0 if path == "-" else path, "rb", closefd=path != "-") as file:
             data = file.read(_LARGEST_SPEC + 1)
     except OSError as error:
-        hint = f"see: ls -lZ {path}" if error.errno == errno.EACCES else None  # owner, mode, or a label like shadow_t
+        hint = (
+            f"see: ls -lZ {shlex.quote(path)}" if error.errno == errno.EACCES else None
+        )  # owner, mode, or a label like shadow_t
         raise HostError(f"the spec cannot be read: {why(error)}", where=path, hint=hint) from error
     if len(data) > _LARGEST_SPEC:
         raise SpecError((f"{path}:1:1: larger than {_LARGEST_SPEC} bytes; is it a VM description?",))

@@ -48,9 +48,9 @@ def _refused(*arguments: str) -> str:
 def test_refused_adopted_run_relabelled_and_given_back() -> None:
     os.makedirs(FOLDER)
     image = harness.Image(FOLDER, "a")
-    assert harness.short_label(image.path) == "default_t:s0"
+    assert harness.short_label(image.path) == "etc_runtime_t:s0"  # not default_t before the next relabelling
     line = _refused("run", image.spec)
-    assert line.endswith(f"relabel nothing of type default_t; run: confined-qemu policy adopt {QUOTED}")
+    assert line.endswith(f"relabel nothing of type etc_runtime_t; run: confined-qemu policy adopt {QUOTED}")
 
     first, *changes, last = _adopt(FOLDER)
     assert first == f"file context {PATTERN} added"
