@@ -48,6 +48,8 @@ def adopt(folder: str) -> Changed:
         LsmError: SELinux cannot be asked.
     """
     path = _folder(folder, "adopt")
+    if not os.path.isdir(path):
+        raise HostError("no such folder", where=path)
     found = lsm.default_label(path, stat.S_IFDIR)
     known = found is not None and found.type == _TYPE
     if found is not None and not known and found.type in _USERS:
@@ -81,7 +83,9 @@ def undo(folder: str) -> Changed:
     if pattern not in {words[0] for line in lsm.local_file_contexts() if (words := line.split())}:
         raise HostError("no file context of its own", where=path, hint="see: semanage fcontext -l -C")
     _semanage("-d", pattern)
-    return Changed(path, pattern, True, _restorecon(path))  # noqa: FBT003 - a field
+    # the folder may be gone, and what it was called may mean another thing tomorrow
+    relabelled = _restorecon(path) if os.path.isdir(path) else ()
+    return Changed(path, pattern, context_changed=True, relabelled=relabelled)
 
 
 # ---- what may be adopted
@@ -96,8 +100,6 @@ def _folder(folder: str, verb: str) -> str:
     real = os.path.realpath(path)
     if real != path:
         raise HostError("a link leads there", where=path, hint=f"name the folder itself: {shlex.quote(real)}")
-    if not os.path.isdir(path):
-        raise HostError("no such folder", where=path)
     problem = places.problem(path)
     homes = {os.path.normpath(entry.pw_dir) for entry in pwd.getpwall()} - _SYSTEMS_HOMES
     if problem is None and path in homes:
