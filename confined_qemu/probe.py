@@ -20,6 +20,7 @@ from confined_qemu.chain import Layer
 from confined_qemu.errors import HostError, LsmError, why
 from confined_qemu.facts import SelinuxMode
 from confined_qemu.resource import PROBED
+from confined_qemu.svirt import RESTORED_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,7 +135,10 @@ class _Walk:
             patience = min(PATIENCE, self.end - time.monotonic())
             answer = run(command, self.context, (found.st_uid, found.st_gid), max(0.0, patience))
         except _NoAnswerError as error:
-            return chain.Names(problems=(layer.problem(str(error)),))
+            hint = ""
+            if stat.S_ISBLK(found.st_mode):  # the policy lets no such domain read a whole disk of the host's
+                hint = f"; say format=raw if it is a raw disk, or make it an image: chcon -t {RESTORED_TYPE} {path}"
+            return chain.Names(problems=(layer.problem(f"{error}{hint}"),))
         return chain.names(answer, layer, self.folder)
 
 

@@ -242,6 +242,21 @@ def test_a_libvirt_domain_loads_expat_and_no_yaml(tmp_path: Path) -> None:
 
 
 @pytest.mark.touches_host
+@pytest.mark.parametrize(("form", "looked"), [("raw", False), ("qcow2", True)])
+def test_a_raw_disk_costs_nothing_of_what_reads_headers(tmp_path: Path, form: str, *, looked: bool) -> None:
+    code = (
+        "from confined_qemu import session\n"
+        "from confined_qemu.invocation import Invocation\n"
+        "from confined_qemu.resource import Access, Resource, Role, Sharing\n"
+        f"disk = Resource('/nowhere', Role.DISK, Access.READ, Sharing.CONTENT, 'disk', {form!r})\n"
+        "session.followed(Invocation('x', 'qemu', (), (disk,)), confined=False)\nend()"
+    )
+    found = loaded(code, ["x"], tmp_path)
+    assert ({f"{PACKAGE}.chain", f"{PACKAGE}.probe"} <= found) is looked
+    assert short(found).isdisjoint(HEAVY)
+
+
+@pytest.mark.touches_host
 @pytest.mark.parametrize(("program", "allowed"), [("watch", {"select"}), ("relay", {"selectors", "socket"})])
 def test_what_stays_beside_a_vm_is_small(tmp_path: Path, program: str, allowed: set[str]) -> None:
     tree = tree_of(program)
