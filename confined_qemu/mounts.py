@@ -34,7 +34,9 @@ class Mounts:
         if self._text is None:
             self._text = _read(_TABLE)
         found = mountinfo.find(self._text, number)
-        return found if found is None or found.labels else replace(found, source=_lasting(found.source))
+        if found is None or (found.labels and not found.read_only):
+            return found  # nobody will be told to mount it anew
+        return replace(found, source=_lasting(found.source))
 
 
 def _number(descriptor: int) -> int | None:
@@ -49,7 +51,8 @@ def _lasting(source: str) -> str:
     """Return the file behind a loop device that goes away with its mount (`mount -o loop`), else `source`."""
     if not source.startswith(_LOOP):
         return source
-    folder = f"/sys/block/{os.path.basename(source)}/loop"
+    # not by the links in /sys/block, which the launcher's domain does not read
+    folder = f"/sys/devices/virtual/block/{os.path.basename(source)}/loop"
     try:
         ends = _read(f"{folder}/autoclear").strip() == "1"
         return _read(f"{folder}/backing_file").removesuffix("\n") if ends else source
