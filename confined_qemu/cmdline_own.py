@@ -51,6 +51,20 @@ def network(collector: Collector, option: str, value: str) -> None:
             cmdline_chardev.files(collector, device, f"-{option} guestfwd=")
 
 
+def filesystem(collector: Collector, option: str, value: str) -> None:
+    """Read `-fsdev` and `-virtfs` (`fsdev/qemu-fsdev-opts.c`): with `readonly=on` the folder is only read.
+
+    Raises:
+        CommandLineError: the list cannot be read, or an unknown key holds a path.
+    """
+    values = objects(option, value, "fsdriver")
+    last = dict(values)
+    if truth(last, "readonly"):
+        collector.add(last.get("path", ""), Role.FILESYSTEM, Access.READ, f"-{option} path=")
+        values = tuple((key, text) for key, text in values if key != "path")
+    read_keys(collector, option, OPTIONS[option], values)
+
+
 def vnc(collector: Collector, option: str, value: str) -> None:
     """Read `-vnc unix:PATH,…` (`ui/vnc.c`): QEMU makes the socket, or connects with `reverse=on`.
 
@@ -222,6 +236,8 @@ def readconfig(collector: Collector, option: str, value: str) -> None:  # noqa: 
 
 READERS: dict[str, Callable[[Collector, str, str], None]] = {
     "netdev": network,
+    "fsdev": filesystem,
+    "virtfs": filesystem,
     "nic": network,
     "net": network,
     "vnc": vnc,

@@ -59,7 +59,7 @@ class Found:
 
 def shares(invocation: Invocation) -> list[Resource]:
     """Return the folders that QEMU itself shares (9p): those that need more than a look at the folder's own label."""
-    return [r for r in invocation.resources if r.role is Role.SHARE and r.access is Access.DIRECTORY]
+    return [resource for resource in invocation.resources if resource.role is Role.FILESYSTEM]
 
 
 def folders(invocation: Invocation) -> Mapping[str, bool]:
@@ -99,7 +99,7 @@ class HelperPlanner:
 
     def _shared_by_qemu(self, resource: Resource) -> None:
         found = self.facts.folders[resource.path]
-        readonly = resource.sharing is Sharing.CONTENT
+        readonly = resource.access is Access.READ
         self.resources.append(PlannedResource(resource, found.folder.path, None, None))
         if self._usable(found, self.process, resource.source, readonly=readonly) and not readonly:
             self._sweep_what_qemu_makes(found.folder)
@@ -172,7 +172,8 @@ class HelperPlanner:
             self._state(helper, found, context)
         else:
             self._usable(found, context, helper.source, readonly=helper.readonly)
-            resource = Resource(helper.folder, Role.SHARE, Access.DIRECTORY, Sharing.UNLABELLED, helper.source)
+            access = Access.READ if helper.readonly else Access.DIRECTORY
+            resource = Resource(helper.folder, Role.FILESYSTEM, access, Sharing.UNLABELLED, helper.source)
             self.resources.append(PlannedResource(resource, found.folder.path, None, None))
         self.last.append(
             StartHelper(

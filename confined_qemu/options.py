@@ -68,6 +68,7 @@ _LOG = Use(Role.LOG, _CREATE)
 _CONFIG = Use(Role.CONFIG, _READ)
 _MEMORY = Use(Role.MEMORY, _CREATE)
 _SHARE = Use(Role.SHARE, _DIR)
+_TREE = Use(Role.FILESYSTEM, _DIR)
 _SOCKET = Use(Role.SOCKET, _CONNECT)
 _BIND = Use(Role.SOCKET, Access.LISTEN)
 _HELPER = Use(Role.HELPER, _READ)
@@ -190,8 +191,8 @@ OPTIONS: dict[str, Option] = {
     "drive": Option(Kind.DRIVE),
     "dtb": _path(_DTB),
     "dump-vmstate": _path(_LOG),
-    "fsdev": _list("fsdriver", {"path": _SHARE, "socket": _SOCKET}, strict=True),
-    "virtfs": _list("fsdriver", {"path": _SHARE, "socket": _SOCKET}, strict=True),
+    "fsdev": Option(Kind.OWN, "fsdriver", keys={"path": _TREE, "socket": _SOCKET}, strict=True),
+    "virtfs": Option(Kind.OWN, "fsdriver", keys={"path": _TREE, "socket": _SOCKET}, strict=True),
     "fw_cfg": _list("name", {"file": Use(Role.FW_CFG, _READ)}),
     "icount": _list("shift", {"rrfile": _LOG}, strict=True),
     "k": _path(_CONFIG),

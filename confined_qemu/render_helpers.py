@@ -50,8 +50,8 @@ def _virtiofs(command: Command, number: int, share: Share) -> None:
 
 def _nine_p(command: Command, number: int, share: Share) -> None:
     name, path = f"vm-share{number}", command.path(share.dir)
-    sharing = Sharing.CONTENT if share.readonly else Sharing.UNLABELLED
-    command.resources.append(Resource(path, Role.SHARE, Access.DIRECTORY, sharing, f"shares[{number}].dir"))
+    access = Access.READ if share.readonly else Access.DIRECTORY
+    command.resources.append(Resource(path, Role.FILESYSTEM, access, Sharing.UNLABELLED, f"shares[{number}].dir"))
     # mapped: QEMU's domain may set no owner, so owners and modes are kept in attributes of the files
     readonly = "on" if share.readonly else "off"
     fixed = f"local,id={name},security_model=mapped-xattr,multidevs=remap,readonly={readonly}"

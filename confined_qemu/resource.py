@@ -62,6 +62,8 @@ class Role(StrEnum):
     STATE = "state"
     SECRET = "secret"  # noqa: S105 - the name of a role
     SHARE = "share"
+    FILESYSTEM = "filesystem"
+    """A folder that the guest mounts (9p, virtiofs): its whole tree counts; READ where the guest may only read it."""
     TPM = "tpm"
     TPM_STATE = "tpm_state"
     USB = "usb"

@@ -172,8 +172,9 @@ FILES = {
     "-global driver=virtio-net-pci,property=romfile,value=r": ["r option_rom ro content"],
     "-tpmdev passthrough,id=t,path=/dev/tpm1": ["/dev/tpm1 tpm rw private"],
     # shares and networks
-    "-fsdev local,id=f,path=/,security_model=none": ["/ share dir unlabelled"],
-    "-virtfs local,path=d,mount_tag=/t,security_model=none": ["d share dir unlabelled"],
+    "-fsdev local,id=f,path=/,security_model=none": ["/ filesystem dir unlabelled"],
+    "-fsdev local,id=f,path=/usr,security_model=none,readonly=on": ["/usr filesystem ro unlabelled"],
+    "-virtfs local,path=d,mount_tag=/t,security_model=none": ["d filesystem dir unlabelled"],
     "-virtfs proxy,socket=/s,mount_tag=t": ["/s socket connect unlabelled"],
     "-netdev user,id=n,tftp=/t,bootfile=/pxe.0,smb=/d,hostfwd=tcp::2-:2": [
         "/t share dir unlabelled",

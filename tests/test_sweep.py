@@ -1,0 +1,98 @@
+"""The sweep at a VM's end: what it made in a folder that outlives it gets the folder's label, and nothing else does."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from confined_qemu import label, sweep
+from confined_qemu.context import Context
+from confined_qemu.errors import LabelError
+from confined_qemu.facts import Identity
+from confined_qemu.steps import Sweep
+from tests.fakes import VIRT_IMAGE, Labels, install_labels
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.touches_host
+GIVEN = Context.parse("system_u:object_r:svirt_image_t:s0:c1,c2")
+OTHERS = Context.parse("system_u:object_r:svirt_image_t:s0:c3,c4")
+SHARED = Context.parse("system_u:object_r:svirt_image_t:s0")
+
+
+@pytest.fixture
+def labels(monkeypatch: pytest.MonkeyPatch) -> Labels:
+    return install_labels(monkeypatch)
+
+
+@pytest.fixture
+def share(tmp_path: Path, labels: Labels) -> str:
+    """A share with files of this VM, of another one and of the host, and links out of it."""
+    outside = tmp_path / "outside"
+    outside.write_text("")
+    labels.give(str(outside), GIVEN)
+    folder = tmp_path / "share"
+    (folder / "mine" / "deeper").mkdir(parents=True)
+    for name in ("file", "mine/deeper/file", "theirs", "old"):
+        (folder / name).write_text("")
+    (folder / "link").symlink_to(outside)
+    (folder / "folder").symlink_to(tmp_path, target_is_directory=True)
+    os.mkfifo(folder / "pipe")
+    for name in ("file", "mine", "mine/deeper", "mine/deeper/file", "link", "pipe"):
+        labels.give(str(folder / name), GIVEN)
+    labels.give(str(folder / "theirs"), OTHERS)
+    return str(folder)
+
+
+def step(path: str, *, deep: bool = True) -> Sweep:
+    found = os.stat(path)
+    return Sweep(path, Identity(found.st_dev, found.st_ino), GIVEN, SHARED, deep)
+
+
+@pytest.mark.parametrize("deep", [True, False])
+def test_what_the_vm_made_gets_the_folders_label(share: str, labels: Labels, deep: bool) -> None:
+    label.apply(step(share, deep=deep), lambda _: None)
+    label.undo(step(share, deep=deep), lambda _: False)
+    for name in ("file", "mine", "link", "pipe"):
+        assert labels.of(f"{share}/{name}") == SHARED, name
+    for name in ("mine/deeper", "mine/deeper/file"):
+        assert labels.of(f"{share}/{name}") == (SHARED if deep else GIVEN), name
+    assert labels.of(f"{share}/theirs") == OTHERS
+    assert labels.of(f"{share}/old") == VIRT_IMAGE
+    assert labels.of(f"{share}/../outside") == GIVEN
+
+
+@pytest.mark.parametrize("instead", ["another folder", "a link", "nothing", "a file"])
+def test_another_thing_in_the_folders_place_is_left(share: str, labels: Labels, instead: str) -> None:
+    planned = step(share)
+    os.rename(share, f"{share}.moved")
+    match instead:
+        case "another folder":
+            os.mkdir(share)
+        case "a link":
+            os.symlink(f"{share}.moved", share)
+        case "a file":
+            os.close(os.open(share, os.O_CREAT | os.O_WRONLY))
+    sweep.sweep(planned)
+    assert labels.of(f"{share}.moved/file") == GIVEN
+
+
+@pytest.mark.usefixtures("labels")
+def test_a_folder_that_was_made_is_known_by_its_label(share: str, labels: Labels) -> None:
+    planned = Sweep(share, None, GIVEN, SHARED, deep=False)
+    sweep.sweep(planned)
+    assert labels.of(f"{share}/file") == GIVEN
+    labels.give(share, GIVEN)
+    sweep.sweep(planned)
+    assert labels.of(f"{share}/file") == SHARED
+
+
+@pytest.mark.parametrize(("name", "bound"), [("_MOST", 3), ("_DEEPEST", 1)])
+def test_it_is_bounded_and_says_so(share: str, monkeypatch: pytest.MonkeyPatch, name: str, bound: int) -> None:
+    monkeypatch.setattr(sweep, name, bound)
+    with pytest.raises(LabelError, match="more than is looked at") as caught:
+        sweep.sweep(step(share))
+    assert f"run: chcon -R -l s0 {share}" in str(caught.value)
