@@ -37,6 +37,7 @@ _TAIL = 1 << 16
 _KERNEL_FACILITY = 0
 """Anyone who may write to the kernel's log may write lines like its own, under another facility (printk.c)."""
 _ESCAPE = re.compile(rb"\\x([0-9a-f]{2})")
+_SUPPRESSED = b"kauditd_printk_skb: "
 _RELEVANT = (b"avc:", b"type=PATH", b"type=CWD", b"type=1302", b"type=1307")
 
 
@@ -61,8 +62,11 @@ def read(since: int) -> Log:
     kernel = _kernel_log(required=not _auditd_runs())
     found = avc.denials([*kernel.lines, *(lines or ())])
     since_then = tuple(denial for denial in found if denial.stamp.time >= since)
-    if lines is None and kernel.began is not None and kernel.began > since:
-        gap = "the kernel's log has lost what came before its first line; auditd would keep it"
+    if not _auditd_runs():
+        if kernel.began is not None and kernel.began > since:
+            gap = "the kernel's log has lost what came before its first line; auditd would keep it"
+        elif kernel.suppressed >= since:
+            gap = "the kernel's log leaves records out when many come at once; auditd would keep them"
     return Log(since_then, gap)
 
 
@@ -202,6 +206,8 @@ class _Kernel:
     lines: list[str]
     began: int | None = None
     """When its first line was written, in milliseconds of the clock; None when no line was lost."""
+    suppressed: int = -1
+    """When it last said that it left audit records out (printk_ratelimit); -1: never."""
 
 
 def _kernel_log(*, required: bool) -> _Kernel:
@@ -222,7 +228,7 @@ def _kernel_log(*, required: bool) -> _Kernel:
         return _Kernel([])
     lines: list[str] = []
     began: int | None = None
-    first = True
+    suppressed, first = -1, True
     try:
         while True:
             try:
@@ -238,11 +244,13 @@ def _kernel_log(*, required: bool) -> _Kernel:
             first = False
             if int(priority) >> 3 == _KERNEL_FACILITY and text.startswith(b"audit: type="):
                 lines.append(_unescaped(text.partition(b"\n")[0]))
+            elif text.startswith(_SUPPRESSED) and int(priority) >> 3 == _KERNEL_FACILITY:
+                suppressed = _clock(int(microseconds))
     except (OSError, ValueError) as error:
         raise HostError(f"the kernel's log cannot be read: {error}", where=KERNEL_LOG) from error
     finally:
         os.close(descriptor)
-    return _Kernel(lines, began)
+    return _Kernel(lines, began, suppressed)
 
 
 def _clock(microseconds: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from confined_qemu.decisions import Reason
 from confined_qemu.errors import printable
 from confined_qemu.explain import explain
 from confined_qemu.verdict import LAUNCHER, Case, Explanation, Verdict
@@ -201,10 +202,11 @@ def _add(group: Group, denial: Denial, known: Known) -> None:
     )
     line = group.lines.get(same)
     if line is None:
-        label = known.default(path, denial.kind) if path is not None else None
-        owner = _owner(denial, group.vm, known.vms)
-        given = _given(group.vm, path)
-        explanation = explain(Case(denial, known.ask(denial), owner, path, label, given, known.image))
+        answer, owner = known.ask(denial), _owner(denial, group.vm, known.vms)
+        # looked up only where it may matter: reading all file contexts takes time
+        by_type = answer.reason is Reason.TYPES and owner is None
+        label = known.default(path, denial.kind) if by_type and path is not None else None
+        explanation = explain(Case(denial, answer, owner, path, label, _given(group.vm, path), known.image))
         if explanation.verdict is Verdict.HARMLESS:  # on what is of no interest
             same = (denial.permissions, denial.kind, explanation.why)
         line = group.lines.setdefault(same, Line(denial, path, explanation, first=denial.stamp.time))

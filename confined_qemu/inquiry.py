@@ -64,7 +64,17 @@ def find(name: str | None) -> Found:
     return Found(_explained(denials, vms), log.gap)
 
 
-def of_run(pid: int) -> tuple[Group, ...]:
+def name_of(pid: int) -> str | None:
+    """Return the name of this user's VM whose launcher was `pid`; None where labels had no part in it.
+
+    Raises:
+        JournalError: the user's journal cannot be read.
+    """
+    found = [vm for vm in history.known(_folders()) if vm.pid == pid]
+    return found[-1].name if found else None
+
+
+def of_run(pid: int) -> Found:
     """Return the denials of this user's VM whose launcher was `pid`, which has just ended.
 
     Raises:
@@ -73,10 +83,10 @@ def of_run(pid: int) -> tuple[Group, ...]:
     vms = history.known(_folders())
     mine = next((vm for vm in reversed(vms) if vm.pid == pid), None)
     if mine is None:
-        return ()
+        return Found(())
     _catch_up()
-    denials = (d for d in audit.read(mine.start).denials if of_vm(d, vms) == mine)
-    return _explained(tuple(denials), vms)
+    log = audit.read(mine.start)
+    return Found(_explained(tuple(d for d in log.denials if of_vm(d, vms) == mine), vms), log.gap)
 
 
 def _catch_up() -> None:

@@ -169,22 +169,31 @@ def _explain(pid: int) -> None:
         return
     command = [paths.DENIALS_SCRIPT, "--run", str(pid)]
     quiet = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1)]
-    os.waitpid(os.posix_spawn(command[0], command, os.environ, file_actions=quiet, setsigmask=[]), 0)
+    try:
+        os.waitpid(os.posix_spawn(command[0], command, os.environ, file_actions=quiet, setsigmask=[]), 0)
+    except OSError as error:
+        _say("", f"what SELinux denied cannot be looked up: {command[0]}: {why(error)}")
 
 
 def say_denials(pid: int) -> int:
     """Say what SELinux denied the VM whose launcher was `pid`, a line for each; who may not know it gets a hint."""
     from confined_qemu import inquiry
+    from confined_qemu.verdict import quoted
 
+    name = inquiry.name_of(pid)
+    if name is None:
+        return 0  # not confined, or nothing was started
     try:
-        groups = inquiry.of_run(pid)
+        found = inquiry.of_run(pid)
     except ConfinedQemuError:
-        _say("", "whether SELinux denied it something, root can see with: confined-qemu denials")
+        _say("", f"whether SELinux denied it something, root can see with: confined-qemu denials {quoted(name)}")
         return 0
-    for group in groups:
+    for group in found.groups:
         for line in group.lines.values():
             if line.matters:
                 _say("SELinux ", line.describe())
+    if found.gap is not None:
+        warn(found.gap)
     return 0
 
 

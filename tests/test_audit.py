@@ -140,6 +140,18 @@ def test_a_kernels_log_that_lost_its_beginning(monkeypatch: pytest.MonkeyPatch) 
     assert 'comm="q\\"' in found.lines[0]
 
 
+def test_a_kernels_log_that_left_records_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kernel(monkeypatch, b"5,0,100,-;kauditd_printk_skb: 12 callbacks suppressed\n").suppressed > 0
+
+
+def test_that_records_were_left_out_is_said(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = audit._Kernel([], suppressed=5000)
+    (host / "auditd.pid").unlink()
+    monkeypatch.setattr(audit, "_kernel_log", lambda **_: found)
+    assert audit.read(found.suppressed).gap is not None
+    assert audit.read(found.suppressed + 1).gap is None
+
+
 def test_what_is_no_kernels_log(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(HostError, match="cannot be read"):
         kernel(monkeypatch, b"garbage\n")
