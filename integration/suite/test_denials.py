@@ -76,8 +76,11 @@ def quiet() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("execmem", "quiet")
-def test_execmem_is_explained_when_qemu_fails_and_afterwards_and_mended(image: harness.Image, paused: str) -> None:
+def test_execmem_is_explained_when_qemu_fails_and_afterwards_and_mended(
+    make_image: Callable[[str], harness.Image], paused: str
+) -> None:
     """The plan refuses TCG without the boolean: here it is switched off between plan and start."""
+    image = make_image("page")  # names of its own here: those of earlier tests are remembered
     image.write_spec(accel="tcg")
     vm = harness.Process([paused, "run", image.spec])
     vm.read_until(b"planned")
@@ -92,14 +95,14 @@ def test_execmem_is_explained_when_qemu_fails_and_afterwards_and_mended(image: h
     # QEMU's own message came first
     assert errors.index("mprotect") < errors.index(said)
 
-    (title, line) = [line for line in denials("a") if "sysfs_t" not in line]
-    assert title.startswith("a (system_u:system_r:svirt_t:s0:c")
+    (title, line) = [line for line in denials("page") if "sysfs_t" not in line]
+    assert title.startswith("page (system_u:system_r:svirt_t:s0:c")
     assert line.strip() == said.removeprefix("confined-qemu: SELinux ")
 
     # the same line without -P, which would build the whole policy anew: a minute
     harness.run("sh", "-c", mend(line).replace(" -P", ""))
     vm = harness.boot_spec(image)
-    line = only(denials("a"), "execmem")
+    line = only(denials("page"), "execmem")
     assert line.endswith("the policy allows it now")
     vm.popen.terminate()
     vm.wait()
@@ -125,7 +128,7 @@ def monitor(image: harness.Image, folder: str) -> Iterator[Callable[[str, str], 
 def test_what_a_vm_opens_over_qmp(
     make_image: Callable[[str], harness.Image], folder: str, audit: harness.AuditTrail
 ) -> None:
-    a, b = make_image("a"), make_image("b")
+    a, b = make_image("qmp-a"), make_image("qmp-b")
     odd = os.path.join(folder, "x\ny' .img")
     with open(odd, "wb") as file:
         file.write(bytes(1 << 16))
@@ -138,42 +141,41 @@ def test_what_a_vm_opens_over_qmp(
             assert "error" in opens("odd", odd)
         assert audit.has("read", "svirt_t", f"svirt_image_t:{level}", "file")
 
-        line = only(denials("a"), b.path)
-        assert f"(svirt_image_t:{level}) (2 times): must stay denied: it is a file of the VM b" in line
+        line = only(denials(a.name), b.path)
+        assert f"(svirt_image_t:{level}) (2 times): must stay denied: it is a file of the VM qmp-b" in line
         # each VM has its own line about the odd file, whose name is one line and one word
         of_all = denials()
-        assert [title.partition(" ")[0] for title in of_all if not title.startswith(" ")][:2] == ["a", "b"]
-        lines = [line for line in of_all if "x\\ny" in line]
-        assert len(lines) == 2
+        assert {"qmp-a", "qmp-b"} <= {title.partition(" ")[0] for title in of_all if not title.startswith(" ")}
+        assert len([line for line in of_all if "x\\ny" in line]) >= 2
         assert all(line.isprintable() for line in of_all)
     # both have ended, and it can still be asked
-    assert only(denials("a"), b.path) == line
-    assert only(denials("b"), "x\\ny")
+    assert only(denials(a.name), b.path) == line
+    assert only(denials(b.name), "x\\ny")
 
-    done = harness.confined("denials", "--json", "a")
+    done = harness.confined("denials", "--json", a.name)
     found = json.loads(done.stdout)
     assert found["schema"] == 1
     (vm,) = found["vms"]
-    assert (vm["name"], vm["started"] < vm["ended"]) == ("a", True)
+    assert (vm["name"], vm["started"] < vm["ended"]) == (a.name, True)
     (theirs,) = (entry for entry in vm["denials"] if entry["path"] == b.path)
     assert (theirs["verdict"], theirs["count"], theirs["class"], theirs["command"]) == ("keep", 2, "file", None)
 
     done = harness.confined("denials", "nosuch")
     assert done.returncode == 125
-    assert "there is no VM 'nosuch'; known are: a, " in done.stderr
+    assert "there is no VM 'nosuch'; known are: " in done.stderr
 
 
 def test_the_command_for_a_file_that_is_opened_later_mends_it(
-    image: harness.Image, folder: str, audit: harness.AuditTrail
+    make_image: Callable[[str], harness.Image], folder: str, audit: harness.AuditTrail
 ) -> None:
-    """The kernel says a whole path where the file is already open: here a folder that is searched, by its name."""
+    image = make_image("later")
     odd = os.path.join(folder, "x\ny' .img")
     with open(odd, "wb") as file:
         file.write(bytes(1 << 16))
     harness.run("restorecon", "-F", odd)
     with monitor(image, folder) as opens:
         assert "error" in opens("odd", odd)
-        line = only(denials("a"), "x\\ny")
+        line = only(denials("later"), "x\\ny")
         assert "it is none of the files that the VM was started with" in line
         level = harness.level(harness.label(image.path))
         harness.run("chcon", "-t", "svirt_image_t", "-l", level, odd)
@@ -181,7 +183,7 @@ def test_the_command_for_a_file_that_is_opened_later_mends_it(
         # its own image under its feet
         harness.run("restorecon", "-F", image.path)
         assert "error" in opens("own", image.path)
-        line = only(denials("a"), image.path)
+        line = only(denials("later"), image.path)
         assert "its label was changed while the VM ran" in line
         harness.run("bash", "-c", mend(line))
         assert harness.short_label(image.path) == f"svirt_image_t:{level}"
@@ -304,10 +306,11 @@ def _write(path: str, text: str) -> None:
 
 
 @pytest.mark.usefixtures("no_auditd")
-def test_without_auditd_the_kernels_log_is_read(image: harness.Image) -> None:
+def test_without_auditd_the_kernels_log_is_read(make_image: Callable[[str], harness.Image]) -> None:
+    image = make_image("kernel-log")
     image.write_spec("-device", "nosuch")
     done = harness.confined("run", image.spec)
     assert done.returncode == 1
     (said,) = harness.lines(done.stderr)
     assert "io_uring" in said
-    assert only(denials("a"), "io_uring")
+    assert only(denials("kernel-log"), "io_uring")
