@@ -144,7 +144,7 @@ def of_vm(denial: Denial, vms: Sequence[Vm]) -> Vm | None:
     The launcher, before it becomes QEMU, counts as the VM: the pid is the same.
     """
     alive = [vm for vm in vms if vm.lived(denial.stamp.time)]
-    if denial.source.type.startswith(LAUNCHER):
+    if denial.source.type in LAUNCHER:
         return next((vm for vm in alive if vm.pid == denial.pid), None)
     found = [vm for vm in alive if vm.runs_as(denial.source)]
     return next((vm for vm in found if vm.pid == denial.pid), found[-1] if found else None)
@@ -182,7 +182,7 @@ def grouped(denials: Iterable[Denial], known: Known) -> list[Group]:
 def _place(denial: Denial, vm: Vm | None, domains: frozenset[str]) -> tuple[tuple[str, str], str | None]:
     if vm is not None:
         return ("0", vm.name), vm.name
-    if denial.source.type.startswith(LAUNCHER):
+    if denial.source.type in LAUNCHER:
         return ("2", denial.source.type), f"confined-qemu itself ({denial.source.type})"
     if denial.source.type in domains:
         return ("1", str(denial.source)), f"no VM that is known ({denial.source})"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from confined_qemu import filerules, places
 from confined_qemu.decisions import Reason, Setting
-from confined_qemu.verdict import FILES, LAUNCHER, Case, Explanation, Verdict, adopted, quoted
+from confined_qemu.verdict import FILES, OURS, Case, Explanation, Verdict, adopted, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -197,7 +197,7 @@ def _capability(case: Case) -> Explanation | None:
 
 def _secret(case: Case) -> Explanation | None:
     target = case.denial.target.type
-    if target.startswith(LAUNCHER):
+    if target.startswith(OURS) and case.denial.kind in FILES:
         return Explanation(Verdict.KEEP, "it is confined-qemu's own, and a VM could change who gets which label")
     if target in _SECRETS:
         return Explanation(Verdict.KEEP, "whoever has it has the host")

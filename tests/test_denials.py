@@ -55,6 +55,7 @@ IMAGE_B = 'name="b.img" dev="vda" ino=9 tcontext=system_u:object_r:svirt_image_t
     [
         (denial(5000, A, IMAGE_B), "a"),
         (denial(5000, "system_u:system_r:swtpm_t:s0:c1,c2", IMAGE_B), "a"),
+        (denial(5000, "system_u:system_r:confined_qemu_swtpm_t:s0:c1,c2", IMAGE_B), "a"),
         (denial(95_000, A, IMAGE_B), "late"),
         (denial(65_000, A, IMAGE_B), None),
         (denial(-1, A, IMAGE_B), None),
