@@ -15,7 +15,9 @@ LAUNCHED = frozenset({"run", "exec", "recover", "settle"})
 def main() -> None:
     """Run the command line of this process; does not return."""
     launched = len(sys.argv) > 1 and sys.argv[1] in LAUNCHED and os.access(LAUNCH_SCRIPT, os.X_OK)
-    if launched and not keeps_context(sys.argv[1:]):
+    # what libvirt remembers is hidden from the launcher's domain
+    libvirts = sys.argv[1:2] == ["recover"] and "--libvirt" in sys.argv
+    if launched and not libvirts and not keeps_context(sys.argv[1:]):
         from confined_qemu.environment import initial
 
         os.execve(LAUNCH_SCRIPT, [LAUNCH_SCRIPT, *sys.argv[1:]], initial())

@@ -108,6 +108,8 @@ class FileFacts:
     """A device node: the device itself, then those that share bytes with it (a disk and its partitions)."""
     used: str | None = None
     """A block device: what uses it already (a mount, swap, device-mapper), and how to end that."""
+    in_use: bool = False
+    """Some QEMU holds its image lock; looked at only where the label found is one that a VM got."""
 
     def open_to_group(self, group: int, *, writes: bool) -> bool:
         """Tell whether its mode lets one open it who is of this group and not its owner: for reading, or for both."""

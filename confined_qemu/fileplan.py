@@ -97,7 +97,7 @@ class FilePlanner:
         if resource.sharing is Sharing.UNLABELLED:
             return self._left_alone(wanted)
         if found.kind not in svirt_table.kinds(resource.role, resource.access):
-            return _refused(wanted, f"a {_word(found.kind)} cannot be used as {resource.role}")
+            return _refused(wanted, f"a {openings.word(found.kind)} cannot be used as {resource.role}")
         relabel = self.invocation.seclabel.relabel if resource.relabel is None else resource.relabel
         if not relabel and resource.label is None:
             return self._kept(wanted)
@@ -197,7 +197,7 @@ class FilePlanner:
         if wanted.resource.named_by is not None:  # nobody is told to open what only an image asks for
             return _named(wanted.resource).removeprefix("; ")
         if wanted.found.kind in (FileKind.CHARACTER, FileKind.DIRECTORY, FileKind.SOCKET):
-            return f"this {_word(wanted.found.kind)} is not relabelled for a VM"
+            return f"this {openings.word(wanted.found.kind)} is not relabelled for a VM"
         contexts = self.facts.selinux.contexts
         if contexts is None:
             return "use another file"
@@ -241,6 +241,11 @@ class FilePlanner:
                 return Outcome(steps=(kept,))
             original = next((holder.original for holder in holders if holder.original is not None), None)
             restore = original or restore
+        if found.in_use and not holders and not refusals and label != found.label:
+            # libvirt's VM that reads it: its label has no pair that would name the VM
+            refusals = [
+                f"{found.path} ({resource.source}): another QEMU has it open, by the lock on it; stop that first"
+            ]
         step = Relabel(
             found.real, found.identity, found.kind, found.links, found.label, label, restore,
             exclusive=resource.sharing is Sharing.PRIVATE,
@@ -394,7 +399,3 @@ def _in_use(wanted: Wanted, holder: Holder) -> str:
         f"{wanted.found.path} ({wanted.resource.source}): in use by the VM {holder.name} (pid {holder.pid}); "
         f"stop it first, or {mend}"
     )
-
-
-def _word(kind: FileKind) -> str:
-    return openings.WORDS.get(kind, "file")

@@ -155,11 +155,13 @@ def _opened(path: str, real: str, descriptor: int, selinux_facts: SelinuxFacts) 
     found = os.fstat(descriptor)
     given: Context | None = None
     default: Context | None = None
+    in_use = False
     if selinux_facts.mode is not SelinuxMode.DISABLED:
         given = lsm.context_of(f"/proc/self/fd/{descriptor}")
         contexts = selinux_facts.contexts
         if given is not None and contexts is not None and contexts.is_given(given):
             default = lsm.default_label(real, found.st_mode)
+            in_use = stat.S_ISREG(found.st_mode) and label.in_use(descriptor)
     return FileFacts(
         path,
         real,
@@ -173,6 +175,7 @@ def _opened(path: str, real: str, descriptor: int, selinux_facts: SelinuxFacts) 
         default,
         devices=_devices(found),
         used=devices.used(found.st_rdev) if stat.S_ISBLK(found.st_mode) else None,
+        in_use=in_use,
     )
 
 

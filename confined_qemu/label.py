@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 _GET_VERSION = 0x80087601
 """FS_IOC_GETVERSION of linux/fs.h: the inode's generation."""
+_FLOCK = "hhqqi4x"
+"""`struct flock` of a 64-bit Linux: type, whence, start, length, pid."""
+_IMAGE_LOCK = (100, 200)
+"""Start and length in bytes: QEMU's RAW_LOCK_PERM_BASE, and RAW_LOCK_SHARED_BASE with its bytes."""
 _KINDS = {
     stat.S_IFREG: FileKind.REGULAR,
     stat.S_IFDIR: FileKind.DIRECTORY,
@@ -62,6 +66,25 @@ def _generation(descriptor: int, mode: int) -> int | None:
     finally:
         os.close(readable)
     return int(struct.unpack("I4x", answer)[0])
+
+
+def in_use(descriptor: int) -> bool:
+    """Tell whether a QEMU has the image of an open (O_PATH) descriptor open, whoever started it and with what rights.
+
+    QEMU locks bytes of an image that it opens, for reading too (block/file-posix.c). A file that may not be opened
+    here tells nothing, and its label cannot be changed from here either.
+    """
+    try:
+        readable = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        answer = fcntl.fcntl(
+            readable, fcntl.F_OFD_GETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, *_IMAGE_LOCK, 0)
+        )
+    finally:
+        os.close(readable)
+    return int(struct.unpack(_FLOCK, answer)[0]) != fcntl.F_UNLCK
 
 
 def apply(step: JournalStep, bind: Callable[[Bind], None]) -> None:

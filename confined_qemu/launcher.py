@@ -203,8 +203,29 @@ def say_denials(pid: int) -> int:
 def _recover(chosen: argparse.Namespace, _: tuple[int, ...]) -> int:
     from confined_qemu import journal, restore
 
+    if chosen.libvirt:
+        return _recover_libvirt(chosen.paths, as_json=chosen.json)
+    if chosen.paths:
+        raise UsageError("only recover --libvirt takes paths", hint="without it, what the journals name is recovered")
     folders = journal.all_folders() if os.geteuid() == 0 else [journal.user_folder(os.geteuid())]
     return _report(restore.recover(folders), as_json=chosen.json)
+
+
+def _recover_libvirt(paths: Sequence[str], *, as_json: bool) -> int:
+    from confined_qemu import libvirtlabels
+
+    results = libvirtlabels.recover(paths)
+    if as_json:
+        import json
+
+        rows = [libvirtlabels.to_json(result) for result in results]
+        sys.stdout.write(json.dumps({"schema": 1, "libvirt": rows}) + "\n")
+    for result in results:
+        if result.error is not None:
+            _say("", str(result.error))
+        elif not as_json:
+            sys.stdout.write(libvirtlabels.line_of(result) + "\n")
+    return LAUNCHER_FAILED if any(result.error is not None for result in results) else 0
 
 
 def _settle(chosen: argparse.Namespace, _: tuple[int, ...]) -> int:
@@ -286,6 +307,8 @@ def add_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     execute.add_argument("arguments", nargs=REMAINDER, metavar="-- QEMU ARGS")
     recover = verbs.add_parser("recover", help="put back what a crash left")
     recover.add_argument("--json", action="store_true")
+    recover.add_argument("--libvirt", action="store_true", help="what a crashed libvirt left, by its own notes; root's")
+    recover.add_argument("paths", nargs="*", metavar="PATH", help="with --libvirt: more files, or folders of them")
     recover.set_defaults(action=_recover)
     settle = verbs.add_parser("settle", help="wait until nothing is left to put back")
     settle.add_argument("--timeout", type=seconds, metavar="S", help="seconds to wait at most")

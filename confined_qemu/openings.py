@@ -21,6 +21,11 @@ WORDS = {
 """What messages call a file that is no plain one."""
 
 
+def word(kind: FileKind) -> str:
+    """Return what messages call a file."""
+    return WORDS.get(kind, "file")
+
+
 def to_vms(label: Context | None, policy: Policy | None) -> str | None:
     """Return the command that opens what is left alone to VMs, None where no boolean of the policy does."""
     boolean = svirt_table.BOOLEANS.get(label.type) if label is not None else None

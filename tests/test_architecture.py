@@ -21,10 +21,11 @@ ORDER = """
     keyvals hostpaths options collector filenames cmdline_block cmdline_chardev cmdline_own cmdline chain
     vm_rules vm_disks vm_devices vm_helpers vm yamlnodes kinds spectable_parts spectable_helpers spectable
     schema specfile specwriter xmltree carrying domaindevices domainxml render_helpers render
-    svirt steps plan decisions mountinfo places openings fixedlabels fileplan helperplan processplan planner avc verdict
+    svirt remembered
+    steps plan decisions mountinfo places openings fixedlabels fileplan helperplan processplan planner avc verdict
     filerules explain denials
     | environment locks lsm devices kvm sweep label processes mounts host helperhost probe journal history restore
-    pairs
+    libvirtlabels pairs
     survivors watch relay spawn helperstart acts requests session
     policy policy.module policy.script policy.install policy.adopt preview audit inquiry
     run arguments launcher bare check listing cli __main__

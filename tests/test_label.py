@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
+import struct
 from typing import TYPE_CHECKING
 
 import pytest
@@ -43,6 +45,20 @@ def identity(path: str) -> Identity:
         return label.identity_of(descriptor)
     finally:
         os.close(descriptor)
+
+
+def test_a_qemu_that_has_an_image_open_is_seen_by_its_lock(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(bytes(512))
+    descriptor = os.open(path, os.O_PATH)
+    assert not label.in_use(descriptor)
+    with path.open("rb") as other:  # as QEMU locks what it reads: a byte for each permission, shared
+        for byte, seen in ((1, False), (99, False), (100, True), (203, True), (300, False)):
+            for kind in (fcntl.F_RDLCK, fcntl.F_UNLCK):
+                lock = struct.pack("hhqqi4x", kind, os.SEEK_SET, byte, 1, 0)
+                fcntl.fcntl(other, fcntl.F_OFD_SETLK, lock)
+                assert label.in_use(descriptor) is (seen and kind == fcntl.F_RDLCK)
+    os.close(descriptor)
 
 
 def relabel(path: str, before: Context = VIRT_IMAGE, after: Context = GIVEN) -> Relabel:
