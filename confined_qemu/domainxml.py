@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from confined_qemu import xmltree
 from confined_qemu.carrying import NO_KEY, Carrying, Loss
 from confined_qemu.domaindevices import devices
+from confined_qemu.domainhelpers import shares, tpms
 from confined_qemu.spectable import SPEC
 from confined_qemu.yamlnodes import Mapping, Problems, Scalar, TooMany, shown
 
@@ -81,8 +82,9 @@ def _domain(carry: Carrying, root: Element) -> None:
         carry.refuse(root, f"type={shown(kind or '')} is none of QEMU's", "only kvm and qemu can be run", "@type")
     carry.put("accel", root, _ACCELERATORS.get(kind or "", "kvm"))
     _name(carry, root)
-    if (uuid := root.one("uuid")) is not None:
-        carry.argue(uuid, "-uuid", uuid.word())
+    uuid = ""
+    if (element := root.one("uuid")) is not None and (uuid := element.word()):
+        carry.argue(element, "-uuid", uuid)
     _memory(carry, root)
     _cpus(carry, root)
     if (system := root.one("os")) is not None:
@@ -91,6 +93,8 @@ def _domain(carry: Carrying, root: Element) -> None:
         _cpu_model(carry, cpu, kind or "")
     _habits(carry, root)
     if (found := root.one("devices")) is not None:
+        tpms(carry, found.every("tpm"), uuid)
+        shares(carry, found.every("filesystem"))
         devices(carry, found)
     _seclabels(carry, root.every("seclabel"))
     for line in root.every("qemu:commandline"):
