@@ -243,9 +243,7 @@ class FilePlanner:
             restore = original or restore
         if found.in_use and not holders and not refusals and label != found.label:
             # libvirt's VM that reads it: its label has no pair that would name the VM
-            refusals = [
-                f"{found.path} ({resource.source}): another QEMU has it open, by the lock on it; stop that first"
-            ]
+            refusals = [f"{found.path} ({resource.source}): another QEMU has it open, by its lock; stop that first"]
         step = Relabel(
             found.real, found.identity, found.kind, found.links, found.label, label, restore,
             exclusive=resource.sharing is Sharing.PRIVATE,
