@@ -71,7 +71,7 @@ def _perform(plan: Plan, done: Done, leash: socket | None) -> None:
                 done.helpers.append(running)
                 done.numbers[step.name] = _high(running.socket)
             case Retag():
-                lsm.set_context(f"/proc/self/fd/{step.number}", step.context, shown=f"descriptor {step.number}")
+                _retag(step)
             case Relay():
                 _relay_descriptor(step, done)
             case Connect():
@@ -82,13 +82,19 @@ def _perform(plan: Plan, done: Done, leash: socket | None) -> None:
         _start_relay(plan, done)
 
 
+def _retag(step: Retag) -> None:
+    path = f"/proc/self/fd/{step.number}"
+    if lsm.context_of(path) != step.context:  # two descriptors may lead to one pipe
+        lsm.set_context(path, step.context, shown=f"descriptor {step.number}")
+
+
 def _bind(step: Bind, done: Done) -> None:
     import socket
 
     inner_path = step.inner or step.path
     if not step.relayed:
         _unlink_stale(step.path)
-    with lsm.creating_sockets(step.socket_context), lsm.creating(step.file_context):
+    with lsm.creating_sockets(step.socket_context), lsm.creating(step.inner_context):
         inner = _listening(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), inner_path)
     done.numbers[step.name] = _high(inner)
     if step.relayed:

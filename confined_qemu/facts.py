@@ -198,6 +198,8 @@ class SelinuxFacts:
     contexts: PolicyContexts | None = None
     in_domain: bool = False
     live: tuple[LiveProcess, ...] = ()
+    mls: bool = False
+    """The policy has sensitivities above s0: MLS."""
     kvm_node: Context | None = None
     """The label of `/dev/kvm`, None where there is none."""
 

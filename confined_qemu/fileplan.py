@@ -9,6 +9,7 @@ from confined_qemu import fixedlabels, hostpaths, openings, places, svirt, svirt
 from confined_qemu.decisions import NO_POLICY
 from confined_qemu.errors import shell_word
 from confined_qemu.facts import FileFacts, FileKind, Holder
+from confined_qemu.levels import Levels
 from confined_qemu.resource import Access, Resource, Role, Sharing
 from confined_qemu.steps import Create, Relabel, Step
 from confined_qemu.svirt_table import End
@@ -85,6 +86,10 @@ class FilePlanner:
     policy: Policy | None
     process: Context
 
+    @property
+    def _levels(self) -> Levels:
+        return Levels(self.facts.selinux, self.invocation.seclabel, self.process)
+
     def decide(self, wanted: Wanted) -> Outcome:
         """Return what happens to this file."""
         resource, found = wanted.resource, wanted.found
@@ -136,6 +141,7 @@ class FilePlanner:
             restore = self.policy.created(caller, found.folder_label, "file")
             if self._denied_to_launcher(restore, FileKind.REGULAR, "relabelto"):
                 restore = contexts.restored()
+        restore = self._levels.kept(restore, label)
         rule = hostpaths.rule(resource)
         step = Create(found.path, label, restore, remove=rule is not None and rule.end is End.REMOVED)
         denials: tuple[str, ...] = ()
@@ -203,9 +209,8 @@ class FilePlanner:
             return "use another file"
         label = svirt.file_context(contexts, self.process, wanted.resource.sharing) or contexts.image
         path = shell_word(wanted.found.real)
-        return (
-            f"it needs {label.type}:{label.range}; run: chcon -t {label.type} {path} && chcon -l {label.range} {path}"
-        )
+        chcon = f"chcon -t {label.type} {path} && chcon -l {label.range} {path}"
+        return f"it needs {label.type}:{label.range}; {self._levels.mend(wanted.found.label, path, chcon)}"
 
     # ---- files that get one
 
@@ -217,9 +222,12 @@ class FilePlanner:
             label = svirt.file_context(contexts, self.process, resource.sharing)
         if contexts is None or label is None:
             return Outcome()
-        if resource.label is not None and self.policy is not None and not self.policy.is_valid(label):
+        if resource.label is None:
+            label = self._levels.given(resource.sharing, label, found.label)
+        elif self.policy is not None and not self.policy.is_valid(label):
             return _refused(wanted, f"the loaded policy knows no context {label}, its seclabel.label")
-        restore = self._restored(found, resource.sharing)
+        shared = resource.sharing is Sharing.SHARED
+        restore = None if shared else self._levels.ended(contexts, found.label, found.default)
         if found.identity is None or found.label is None:
             return self._unlabelled(wanted, label, restore)
         if self.policy is not None and fixedlabels.fixed(found):
@@ -248,7 +256,10 @@ class FilePlanner:
             found.real, found.identity, found.kind, found.links, found.label, label, restore,
             exclusive=resource.sharing is Sharing.PRIVATE,
         )  # fmt: skip
-        return Outcome(label, restore, (step,), tuple(refusals), tuple(self._obstacles(wanted, label, restore)))
+        obstacles = tuple(self._obstacles(wanted, label, restore))
+        lowered = self._levels.lowered(label, restore, found.real) if _writes(resource) and not obstacles else None
+        warnings = (f"{found.path} ({resource.source}): {lowered}",) if lowered else ()
+        return Outcome(label, restore, (step,), tuple(refusals), obstacles, warnings)
 
     def _fixed(self, wanted: Wanted, label: Context, policy: Policy) -> Outcome:
         """A file that keeps its label, as its file system takes none; it is journalled, so that it has one holder."""
@@ -280,28 +291,10 @@ class FilePlanner:
             return Outcome(label, restore)
         return _refused(wanted, "its file system keeps no SELinux labels; move it to one that does")
 
-    def _restored(self, found: FileFacts, sharing: Sharing) -> Context | None:
-        """Return the label to end with: as found, unless a dead VM left it; shared images keep theirs."""
-        contexts = self.facts.selinux.contexts
-        if sharing is Sharing.SHARED or contexts is None:
-            return None
-        if found.label is None:
-            return contexts.restored()
-        stale = contexts.is_given(found.label) and found.label.range is not None and found.label.range.low.categories
-        if not stale:
-            return found.label
-        if found.default is not None and "image" in found.default.type and not contexts.is_given(found.default):
-            return found.default
-        return contexts.restored()
-
     def _readable(self, label: Context, kind: FileKind) -> bool:
         """Tell whether any VM may read what has this label: then it is left alone."""
-        if self.policy is None or self.process.range is None:
-            return False
-        low = self.process.range.low
-        return not self.policy.denied(
-            self.process.at(replace(low, categories=frozenset())), label, kind, _NEEDS[Access.READ]
-        )
+        reader = self._levels.reader()
+        return self.policy is not None and not self.policy.denied(reader, label, kind, _NEEDS[Access.READ])
 
     def _conflicts(self, wanted: Wanted, holders: tuple[Holder, ...]) -> list[str]:
         mine_exclusive = wanted.resource.sharing is Sharing.PRIVATE
@@ -333,7 +326,8 @@ class FilePlanner:
             return [f"{place}: {unlabelable}"]
         missing = self.policy.denied(self.process, label, found.kind, _NEEDS[resource.access])
         if missing:
-            return [f"{place}: {self.process} may not {' and '.join(missing)} what is labelled {label}"]
+            what = f"what is labelled {label}{self._levels.advice(resource.sharing)}"
+            return [f"{place}: {self.process} may not {' and '.join(missing)} {what}"]
         return self._modes(wanted)
 
     def _unlabelable(self, found: FileFacts, label: Context, restore: Context | None) -> str | None:
@@ -341,9 +335,13 @@ class FilePlanner:
         if found.label == label:
             return None
         if found.label is not None and self._denied_to_launcher(found.label, found.kind, "relabelfrom"):
-            closed = openings.to_launcher(found, found.label, self.policy or NO_POLICY)
+            below, policy = self._levels.below(found.label, found.real), self.policy or NO_POLICY
             mend = places.mend(found.real, found.label.type)
-            return closed or f"SELinux lets the launcher relabel nothing of type {found.label.type}; {mend}"
+            return (
+                below
+                or openings.to_launcher(found, found.label, policy)
+                or f"SELinux lets the launcher relabel nothing of type {found.label.type}; {mend}"
+            )
         for target in (label, restore):
             if target not in (None, found.label) and self._denied_to_launcher(target, found.kind, "relabelto"):
                 return f"SELinux does not let the launcher give it the label {target}"

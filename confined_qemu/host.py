@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from confined_qemu import devices, kvm, label, lsm, mounts, paths, processes
 from confined_qemu.errors import EmulatorNotExecutable, EmulatorNotFound, HostError, LsmError, why
 from confined_qemu.facts import DescriptorFacts, FileFacts, FileKind, Identity, SelinuxFacts, SelinuxMode
+from confined_qemu.mcs import Level
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -35,9 +36,15 @@ def selinux(*, scan: bool = True) -> SelinuxFacts:
     own = lsm.own_context()
     in_domain = own.type == DOMAIN
     caller = lsm.previous_context() if in_domain else own
+    contexts = lsm.policy_contexts()
+    mls = lsm.is_valid(contexts.content.at(Level(1)))
     live = processes.holding_categories() if scan else ()
+    if mls:
+        # there categories classify, and daemons, kernel threads and logins have them too: only VMs hold a pair
+        vms = {context.type for context in (contexts.kvm, contexts.tcg) if context is not None}
+        live = tuple(process for process in live if process.context.type in vms)
     node = lsm.context_of(kvm.NODE) if os.path.exists(kvm.NODE) else None
-    return SelinuxFacts(mode, own, caller, lsm.policy_contexts(), in_domain, live, node)
+    return SelinuxFacts(mode, own, caller, contexts, in_domain, live, mls, node)
 
 
 def as_launched(found: SelinuxFacts) -> SelinuxFacts:

@@ -6,7 +6,7 @@ What would fail is found here by asking the policy (`Policy.denied`), and refuse
 from __future__ import annotations
 
 import posixpath
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from confined_qemu import fileplan, helperplan, hostpaths, processplan, svirt, svirt_table
@@ -14,7 +14,7 @@ from confined_qemu.commas import escape
 from confined_qemu.errors import printable
 from confined_qemu.facts import FileKind, SelinuxMode
 from confined_qemu.invocation import Accel, Confinement, Invocation, SeclabelType
-from confined_qemu.mcs import Level
+from confined_qemu.levels import Levels
 from confined_qemu.plan import AccelChoice, Plan, PlannedResource
 from confined_qemu.resource import Access, Resource, Role, Sharing
 from confined_qemu.steps import Bind, Connect, MakeFolder, Relay, Retag, Step
@@ -75,6 +75,9 @@ class _Draft:
         watching = self.facts.selinux.mode is SelinuxMode.PERMISSIVE
         (self.warnings if watching else self.refusals).append(printable(line))
 
+    def _levels(self, process: Context) -> Levels:
+        return Levels(self.facts.selinux, self.invocation.seclabel, process)
+
     def denied(self, source: Context, target: Context | None, kind: str, *permissions: str) -> tuple[str, ...]:
         """Ask the policy; without one, or about a file without a label, nothing is denied."""
         if self.policy is None or target is None:
@@ -122,6 +125,8 @@ class _Draft:
         else:
             self.confined = True
             self.process = svirt.process_context(contexts, seclabel, self.facts.pair, tcg=self.accel.tcg)
+            if self.process is not None and seclabel.type is SeclabelType.DYNAMIC:
+                self.process = self._levels(self.process).dynamic(self.facts.pair)
             if mode is SelinuxMode.PERMISSIVE:
                 self.warnings.append("SELinux is permissive: labels are set, and nothing enforces them")
 
@@ -136,7 +141,7 @@ class _Draft:
             return False
         self.refusals.extend(processplan.occupied(seclabel, process, self.facts.occupants))
         if problem := processplan.transition(seclabel, process, self.facts, self.policy):
-            self.deny(problem)
+            self.deny(self._levels(process).beyond or problem)
             return not self.refusals
         if not selinux.in_domain:
             rights = f"with your rights ({selinux.own.type})"
@@ -224,12 +229,15 @@ class _Draft:
         if contexts is None or process is None:
             return
         label = svirt.file_context(contexts, process, Sharing.PRIVATE)
+        relayed = self._clients_need_relay(process)
+        if label is not None and relayed and self.facts.selinux.mls:
+            label = label.at(self._levels(process).caller)  # or no client could open it
         for listener in self.invocation.listeners:
             if listener.access is Access.CONNECT:
                 self._connect(listener)
                 continue
             inner = None
-            if self._clients_need_relay(process):
+            if relayed:
                 inner = f"{self._own_folder()}/{listener.name}"
             path = self._absolute(listener)
             self.steps.append(Bind(listener.name, path, label, process, inner))
@@ -259,7 +267,9 @@ class _Draft:
         caller = self.facts.selinux.caller
         if caller is None or caller.range is None:
             return False
-        accepted = process.at(caller.range.high)
+        if self._levels(process).apart:
+            return False  # only a client at the VM's level gets through to it, and QEMU may use that one
+        accepted = replace(process, range=caller.range)
         return bool(self.denied(process, accepted, "unix_stream_socket", "read", "write"))
 
     def _own_folder(self) -> str:
@@ -301,10 +311,14 @@ class _Draft:
         missing = self.denied(process, descriptor.label, descriptor.kind, *permissions)
         if not missing or descriptor.label is None:
             return
+        at = self._levels(process)
+        if at.apart:
+            self.deny(f"{name} ({descriptor.label}): {process} may not {' and '.join(missing)} it; {at.way}")
+            return
         if descriptor.kind == "unix_stream_socket":
             self.steps.append(Relay(descriptor.number, process))
             return
-        retagged = descriptor.label.at(_bare(process))
+        retagged = at.pipe(descriptor.label)
         if descriptor.kind == "fifo_file" and not self.denied(process, retagged, "fifo_file", *permissions):
             if self.facts.uid in (0, descriptor.owner):
                 self.steps.append(Retag(descriptor.number, retagged))
@@ -375,11 +389,6 @@ class _Draft:
 def _socket(listener: Listener) -> Resource:
     sharing = svirt_table.sharing(Role.SOCKET, listener.access, hostpaths.place(listener.path))
     return Resource(listener.path, Role.SOCKET, listener.access, sharing, listener.source)
-
-
-def _bare(process: Context) -> Level:
-    """Return the process's sensitivity without categories: what every VM of that sensitivity may use."""
-    return Level(process.range.low.sensitivity if process.range is not None else 0)
 
 
 def _folder_name(name: str) -> str:

@@ -5,7 +5,7 @@ A step that changes something on disk is in the journal before it is done, and `
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Bind:
     """Bind a unix socket at `path` and hand it to QEMU as a descriptor; unlinked at the end.
 
     `relayed`: the caller's range is wider than the VM may use, so the launcher's relay owns the listener and
-    QEMU's own lies at `inner`, in the VM's folder.
+    QEMU's own lies at `inner`, in the VM's folder, at the VM's level.
     """
 
     name: str
@@ -81,6 +81,13 @@ class Bind:
     file_context: Context | None
     socket_context: Context | None
     inner: str | None = None
+
+    @property
+    def inner_context(self) -> Context | None:
+        """The label of the socket that QEMU itself listens on: the file's, at the level of the VM."""
+        if self.file_context is None or self.socket_context is None:
+            return self.file_context
+        return replace(self.file_context, range=self.socket_context.range)
 
     @property
     def relayed(self) -> bool:

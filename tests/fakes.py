@@ -36,11 +36,13 @@ class Policy:
     """A `decisions.Policy`: what it denies is a table of (source type, target type, class) to permissions.
 
     `*` in the place of the target stands for every one. `levels`: a target with categories that the source does
-    not have is denied read and write, as MCS does it.
+    not have is denied read and write, as MCS does it. `mls`: what is not dominated is not read, and writing is for
+    the own level, or for the launcher any of its range.
     """
 
     table: dict[tuple[str, str, str], frozenset[str]] = field(default_factory=dict)
     levels: bool = True
+    mls: bool = False
     new: Context = VIRT_IMAGE
     strange: frozenset[str] = frozenset()
     booleans: dict[str, bool] = field(default_factory=dict)
@@ -51,7 +53,9 @@ class Policy:
         """Return what the table and the levels deny."""
         denied = self.table.get((source.type, target.type, str(kind)), frozenset())
         denied |= self.table.get((source.type, "*", str(kind)), frozenset())
-        levelled = self.levels and source.type.startswith("svirt")
+        if self.mls:
+            denied |= _denied_by_level(source, target)
+        levelled = not self.mls and self.levels and source.type.startswith("svirt")
         if levelled and source.range is not None and target.range is not None:
             denied |= frozenset() if source.range.high.dominates(target.range.high) else {"read", "write"}
         return tuple(permission for permission in permissions if permission in denied)
@@ -74,6 +78,21 @@ class Policy:
     def user_type(self, role: str) -> str | None:
         """Return what the reference policy's default_type says of unconfined people."""
         return {"unconfined_r": "unconfined_t"}.get(role)
+
+
+def _denied_by_level(source: Context, target: Context) -> frozenset[str]:
+    if source.range is None or target.range is None:
+        return frozenset()
+    low, other = source.range.low, target.range.low
+    in_range = source.type == "confined_qemu_t" and source.range.high.dominates(other)
+    reads = low.dominates(other) or in_range
+    writes = low == other or target.type == "confined_qemu_stdio_t" or (in_range and other.dominates(low))
+    starts = source.range.high.dominates(target.range.high)
+    return frozenset(
+        name
+        for name, allowed in (("read", reads), ("write", writes), ("relabelfrom", writes), ("transition", starts))
+        if not allowed
+    )
 
 
 class Crash(BaseException):

@@ -21,7 +21,7 @@ ORDER = """
     keyvals hostpaths options collector filenames cmdline_block cmdline_chardev cmdline_own cmdline chain
     vm_rules vm_disks vm_devices vm_helpers vm yamlnodes kinds spectable_parts spectable_helpers spectable
     schema specfile specwriter xmltree carrying domaindevices domainhelpers domainxml render_helpers render
-    svirt remembered
+    svirt levels remembered
     steps plan decisions mountinfo places openings fixedlabels fileplan helperplan processplan planner avc verdict
     filerules explain denials
     | environment locks lsm devices kvm sweep label processes mounts host helperhost probe journal history restore

@@ -71,6 +71,8 @@ class World:
     kvm: bool = False
     uid: int = 0
     in_domain: bool = True
+    mls: bool = False
+    caller: str = str(CALLER)
     pair: str | None = str(PAIR)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     denied: list[list[Any]] = field(default_factory=list)
@@ -107,10 +109,13 @@ class World:
         if mode is SelinuxMode.DISABLED:
             selinux = SelinuxFacts(mode)
         else:
-            own = LAUNCHER if self.in_domain else CALLER
+            caller = Context.parse(self.caller)
+            own = LAUNCHER if self.in_domain and not self.mls else caller
+            if self.in_domain and self.mls:
+                own = replace(caller, type=LAUNCHER.type)
             live = tuple(LiveProcess(int(pid), Context.parse(text)) for pid, text in self.live.items())
             contexts = FEDORA if self.policy == "fedora" else DEBIAN
-            selinux = SelinuxFacts(mode, own, CALLER, contexts, self.in_domain, live)
+            selinux = SelinuxFacts(mode, own, caller, contexts, self.in_domain, live, mls=self.mls)
         return Facts(
             selinux=selinux,
             kvm=USABLE if self.kvm else MISSING,
@@ -188,7 +193,7 @@ class World:
         if self.selinux == SelinuxMode.DISABLED:
             return NO_POLICY
         table = {(s, t, c): frozenset(permissions.split()) for s, t, c, permissions in (*TABLE, *self.denied)}
-        return Policy(table, booleans=self.booleans, made={"hugetlbfs_t": DEBIAN.image})
+        return Policy(table, mls=self.mls, booleans=self.booleans, made={"hugetlbfs_t": DEBIAN.image})
 
 
 def _holder_key(path: str) -> Identity:

@@ -26,6 +26,9 @@ ConditionPathExists={script.package_folder()}/confined_qemu
 [Service]
 Type=oneshot
 ExecStart={paths.LAUNCH_SCRIPT} recover
+# made here, at the lowest level: on MLS a launcher that works above it cannot write to /run
+RuntimeDirectory={os.path.basename(paths.RUNTIME)}
+RuntimeDirectoryPreserve=yes
 
 [Install]
 WantedBy=multi-user.target
@@ -112,8 +115,10 @@ def install(*, load: bool) -> None:
     with open(pairs, "ab"):
         os.chmod(pairs, 0o666)  # noqa: S103 - every user's launcher locks bytes in it; it holds no data
     if load:
+        os.makedirs(paths.RUNTIME, exist_ok=True)
+        labelled = (os.path.dirname(paths.LAUNCH_SCRIPT), paths.STATE, paths.RUNTIME, paths.RECOVER_UNIT, *_helpers())
         run(
-            ["restorecon", "-RF", os.path.dirname(paths.LAUNCH_SCRIPT), paths.STATE, paths.RECOVER_UNIT, *_helpers()],
+            ["restorecon", "-RF", *labelled],
             "labelling",
         )
 

@@ -18,11 +18,40 @@ DESCRIPTION = (
     "Runs every test: tests/ (pure, with the linters), integration/buildhost (the command on this machine), and "
     "integration/suite inside an SELinux-enforcing guest. A skipped test counts as failed."
 )
-GUESTS = ("suite-1", "suite-2")
-"""One guest for each core; each runs a part of the suite."""
-FIRST_PART = frozenset({"test_demo.py", "test_dynamic.py", "test_isolation.py", "test_stdio.py"})
-"""The files of the first guest, about half of the time; every other file is the second's."""
 SUITE = "integration/suite"
+CORES = 2
+"""How many guests run at once: a guest has one CPU, and each takes a core."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the suite: the guest that it runs in, and its files, in a folder of the suite.
+
+    `files` empty: all that the folder has and no other part of it names.
+    """
+
+    name: str
+    policy: str
+    folder: str = SUITE
+    files: frozenset[str] = frozenset()
+
+    def paths(self) -> list[str]:
+        """Return the files, as the checkout has them."""
+        found = os.listdir(os.path.join(programs.checkout(), self.folder))
+        others = {file for part in PARTS if part.folder == self.folder for file in part.files}
+        mine = self.files or {name for name in found if name.startswith("test_")} - others
+        return [f"{self.folder}/{file}" for file in sorted(mine)]
+
+
+PARTS = (
+    # about half of the time each
+    Part(
+        "suite-1", "default", files=frozenset({"test_demo.py", "test_dynamic.py", "test_isolation.py", "test_stdio.py"})
+    ),
+    Part("suite-2", "default"),
+    Part("suite-mls", "mls", f"{SUITE}/mls"),
+)
+"""The guests, in the order in which they start; the next one when one of them is done."""
 TREE = "/root/cq"
 SILENCE_LIMIT = 480.0
 """Seconds without a word of the suite after which the guest is taken for hung."""
@@ -85,7 +114,7 @@ def _run(options: argparse.Namespace) -> Counts:
     try:
         found = Counts() if options.guest_only else _host_parts(selection)
         if starting.wait():
-            raise GuestError(f"guest {GUESTS[0]} did not start; the reason is above")
+            raise GuestError(f"guest {PARTS[0].name} did not start; the reason is above")
         return found + _guest_parts(selection)
     finally:
         starting.terminate()
@@ -94,14 +123,14 @@ def _run(options: argparse.Namespace) -> Counts:
 
 
 def _down() -> None:
-    for guest in GUESTS:
-        machine.down(guest)
+    for part in PARTS:
+        machine.down(part.name)
 
 
 def _start_guest() -> "subprocess.Popen[bytes]":
     here = os.path.join(programs.checkout(), "integration")
     script = '"$0/linux-image" >/dev/null && exec "$0/guest" up --name "$1"'
-    return subprocess.Popen(["sh", "-c", script, here, GUESTS[0]], stdin=subprocess.DEVNULL)
+    return subprocess.Popen(["sh", "-c", script, here, PARTS[0].name], stdin=subprocess.DEVNULL)
 
 
 # ---- the host's parts
@@ -139,28 +168,30 @@ def _counted(text: str, code: int) -> Counts:
 
 
 def _guest_parts(selection: list[str]) -> Counts:
-    names = {name for name in os.listdir(os.path.join(programs.checkout(), SUITE)) if name.startswith("test_")}
-    parts = [sorted(names & FIRST_PART), sorted(names - FIRST_PART)]
-    with ThreadPoolExecutor(len(GUESTS)) as pool:
-        found = list(pool.map(lambda name, files: _guest_part(name, files, selection), GUESTS, parts))
+    with ThreadPoolExecutor(CORES) as pool:
+        found = list(pool.map(lambda part: _guest_part(part, selection), PARTS))
     return sum(found, Counts())
 
 
-def _guest_part(name: str, files: list[str], selection: list[str]) -> Counts:
-    """Run these files of the suite in one guest."""
+def _guest_part(part: Part, selection: list[str]) -> Counts:
+    """Run one part of the suite in its guest, and end the guest: its core is the next one's."""
+    name = part.name
     for attempt in range(ATTEMPTS):
-        guest = machine.up(name, "default", cold=attempt > 0)
+        guest = machine.up(name, part.policy, cold=attempt > 0)
         if guest.retries:
             progress(f"guest {name} needed {guest.retries} retries to start")
         try:
             _fill(guest)
-            return _suite(guest, [*selection, *(f"{SUITE}/{file}" for file in files)])
+            found = _suite(guest, [*selection, *part.paths()])
         except HungError as error:
             _print_console(name)
             machine.down(name)
             if attempt + 1 == ATTEMPTS:
                 raise
             print(f"{error}; a new guest, retry {attempt + 1} of {ATTEMPTS - 1}", flush=True)
+            continue
+        machine.down(name)
+        return found
     raise AssertionError
 
 
