@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 
 from confined_qemu import hostpaths
 from confined_qemu.errors import CommandLineError
-from confined_qemu.resource import Listener, Resource
+from confined_qemu.resource import Access, Listener, Resource, Role
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from confined_qemu.options import Option, Use
-    from confined_qemu.resource import Access, Role
 
 _QOM = ("/machine", "/objects", "/chardevs", "/backend")
 """Objects inside QEMU have paths too (`qom-list`)."""
@@ -54,8 +53,21 @@ class Collector:
 
     def use(self, path: str, use: Use, source: str) -> None:
         """Add one file, or each of a list of files, as the table of options says."""
+        if use.role is Role.VFIO:
+            self._vfio(path, source)
+            return
         for single in path.split(use.many) if use.many is not None else (path,):
             self.add(single, use.role, use.access, source)
+
+    def _vfio(self, device: str, source: str) -> None:
+        """Add what QEMU opens for a device that it passes through (`hw/vfio/pci.c`): the group and the container.
+
+        It finds the group in sysfs, by the device's address (`01:00.0`) or folder.
+        """
+        folder = hostpaths.pci_folder(device)
+        self.add(f"{folder}/{hostpaths.IOMMU_GROUP}", Role.VFIO, Access.READ_WRITE, source)
+        self.add(f"{folder}/config", Role.HOST_DEVICE, Access.READ, source)
+        self.add("/dev/vfio/vfio", Role.HOST_DEVICE, Access.READ_WRITE, source)
 
     def socket(  # noqa: PLR0913 - the fields of a Listener
         self, name: str, path: str, source: str, before: str, after: str, *, access: Access

@@ -11,6 +11,7 @@ from confined_qemu.facts import FileKind, Identity
 _BLOCK = "/sys/dev/block"
 _MOUNTS = "/proc/self/mountinfo"
 _SWAPS = "/proc/swaps"
+_VFIO = "/dev/vfio"
 
 
 def identity(mode: int, number: int) -> Identity | None:
@@ -21,6 +22,16 @@ def identity(mode: int, number: int) -> Identity | None:
     if stat.S_ISBLK(mode):
         return Identity.of_device(FileKind.BLOCK, number)
     return Identity.of_device(FileKind.CHARACTER, number) if stat.S_ISCHR(mode) else None
+
+
+def vfio_node(link: str) -> tuple[str, str | None]:
+    """Return the node of the IOMMU group that a device's link in sysfs leads to, or why there is none."""
+    if not os.path.exists(link):
+        return link, "there is no such device, or no IOMMU holds it; boot with intel_iommu=on or amd_iommu=on"
+    node = os.path.join(_VFIO, os.path.basename(os.path.realpath(link)))
+    if os.path.exists(node):
+        return node, None
+    return node, "VFIO does not have this group; give its devices to the driver vfio-pci"
 
 
 def overlapping(number: int) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import stat
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from confined_qemu import devices, kvm, label, lsm, mounts, paths, processes
+from confined_qemu import devices, hostpaths, kvm, label, lsm, mounts, paths, processes
 from confined_qemu.errors import EmulatorNotExecutable, EmulatorNotFound, HostError, LsmError, why
 from confined_qemu.facts import DescriptorFacts, FileFacts, FileKind, Identity, SelinuxFacts, SelinuxMode
 from confined_qemu.mcs import Level
@@ -105,8 +105,11 @@ def files(names: Iterable[str], selinux_facts: SelinuxFacts) -> dict[str, FileFa
 def file(name: str, selinux_facts: SelinuxFacts, table: mounts.Mounts | None = None) -> FileFacts:
     """Return what the host says of one file. Links are followed by hand-over to the kernel, then left behind."""
     path = os.path.join(os.getcwd(), name)
-    if "\0" in name:
-        return FileFacts(path, path, FileKind.MISSING, problem="a path cannot hold a NUL byte")
+    problem = "a path cannot hold a NUL byte" if "\0" in name else None
+    if hostpaths.is_iommu_group(path) and problem is None:
+        path, problem = devices.vfio_node(path)
+    if problem is not None:
+        return FileFacts(path, path, FileKind.MISSING, problem=problem)
     real = os.path.realpath(path)
     labelled = selinux_facts.mode is not SelinuxMode.DISABLED
     try:

@@ -27,6 +27,22 @@ _STOCK = ("bios", "edk2-", "efi-", "kvmvapic", "linuxboot", "multiboot", "pvh.bi
 """What the firmware in QEMU's data folder is called (`pc-bios/`)."""
 
 
+IOMMU_GROUP = "iommu_group"
+"""In a device's folder in sysfs, a link to the group that VFIO hands out as a whole (`/dev/vfio/NUMBER`)."""
+
+
+def pci_folder(device: str) -> str:
+    """Return the folder in sysfs of a PCI device: given as `[0000:]01:00.0`, or as the folder itself."""
+    if "/" in device:
+        return device
+    return f"/sys/bus/pci/devices/{device if device.count(':') > 1 else f'0000:{device}'}"
+
+
+def is_iommu_group(path: str) -> bool:
+    """Tell whether `path` is a device's link to its IOMMU group."""
+    return path.startswith("/sys/") and path.endswith(f"/{IOMMU_GROUP}")
+
+
 def descriptor_set(path: str) -> bool:
     """Tell whether `path` is `/dev/fdset/N`: a name inside QEMU (`-add-fd`), and no file of the host."""
     return posixpath.normpath(path).lstrip("/").startswith("dev/fdset/")
@@ -86,7 +102,8 @@ def settled(found: Resource, real: str, kind: FileKind) -> Resource:
     written, shareable = place(found.path), found.sharing is Sharing.SHARED
     if found.sharing is not svirt_table.sharing(found.role, found.access, written, shareable=shareable):
         return found
-    there = written if written in (Place.DESCRIPTOR, Place.KERNEL) else place(real)
+    stays = written in (Place.DESCRIPTOR, Place.KERNEL) and found.role is not Role.VFIO  # found by way of sysfs
+    there = written if stays else place(real)
     known = None if kind is FileKind.MISSING else kind
     rule = svirt_table.row(found.role, found.access, there, shareable=shareable, kind=known)
     return found if rule is None else replace(found, sharing=rule.sharing)

@@ -73,6 +73,7 @@ _SOCKET = Use(Role.SOCKET, _CONNECT)
 _BIND = Use(Role.SOCKET, Access.LISTEN)
 _HELPER = Use(Role.HELPER, _READ)
 _DEVICE = Use(Role.HOST_DEVICE, Access.READ_WRITE)
+_VFIO = Use(Role.VFIO, Access.READ_WRITE)
 _EVDEV = Use(Role.EVDEV, Access.READ_WRITE)
 _SECRET = Use(Role.SECRET, _READ)
 
@@ -84,7 +85,9 @@ _DEVICES = {
     "hostdevice": Use(Role.USB, Access.READ_WRITE),
     "rootdir": _SHARE,
     "evdev": _EVDEV,
-    "sysfsdev": _DEVICE,
+    "vfio-pci:host": _VFIO,
+    "vfio-pci-nohotplug:host": _VFIO,
+    "sysfsdev": _VFIO,
     "vhostdev": _DEVICE,
     "hidraw": _DEVICE,
     "sdrfile": Use(Role.FW_CFG, _READ),

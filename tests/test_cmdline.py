@@ -166,7 +166,21 @@ FILES = {
     "-device virtio-net-pci,romfile=": [],
     "-device usb-host,hostdevice=/dev/bus/usb/001/002": ["/dev/bus/usb/001/002 usb rw private"],
     "-device loader,file=l,addr=0": ["l kernel ro content"],
-    "-device vfio-pci,sysfsdev=/sys/bus/x": ["/sys/bus/x host_device rw unlabelled"],
+    "-device vfio-pci,sysfsdev=/sys/bus/x": [
+        "/sys/bus/x/iommu_group vfio rw unlabelled",
+        "/sys/bus/x/config host_device ro unlabelled",
+        "/dev/vfio/vfio host_device rw unlabelled",
+    ],
+    "-device vfio-pci,host=01:00.0": [
+        "/sys/bus/pci/devices/0000:01:00.0/iommu_group vfio rw unlabelled",
+        "/sys/bus/pci/devices/0000:01:00.0/config host_device ro unlabelled",
+        "/dev/vfio/vfio host_device rw unlabelled",
+    ],
+    "-device vfio-pci,host=0001:01:00.0": [
+        "/sys/bus/pci/devices/0001:01:00.0/iommu_group vfio rw unlabelled",
+        "/sys/bus/pci/devices/0001:01:00.0/config host_device ro unlabelled",
+        "/dev/vfio/vfio host_device rw unlabelled",
+    ],
     "-device virtio-9p-pci,fsdev=f,mount_tag=/dev/root": [],
     "-global virtio-net-pci.romfile=r": ["r option_rom ro content"],
     "-global driver=virtio-net-pci,property=romfile,value=r": ["r option_rom ro content"],

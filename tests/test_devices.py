@@ -92,6 +92,18 @@ def test_what_cannot_be_read_is_never_unused(host: Path) -> None:
         devices.used(SDA)
 
 
+def test_a_vfio_group_is_found_by_its_devices_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_VFIO", str(tmp_path / "vfio"))
+    (tmp_path / "groups/7").mkdir(parents=True)
+    link = tmp_path / "iommu_group"
+    assert "no IOMMU holds it; boot with intel_iommu=on" in str(devices.vfio_node(str(link))[1])
+    link.symlink_to(tmp_path / "groups/7")
+    assert "VFIO does not have this group" in str(devices.vfio_node(str(link))[1])
+    (tmp_path / "vfio").mkdir()
+    (tmp_path / "vfio/7").write_text("")
+    assert devices.vfio_node(str(link)) == (str(tmp_path / "vfio/7"), None)
+
+
 def test_a_device_is_itself_under_any_name() -> None:
     assert devices.identity(stat.S_IFBLK | 0o600, SDA) == Identity.of_device(FileKind.BLOCK, SDA)
     assert devices.identity(stat.S_IFCHR, SDA) == Identity.of_device(FileKind.CHARACTER, SDA)

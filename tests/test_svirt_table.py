@@ -124,6 +124,7 @@ def test_no_text_breaks_it_or_makes_a_device_of_what_is_none(path: str, role: Ro
         (("/dev/my-kbd", Role.EVDEV, Access.READ_WRITE), "/dev/input/event3", FileKind.CHARACTER, Sharing.PRIVATE),
         (("/dev/my-kbd", Role.EVDEV, Access.READ_WRITE), "/dev/null", FileKind.CHARACTER, Sharing.UNLABELLED),
         (("/dev/tun", Role.HOST_DEVICE, Access.READ_WRITE), "/srv/tun", FileKind.CHARACTER, Sharing.UNLABELLED),
+        (("/sys/bus/x/iommu_group", Role.VFIO, Access.READ_WRITE), "/dev/vfio/7", FileKind.CHARACTER, Sharing.PRIVATE),
         (("/proc/self/fd/3", Role.LOG, Access.CREATE), "/srv/x", FileKind.REGULAR, Sharing.UNLABELLED),
         (("/mnt/huge", Role.MEMORY, Access.CREATE), "/mnt/huge", FileKind.DIRECTORY, Sharing.UNLABELLED),
         (("/mnt/huge", Role.MEMORY, Access.CREATE), "/mnt/huge", FileKind.REGULAR, Sharing.PRIVATE),
