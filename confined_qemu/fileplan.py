@@ -20,15 +20,6 @@ if TYPE_CHECKING:
     from confined_qemu.facts import Facts
     from confined_qemu.invocation import Invocation
 
-_NEEDS = {
-    Access.READ: ("open", "read"),
-    Access.READ_WRITE: ("open", "read", "write"),
-    Access.WRITE: ("open", "write"),
-    Access.CREATE: ("open", "write"),
-    Access.DIRECTORY: ("search",),
-    Access.CONNECT: ("write",),
-    Access.LISTEN: ("write",),
-}
 _STRENGTH = (Sharing.UNLABELLED, Sharing.CONTENT, Sharing.PRIVATE, Sharing.SHARED)
 _IN_TREES = frozenset({FileKind.REGULAR, FileKind.DIRECTORY})
 
@@ -182,7 +173,7 @@ class FilePlanner:
         if resource.role is Role.MEMORY and found.kind is FileKind.DIRECTORY:
             closed = openings.memory_folder(found.path, found.label, self.process, self.policy)
             return Outcome() if closed is None else Outcome(denials=(f"{found.path} ({resource.source}): {closed}",))
-        missing = self.policy.denied(self.process, found.label, found.kind, _NEEDS[resource.access])
+        missing = self.policy.denied(self.process, found.label, found.kind, openings.needs(resource))
         if not missing:
             return Outcome()
         return Outcome(
@@ -240,7 +231,7 @@ class FilePlanner:
         refusals = self._conflicts(wanted, holders)
         if resource.sharing is Sharing.CONTENT and not refusals:
             lent = contexts.is_a_vms(found.label) or (holders and contexts.is_given(found.label))
-            if not lent and self._readable(found.label, found.kind):
+            if not lent and self._readable(found.label, found.kind, openings.needs(resource)):
                 # kept, and held: who wants it for itself meanwhile is told whose it is
                 kept = Relabel(
                     found.real, found.identity, found.kind, found.links, found.label, found.label, found.label,
@@ -276,7 +267,7 @@ class FilePlanner:
 
     def _as_judged(self, wanted: Wanted, label: Context, policy: Policy) -> Outcome:
         resource = wanted.resource
-        said = fixedlabels.judge(wanted.found, _NEEDS[resource.access], label, self.process, policy)
+        said = fixedlabels.judge(wanted.found, openings.needs(resource), label, self.process, policy)
         place = f"{wanted.found.path} ({resource.source})"
         exposed = said.exposed if resource.sharing is Sharing.PRIVATE else None
         return Outcome(
@@ -291,10 +282,10 @@ class FilePlanner:
             return Outcome(label, restore)
         return _refused(wanted, "its file system keeps no SELinux labels; move it to one that does")
 
-    def _readable(self, label: Context, kind: FileKind) -> bool:
+    def _readable(self, label: Context, kind: FileKind, needs: tuple[str, ...]) -> bool:
         """Tell whether any VM may read what has this label: then it is left alone."""
         reader = self._levels.reader()
-        return self.policy is not None and not self.policy.denied(reader, label, kind, _NEEDS[Access.READ])
+        return self.policy is not None and not self.policy.denied(reader, label, kind, needs)
 
     def _conflicts(self, wanted: Wanted, holders: tuple[Holder, ...]) -> list[str]:
         mine_exclusive = wanted.resource.sharing is Sharing.PRIVATE
@@ -324,7 +315,7 @@ class FilePlanner:
             return [f"{place}: SELinux does not let the launcher label it ({found.label}){_named(resource)}"]
         if unlabelable is not None:
             return [f"{place}: {unlabelable}"]
-        missing = self.policy.denied(self.process, label, found.kind, _NEEDS[resource.access])
+        missing = self.policy.denied(self.process, label, found.kind, openings.needs(resource))
         if missing:
             what = f"what is labelled {label}{self._levels.advice(resource.sharing)}"
             return [f"{place}: {self.process} may not {' and '.join(missing)} {what}"]

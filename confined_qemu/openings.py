@@ -1,4 +1,4 @@
-"""What opens a device or a folder that is closed as it is: a boolean, or another way to write it. Pure."""
+"""What a file needs, and what opens one that is closed as it is: a boolean, or another way to write it. Pure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from confined_qemu import svirt_table
 from confined_qemu.facts import Boolean, FileFacts, FileKind
+from confined_qemu.resource import Access, Resource, Role
 
 if TYPE_CHECKING:
     from confined_qemu.context import Context
@@ -19,6 +20,23 @@ WORDS = {
     FileKind.FIFO: "pipe",
 }
 """What messages call a file that is no plain one."""
+
+
+_NEEDS = {
+    Access.READ: ("open", "read"),
+    Access.READ_WRITE: ("open", "read", "write"),
+    Access.WRITE: ("open", "write"),
+    Access.CREATE: ("open", "write"),
+    Access.DIRECTORY: ("search",),
+    Access.CONNECT: ("write",),
+    Access.LISTEN: ("write",),
+}
+_MAPPED = frozenset({Role.INITRD, Role.MEMORY})
+
+
+def needs(resource: Resource) -> tuple[str, ...]:
+    """Return the permissions that QEMU needs on a file; an initrd and a file of guest memory it maps."""
+    return (*_NEEDS[resource.access], *(("map",) if resource.role in _MAPPED else ()))
 
 
 def word(kind: FileKind) -> str:

@@ -248,6 +248,14 @@ def test_somebody_elses_vm_is_seen_by_its_level() -> None:
     assert decide(resource(), world, label="system_u:object_r:svirt_image_t:s0:c7,c9").refusals == ()
 
 
+def test_an_initrd_is_mapped() -> None:
+    world = World(denied=[["svirt_t", "usr_t", "file", "map"]])
+    usr = "system_u:object_r:usr_t:s0"
+    assert shown(decide(resource(Sharing.CONTENT, READ, role=Role.KERNEL), world, label=usr)) == (None, None)
+    denied = decide(resource(Sharing.CONTENT, READ, role=Role.INITRD), world, label=usr).denials
+    assert "SELinux lets the launcher relabel nothing of type usr_t" in denied[0]
+
+
 # ---- folders for memory
 
 HUGE = "system_u:object_r:hugetlbfs_t:s0"
