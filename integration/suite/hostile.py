@@ -15,11 +15,13 @@ PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "programs", "
 _MIN_IMAGE = 1 << 16
 
 
-def attempt(image: harness.Image, program: str, targets: Sequence[tuple[str, Any]]) -> dict[tuple[str, Any], str]:
-    """Run the program as the VM of `image` and return its answers."""
+def attempt(
+    image: harness.Image, program: str, targets: Sequence[tuple[str, Any]], *extra: str
+) -> dict[tuple[str, Any], str]:
+    """Run the program as the VM of `image`, with more arguments for QEMU, and return its answers."""
     with open(image.path, "wb") as file:
         file.write(json.dumps(targets).encode().ljust(_MIN_IMAGE, b"\0"))
-    image.write_spec(emulator=program)
+    image.write_spec(*extra, emulator=program)
     done = harness.confined("run", image.spec)
     assert "hostile: system_u:system_r:svirt_t:s0:c" in done.stdout, done.stderr
     assert done.returncode == 0
