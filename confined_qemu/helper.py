@@ -7,6 +7,8 @@ from enum import StrEnum
 
 DESCRIPTOR = "{fd}"
 """In a helper's arguments: the number of its socket."""
+FOLDER = "{folder}"
+"""In a helper's arguments: the number of its folder, open."""
 
 
 class HelperKind(StrEnum):
@@ -82,11 +84,13 @@ STATE_FILES = frozenset(
 
 
 def arguments(helper: Helper) -> tuple[str, ...]:
-    """Return the program's arguments; it runs in the folder, so that no name in them can be misread."""
+    """Return the program's arguments, without a name in them that could be misread: swtpm runs in its folder."""
     if helper.kind is HelperKind.SWTPM:
         control = f"type=unixio,clientfd={DESCRIPTOR}"
         return ("socket", "--tpm2", "--tpmstate", "dir=.", "--ctrl", control, "--terminate")
     # QEMU's virtiofsd and its successor in Rust both read these. A root of its own takes sys_chroot, the default
     # (namespaces) sys_admin: SELinux confines it either way. 0: its limit of open files is the launcher's
-    source = ("-o", "source=.", "-o", "sandbox=chroot")
+    # and, before that, it goes to the root folder: so its source is no relative path but the open folder itself, as the
+    # plan found it; the dot at the end because it refuses a link
+    source = ("-o", f"source=/proc/self/fd/{FOLDER}/.", "-o", "sandbox=chroot")
     return ("-f", f"--fd={DESCRIPTOR}", *source, "--rlimit-nofile=0")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu import lsm, spawn
 from confined_qemu.errors import ConfinedQemuError, HostError, printable, why
-from confined_qemu.helper import DESCRIPTOR, PROGRAMS, HelperKind
+from confined_qemu.helper import DESCRIPTOR, FOLDER, PROGRAMS, HelperKind
 
 if TYPE_CHECKING:
     from confined_qemu.steps import StartHelper
@@ -170,8 +170,12 @@ def _become(step: StartHelper, user: str | None, folder: int, log: int, number: 
         null = os.open(os.devnull, os.O_RDWR)
         for target, source in ((0, null), (1, log), (2, log)):
             os.dup2(source, target)
-        spawn.close_all_but({0, 1, 2, number})
-        os.set_inheritable(number, True)  # noqa: FBT003 - positional by definition
+        kept = {number}
+        if any(FOLDER in argument for argument in step.arguments):
+            kept.add(folder)
+        spawn.close_all_but({0, 1, 2, *kept})
+        for inherited in kept:
+            os.set_inheritable(inherited, True)  # noqa: FBT003 - positional by definition
         for reset in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             signal.signal(reset, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -181,7 +185,10 @@ def _become(step: StartHelper, user: str | None, folder: int, log: int, number: 
             _be_root_of_a_namespace()
         if step.context is not None:
             lsm.set_exec_context(step.context)
-        arguments = [argument.replace(DESCRIPTOR, str(number)) for argument in step.arguments]
+        numbers = ((DESCRIPTOR, number), (FOLDER, folder))
+        arguments = list(step.arguments)
+        for name, value in numbers:
+            arguments = [argument.replace(name, str(value)) for argument in arguments]
         os.execve(step.program, [step.program, *arguments], {"PATH": os.defpath, "LANG": "C.UTF-8"})
     except (ConfinedQemuError, OSError) as error:
         said = why(error) if isinstance(error, OSError) else str(error)

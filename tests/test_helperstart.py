@@ -89,3 +89,15 @@ def test_another_folder_is_not_served(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     with pytest.raises(HostError, match="cannot be opened"):
         helperstart.start(step(tmp_path / "link", SERVES), None, None)
+
+
+def test_its_folder_is_handed_over_open(tmp_path: Path) -> None:
+    """By the time that a helper looks for it, it may have gone elsewhere (virtiofsd goes to the root folder)."""
+    code = SERVES.replace(
+        "import os, socket, sys", "import os, socket, sys\nos.chdir('/')\nos.chdir('/proc/self/fd/{folder}/.')"
+    )
+    running = helperstart.start(step(tmp_path, code), None, None)
+    with socket.socket(fileno=running.socket) as qemu:
+        assert str(tmp_path).encode() in qemu.recv(1000)
+    assert ends(running.pidfd)
+    os.close(running.pidfd)
