@@ -21,6 +21,31 @@ if TYPE_CHECKING:
 HOSTILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "programs", "hostile.py")
 
 
+INIT = """#!/bin/sh
+export PATH=/bin
+/bin/busybox --install -s /bin
+mount -t devtmpfs dev /dev
+mount -t proc proc /proc
+for module in {modules}; do insmod /modules/$module; done
+mkdir -p /data /docs
+mount -t virtiofs data /data && mount -t virtiofs docs /docs && echo guest: mounted
+cat /data/hello
+cat /docs/hello
+echo from the guest > /data/made
+mkdir /data/folder
+echo deeper > /data/folder/made
+ln -s made /data/link
+chown 1000:1000 /data/made
+echo no > /docs/made || echo guest: docs are read-only
+echo no > /docs/hello || echo guest: docs stay
+echo guest: waits
+read line
+cat /data/theirs || echo guest: theirs is not to be had
+echo guest: ends
+poweroff -f
+"""
+
+
 def helpers_of(vm_level: str) -> dict[int, str]:
     """Return the running helpers at a level: pid to type."""
     found = {}
@@ -152,6 +177,29 @@ def test_a_helper_that_cannot_do_its_work_leaves_nothing(image: harness.Image, f
 # ---- shares
 
 
+@pytest.fixture
+def linux(folder: str) -> dict[str, str]:
+    """A Linux guest that mounts two shares: the keys `kernel` and `initrd` of its spec."""
+    root = os.path.join(folder, "root")
+    for name in ("bin", "dev", "proc", "modules"):
+        os.makedirs(os.path.join(root, name))
+    shutil.copy("/bin/busybox", os.path.join(root, "bin"))
+    os.symlink("busybox", os.path.join(root, "bin", "sh"))
+    needed = harness.run("modprobe", "--show-depends", "-a", "virtio_pci", "virtiofs").stdout.splitlines()
+    files = list(dict.fromkeys(line.split()[1] for line in needed if line.startswith("insmod ")))
+    for file in files:
+        shutil.copy(file, os.path.join(root, "modules"))
+    with open(os.path.join(root, "init"), "w", encoding="ascii") as init:
+        init.write(INIT.format(modules=" ".join(os.path.basename(path) for path in files)))
+    os.chmod(os.path.join(root, "init"), 0o755)
+    subprocess.run("find . | cpio -o -H newc --quiet > ../initrd", shell=True, cwd=root, check=True)  # noqa: S602
+    shutil.rmtree(root)
+    (kernel,) = glob.glob("/boot/vmlinuz-*")
+    shutil.copy(kernel, os.path.join(folder, "kernel"))
+    subprocess.run(["restorecon", "-RF", folder], check=True)
+    return {"kernel": "kernel", "initrd": "initrd", "cmdline": "console=ttyS0 quiet panic=-1"}
+
+
 def make_share(folder: str, name: str, kind: str) -> str:
     """Make a folder with a file in it, labelled for VMs."""
     path = os.path.join(folder, name)
@@ -199,6 +247,36 @@ def test_the_policy_says_what_virtiofsd_may_make() -> None:
         except PermissionError:
             granted = False
         assert granted is allowed, (source, target, permission)
+
+
+def test_a_guest_mounts_its_shares(
+    image: harness.Image, linux: dict[str, str], folder: str, audit: harness.AuditTrail
+) -> None:
+    data, docs = make_share(folder, "data", "svirt_image_t"), make_share(folder, "docs", "virt_content_t")
+    theirs = os.path.join(data, "theirs")
+    shares = [{"dir": "data", "tag": "data"}, {"dir": "docs", "tag": "docs", "readonly": True}]
+    image.write_spec(shares=shares, memory="256M", qemu_args=["-no-reboot"], **linux)
+    vm = harness.Process([harness.COMMAND, "run", image.spec])
+    vm.read_until(b"guest: waits")
+    level = harness.level(harness.label(image.path))
+    assert set(helpers_of(level).values()) == {"confined_qemu_virtiofsd_t", "confined_qemu_virtiofsd_ro_t"}
+    with open(theirs, "w", encoding="ascii") as file:
+        file.write("another VM's\n")
+    harness.run("chcon", "-l", "s0:c1022,c1023", theirs)
+    vm.send(b"\n")
+    vm.read_until(b"guest: ends")
+    assert vm.wait() == 0
+    for line in (b"guest: mounted", b"hello from data", b"hello from docs", b"docs are read-only", b"docs stay",
+                 b"theirs is not to be had"):  # fmt: skip
+        assert line in vm.seen, vm.seen
+    assert b"another VM's" not in vm.seen
+    made = [os.path.join(data, name) for name in ("made", "folder", "folder/made", "link")]
+    assert {harness.label(path) for path in made} == {"system_u:object_r:svirt_image_t:s0"}
+    assert os.stat(made[0]).st_uid == 1000
+    assert os.listdir(docs) == ["hello"]
+    assert audit.has("write", "confined_qemu_virtiofsd_ro_t", "virt_content_t:s0", "dir")
+    assert audit.has("read", "confined_qemu_virtiofsd_t", "svirt_image_t:s0:c1022,c1023", "file")
+    harness.until("no helper is left", lambda: not helpers_of(level))
 
 
 def test_what_qemu_makes_in_a_9p_share_belongs_to_the_folder(
