@@ -33,9 +33,12 @@ def supervise(
     """
     mine, report = os.pipe()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (*_FORWARDED, signal.SIGCHLD))
+    # a caller may ignore SIGCHLD, and then nobody could wait for QEMU, which finds it as the caller had it
+    ignored = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     me = os.getpid()
     child = os.fork()
     if child == 0:
+        signal.signal(signal.SIGCHLD, ignored)
         _die_with(me)
         os.close(mine)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

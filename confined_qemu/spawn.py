@@ -88,7 +88,10 @@ def program(name: str, arguments: list[str], keep: Iterable[int]) -> None:
         raise HostError(f"no process for the {name}: {why(error)}", hint="see: ulimit -u") from error
     if child == 0:
         _detach([INTERPRETER, "-IS", path, *arguments], frozenset(keep))
-    os.waitpid(child, 0)
+    try:
+        os.waitpid(child, 0)
+    except ChildProcessError:
+        return  # the caller ignores SIGCHLD: the kernel has waited for it
 
 
 def _detach(command: list[str], keep: frozenset[int]) -> NoReturn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 
 import pytest
 
@@ -96,3 +97,12 @@ def test_killing_run_ends_the_vm(command: str, vm: Vm) -> None:
 def _children(pid: int) -> list[int]:
     with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
         return [int(word) for word in file.read().split()]
+
+
+def test_a_caller_that_ignores_its_children_may_still_wait_for_run(command: str, vm: Vm) -> None:
+    ignoring = (
+        "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    done = run(sys.executable, "-c", ignoring, command, "run", vm.spec, "--", "-device", "bogus")
+    assert done.returncode == 1
+    assert "bogus" in done.stderr
