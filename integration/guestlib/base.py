@@ -16,7 +16,7 @@ PACKAGES = (
     "qemu-system-x86 qemu-utils "  # what is confined
     "python3 python3-selinux python3-yaml python3-psutil python3-prctl python3-venv "  # what the project stands on
     "python3-pytest expect socat strace attr libcap2-bin "  # what its tests use
-    "nfs-kernel-server ksmbd-tools cifs-utils fuse2fs bindfs dosfstools "  # file systems without labels of their own
+    "nfs-kernel-server samba cifs-utils fuse2fs bindfs dosfstools "  # file systems without labels of their own
     "swtpm libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients "  # what lives beside a VM
     "openssh-server busybox-static less"  # how commands come in
 )

@@ -41,7 +41,9 @@ MASKED = (
     "systemd-timesyncd.service",
     "selinux-autorelabel-mark.service",
     # a test that needs one of these starts it
-    "ksmbd.service",
+    "nmbd.service",
+    "samba-ad-dc.service",
+    "smbd.service",
     "nfs-client.target",
     "nfs-server.service",
     "proc-fs-nfsd.mount",

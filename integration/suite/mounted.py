@@ -1,13 +1,9 @@
-"""Real mounts of file systems without labels of their own, for the tests; each is undone by itself.
-
-Not CIFS: the kernel's own server is all that there is in the guest, and Debian 12's does not work. ksmbd.mountd 3.4.7
-leaves `payload_sz` in a share's description empty, which kernel 6.1.192 refuses (EINVAL; the mount says ENOENT);
-with a right answer the kernel follows a null pointer when the client opens the share's folder (opinfo_put).
-"""
+"""Real mounts of file systems without labels of their own, for the tests; each is undone by itself."""
 
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
@@ -23,6 +19,28 @@ STORE = "/var/cq-store"
 """What is behind the mounts."""
 _FAT_SIZE = 8 << 20
 _NFS_CONFIG = "/etc/nfs.conf.d/confined-qemu-test.conf"
+_SMB_PORT = 4450
+_SMB_CONFIG = """[global]
+server role = standalone server
+map to guest = Bad User
+guest account = root
+interfaces = lo
+bind interfaces only = yes
+smb ports = {port}
+disable netbios = yes
+disable spoolss = yes
+load printers = no
+lock directory = {state}
+state directory = {state}
+cache directory = {state}
+private dir = {state}
+pid directory = {state}
+ncalrpc dir = {state}/ncalrpc
+[vms]
+path = {store}
+guest ok = yes
+read only = no
+"""
 
 
 def _folders(name: str) -> tuple[str, str]:
@@ -62,6 +80,34 @@ def nfs() -> Iterator[str]:
     finally:
         harness.run("systemctl", "stop", "nfs-server", "nfs-mountd")
         os.unlink(_NFS_CONFIG)
+
+
+@contextmanager
+def cifs() -> Iterator[str]:
+    """SMB 3 on the loopback; the server runs as the test's own, not as smbd_t, and needs no rights of the policy."""
+    target, store = _folders("cifs")
+    state = os.path.join(STORE, "cifs-state")
+    os.makedirs(state, exist_ok=True)
+    config = os.path.join(state, "smb.conf")
+    with open(config, "w", encoding="ascii") as file:
+        file.write(_SMB_CONFIG.format(port=_SMB_PORT, state=state, store=store))
+    server = subprocess.Popen(
+        ["smbd", "--foreground", "--no-process-group", "--debug-stdout", f"--configfile={config}"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        harness.until("smbd listens", lambda: server.poll() is None and _connects(_SMB_PORT))
+        options = f"guest,vers=3.0,port={_SMB_PORT}"
+        with mounted(target, "mount", "-t", "cifs", "-o", options, "//127.0.0.1/vms", target):
+            yield target
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _connects(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextmanager
@@ -105,13 +151,13 @@ def ext2() -> Iterator[str]:
         yield target
 
 
-MOUNTS = {"nfs": nfs, "fuse": fuse, "vfat": vfat, "context": context_mount, "ext2": ext2}
+MOUNTS = {"nfs": nfs, "cifs": cifs, "fuse": fuse, "vfat": vfat, "context": context_mount, "ext2": ext2}
 
 
 @contextmanager
 def all_of_them() -> Iterator[dict[str, str]]:
     """Mount everything; return the folders by name."""
-    for module in ("nfsd", "fuse", "vfat", "loop"):
+    for module in ("nfsd", "cifs", "fuse", "vfat", "loop"):
         subprocess.run(["modprobe", module], check=True)
     with ExitStack() as stack:
         yield {name: stack.enter_context(mount()) for name, mount in MOUNTS.items()}

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 BOOLEANS = {
     "nfs": ("nfs_t", "virt_use_nfs"),
+    "cifs": ("cifs_t", "virt_use_samba"),
     "fuse": ("fusefs_t", "virt_use_fusefs"),
     "vfat": ("dosfs_t", "virt_use_usb"),
 }
