@@ -94,6 +94,7 @@ def cifs() -> Iterator[str]:
     server = subprocess.Popen(
         ["smbd", "--foreground", "--no-process-group", "--debug-stdout", f"--configfile={config}"],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,  # at its end it signals its process group
     )  # fmt: skip
     try:
         harness.until("smbd listens", lambda: server.poll() is None and _connects(_SMB_PORT))
