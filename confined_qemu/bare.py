@@ -27,8 +27,8 @@ def keeps_context(arguments: list[str]) -> bool:
 
     try:
         chosen = launcher.parsed(arguments)
-        if chosen.verb == "exec":
-            return bool(chosen.confinement == Confinement.NONE)
+        if chosen.verb == "exec" or chosen.confinement == Confinement.NONE or chosen.spec == "-":
+            return bool(chosen.confinement == Confinement.NONE)  # standard input can be read once
         return requests.from_spec(chosen.spec, chosen.qemu or (), confinement=chosen.confinement).is_bare
     except (ConfinedQemuError, OSError):
         return False

@@ -195,10 +195,9 @@ class FilePlanner:
             return _named(wanted.resource).removeprefix("; ")
         if wanted.found.kind in (FileKind.CHARACTER, FileKind.DIRECTORY, FileKind.SOCKET):
             return f"this {openings.word(wanted.found.kind)} is not relabelled for a VM"
-        contexts = self.facts.selinux.contexts
         if contexts is None:
             return "use another file"
-        label = svirt.file_context(contexts, self.process, wanted.resource.sharing) or contexts.image
+        label = svirt.label_by_hand(contexts, self.process, wanted.resource.sharing, self.invocation.seclabel)
         path = shell_word(wanted.found.real)
         chcon = f"chcon -t {label.type} {path} && chcon -l {label.range} {path}"
         return f"it needs {label.type}:{label.range}; {self._levels.mend(wanted.found.label, path, chcon)}"

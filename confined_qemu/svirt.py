@@ -95,6 +95,13 @@ def file_context(contexts: PolicyContexts, process: Context, sharing: Sharing) -
             return None
 
 
+def label_by_hand(contexts: PolicyContexts, process: Context, sharing: Sharing, seclabel: Seclabel) -> Context:
+    """Return the label that a person gives a file for a VM: at a static one's level, without a pair for all others."""
+    label = file_context(contexts, process, sharing) or contexts.image
+    static = seclabel.type is SeclabelType.STATIC
+    return label if static or label.range is None else label.at(Level(label.range.low.sensitivity))
+
+
 def _level(base: Context, pair: Pair | None) -> Level:
     sensitivity = base.range.low.sensitivity if base.range is not None else 0
     return pair.level(sensitivity) if pair is not None else Level(sensitivity)

@@ -10,6 +10,8 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from confined_qemu import pairs
 from confined_qemu.errors import HostError, JournalError
@@ -159,3 +161,48 @@ def test_a_program_that_inherits_the_descriptor_holds_the_pair(registry: str) ->
     assert kind == fcntl.F_UNLCK
     os.close(probe)
     os.close(reading)
+
+
+# ---- static levels
+
+
+LEVELS = st.frozensets(st.integers(0, 30) | st.integers(MAX_CATEGORY - 5, MAX_CATEGORY), max_size=8)
+
+
+@given(LEVELS, LEVELS.filter(lambda found: len(found) == 2))
+def test_the_ranges_of_a_level_are_the_pairs_that_meet_it(level: frozenset[int], pair: frozenset[int]) -> None:
+    byte = pairs.byte_of(Pair(*sorted(pair)))
+    inside = any(start <= byte < start + length for start, length in pairs.ranges(level))
+    assert inside is pairs.meet(level, pair)
+
+
+@given(st.frozensets(st.integers(0, MAX_CATEGORY)), st.integers(0, MAX_CATEGORY - 1))
+def test_a_level_in_pieces_takes_few_locks_and_no_pair_too_few(level: frozenset[int], low: int) -> None:
+    assert len(pairs.ranges(level)) <= pairs._MOST_RANGES
+    if {low, low + 1} <= level:
+        byte = pairs.byte_of(Pair(low, low + 1))
+        assert any(start <= byte < start + length for start, length in pairs.ranges(level))
+
+
+def test_static_vms_share_a_level_and_no_dynamic_one_gets_into_it(registry: str) -> None:
+    one, two, dynamic, other = (pairs.open_registry(registry) for _ in range(4))
+    level = frozenset((3, 5, 9))
+    assert pairs.use_of(one, level) is pairs.Use.FREE
+    assert pairs.reserve_level(one, level)
+    assert pairs.reserve_level(two, level)
+    assert pairs.use_of(two, level) is pairs.Use.STATIC
+    assert pairs.reserve(dynamic, SMALL, (), first) == Pair(3, 1023)
+    assert pairs.use_of(two, frozenset((3, 1023))) is pairs.Use.DYNAMIC
+    assert not pairs.reserve_level(two, frozenset((1023,)))
+    os.close(one)
+    os.close(two)
+    assert pairs.reserve(other, SMALL, (), first) == Pair(3, 5)
+    for number in (dynamic, other):
+        os.close(number)
+
+
+def test_a_public_level_keeps_nothing_from_anybody(registry: str) -> None:
+    held = pairs.open_registry(registry)
+    assert pairs.ranges(frozenset()) == []
+    assert pairs.reserve_level(held, frozenset())
+    os.close(held)

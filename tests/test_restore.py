@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from confined_qemu import journal, label, processes, restore
+from confined_qemu import journal, label, locks, processes, restore
 from confined_qemu.context import Context
 from confined_qemu.errors import JournalError, LsmError
 from confined_qemu.facts import Facts, FileFacts, FileKind, KvmFacts, SelinuxFacts, SelinuxMode
@@ -40,7 +41,7 @@ def labels(monkeypatch: pytest.MonkeyPatch) -> Labels:
 # ---- one VM
 
 
-def one_vm(folder: Path, labels: Labels, *, pid: int = 7) -> tuple[str, list[str]]:
+def one_vm(folder: Path, labels: Labels, *, pid: int = 7, shared: bool = False) -> tuple[str, list[str]]:
     """Journal and apply a VM of two disks and a pidfile; return the journal and the disks."""
     context = DEBIAN.kvm.at(Level(0, frozenset((1, pid))))
     image = Context("system_u", "object_r", "svirt_image_t", context.range)
@@ -57,7 +58,7 @@ def one_vm(folder: Path, labels: Labels, *, pid: int = 7) -> tuple[str, list[str
     own = folder / "journal"
     own.mkdir()
     path, held = journal.write(
-        str(own), journal.Record("vm", processes.boot_id(), pid, 1, "tcg", context, tuple(steps))
+        str(own), journal.Record("vm", processes.boot_id(), pid, 1, "tcg", context, tuple(steps), shared)
     )
     os.close(held)
     for step in steps:
@@ -465,3 +466,44 @@ def test_labels_come_back_whatever_ends_when(tmp_path: Path) -> None:
             super().__init__(str(tmp_path))
 
     run_state_machine_as_test(Here, settings=settings(max_examples=40, stateful_step_count=30))
+
+
+def test_of_two_in_one_context_each_is_itself(tmp_path: Path, labels: Labels, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Static VMs may share a context: what runs in it tells nothing, who holds the live file does."""
+    table = install_processes(monkeypatch)
+    path, disks = one_vm(tmp_path, labels, shared=True)
+    entry = journal.entries(os.path.dirname(path))[0]
+    table.contexts |= {98: entry.record.context, 99: entry.record.context}
+    assert restore.pid_of(entry) is None, "98 and 99 are another VM's"
+    hold = journal.hold(path, VIRT_IMAGE)
+    table.opened.add((99, journal.live_path(path)))
+    assert restore.pid_of(entry) == 99
+    assert restore.recover([os.path.dirname(path)]) == []
+    os.close(hold.held)
+    assert restore.pid_of(entry) is None
+    assert restore.recover([os.path.dirname(path)])[0].failed == ()
+    assert [labels.of(disk) for disk in disks] == [VIRT_IMAGE] * 2
+    assert not os.path.exists(journal.live_path(path))
+    os.close(hold.watched)
+
+
+@pytest.mark.touches_host
+def test_a_live_file_is_held_by_whoever_inherits_it(tmp_path: Path, labels: Labels) -> None:
+    """By a daemon too, whose parent is gone; and no longer than that."""
+    path = str(tmp_path / f"7.1{journal.SUFFIX}")
+    assert not journal.is_held(path)
+    hold = journal.hold(path, VIRT_IMAGE)
+    assert labels.of(journal.live_path(path)) == VIRT_IMAGE
+    reading, writing = os.pipe()
+    # the shell ends at once, and leaves a child behind that ends when the pipe does
+    command = ["sh", "-c", "cat <&0 >/dev/null 2>&1 &"]
+    subprocess.run(command, stdin=reading, pass_fds=(hold.held,), check=True)
+    os.close(hold.held)
+    os.close(reading)
+    assert journal.is_held(path)
+    os.close(writing)
+    locks.wait_for_others(hold.watched)
+    os.close(hold.watched)
+    assert not journal.is_held(path)
+    journal.remove(path)
+    assert os.listdir(tmp_path) == []

@@ -23,11 +23,12 @@ from confined_qemu.facts import (
     KvmFacts,
     LiveProcess,
     Mount,
+    Occupant,
     SelinuxFacts,
     SelinuxMode,
 )
 from confined_qemu.helper import PROGRAMS
-from confined_qemu.mcs import Pair
+from confined_qemu.mcs import Level, Pair
 from confined_qemu.resource import Access, Resource, Role, Sharing
 from tests.fakes import DEBIAN, FEDORA, VIRT_IMAGE, Policy
 
@@ -80,6 +81,9 @@ class World:
     holders: dict[str, list[Any]] = field(default_factory=dict)
     live: dict[str, str] = field(default_factory=dict)
     descriptors: list[dict[str, Any]] = field(default_factory=list)
+    occupants: list[list[Any]] = field(default_factory=list)
+    strange: list[str] = field(default_factory=list)
+    """Types that the policy does not know."""
     headers: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What qemu-img would say about an image, by its path."""
 
@@ -134,6 +138,8 @@ class World:
                 DescriptorFacts(**{**row, "label": Context.parse(row["label"]) if row["label"] else None})
                 for row in self.descriptors
             ),
+            occupants=tuple(Occupant(name, pid, Level.parse(level)) for name, pid, level in self.occupants),
+            instance="4711",
             pair=Pair.parse(self.pair) if self.pair is not None else None,
             uid=self.uid,
             folder=HERE,
@@ -193,7 +199,13 @@ class World:
         if self.selinux == SelinuxMode.DISABLED:
             return NO_POLICY
         table = {(s, t, c): frozenset(permissions.split()) for s, t, c, permissions in (*TABLE, *self.denied)}
-        return Policy(table, mls=self.mls, booleans=self.booleans, made={"hugetlbfs_t": DEBIAN.image})
+        return Policy(
+            table,
+            mls=self.mls,
+            booleans=self.booleans,
+            made={"hugetlbfs_t": DEBIAN.image},
+            strange=frozenset(self.strange),
+        )
 
 
 def _holder_key(path: str) -> Identity:

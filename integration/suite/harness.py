@@ -327,6 +327,16 @@ class Qmp:
         self.socket.close()
 
 
+def qemu_io(path: str, disk: str, command: str) -> str:
+    """Have QEMU itself read or write a disk, by its own block layer; return what it says."""
+    client = Qmp(path)
+    client.greeting()
+    client.ask("qmp_capabilities")
+    answer = client.ask("human-monitor-command", **{"command-line": f'qemu-io {disk} "{command}"'})
+    client.close()
+    return str(answer["return"])
+
+
 def lines(text: str) -> Iterator[str]:
     """Yield the lines of a message that are the launcher's."""
     return (line for line in text.splitlines() if line.startswith("confined-qemu: "))

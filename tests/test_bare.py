@@ -1,0 +1,54 @@
+"""Which command lines start a VM that nothing is to confine: told before the launch script is entered."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from confined_qemu.bare import keeps_context
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DISK = "disks: [{file: a.img, format: raw}]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "bare"),
+    [
+        ("seclabel: {type: none}\n", [], True),
+        ("confinement: none\n", [], True),
+        ("confinement: none\n", ["--confinement", "selinux"], False),
+        ("", ["--confinement", "none"], True),
+        ("", ["--conf=none"], True),
+        ("", ["--name", "none"], False),
+        ("display: none\n", [], False),
+        ("display: none\nseclabel: {type: dynamic}\n", [], False),
+        ("seclabel: {type: none, relabel: yes}\n", [], False),
+        ("seclabel: [none\n", [], False),
+    ],
+)
+def test_specs(tmp_path: Path, text: str, options: list[str], *, bare: bool) -> None:
+    spec = tmp_path / "x.yaml"
+    spec.write_text(f"name: x\n{DISK}{text}")
+    assert keeps_context(["run", str(spec), *options]) is bare
+    assert keeps_context(["run", *options, str(spec), "--", "-display", "none"]) is bare
+
+
+@pytest.mark.parametrize(
+    ("words", "bare"),
+    [
+        (["exec", "--confinement", "none", "--", "-M", "none"], True),
+        (["exec", "--confinement", "auto", "--", "-M", "none"], False),
+        (["exec", "--", "--confinement", "none"], False),
+        (["run", "/no/such/file", "--confinement", "auto"], False),
+        (["run", "-", "--confinement", "none"], True),
+        (["run", "-", "--confinement", "auto"], False),
+        (["run"], False),
+        (["recover"], False),
+        (["settle", "--confinement", "none"], False),
+    ],
+)
+def test_words(words: list[str], *, bare: bool) -> None:
+    assert keeps_context(words) is bare
