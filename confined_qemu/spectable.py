@@ -12,6 +12,23 @@ from confined_qemu.vm import NEEDS, VM
 from confined_qemu.vm_devices import Network, NetworkType
 from confined_qemu.vm_rules import size_in_bytes
 
+_NAMES_LABEL: Final = {"anyOf": [{"required": ["label"]}, {"properties": {"relabel": YES}, "required": ["relabel"]}]}
+_LABELS_NOTHING: Final = {
+    "anyOf": [
+        {"properties": {"type": {"const": "none"}}, "required": ["type"]},
+        {
+            "properties": {"type": {"const": "static"}},
+            "required": ["type"],
+            "not": {"properties": {"relabel": YES}, "required": ["relabel"]},
+        },
+    ]
+}
+_OVERRIDES: Final = {
+    "if": {"properties": {"seclabel": _LABELS_NOTHING}, "required": ["seclabel"]},
+    "then": {"properties": {"disks": {"items": {"properties": {"seclabel": {"not": _NAMES_LABEL}}}}}},
+}
+"""A disk's own label needs a VM whose files are relabelled."""
+
 
 def _size(text: str) -> str:
     size_in_bytes(text)
@@ -166,6 +183,7 @@ SPEC: Final = Table(
             "allOf",
             [
                 together(("confinement", {"const": "none"}), ("require_domain", YES)),
+                _OVERRIDES,
                 *(
                     together((one, {"enum": ["stdio", "mon:stdio"]}), (other, {"const": "stdio"}))
                     for one, other in (("serial", "monitor"), ("serial", "qmp"), ("monitor", "qmp"))

@@ -99,6 +99,7 @@ class VM:
         for violation in seclabel_violations(self.seclabel):
             involves = tuple(f"seclabel.{key}" for key in violation.involves)
             yield violation._replace(key=f"seclabel.{violation.key}", involves=involves)
+        yield from self._overrides()
         if self.confinement is Confinement.NONE and self.require_domain:
             hint = "drop one of the two"
             yield Violation("require_domain", "confinement is none: there is no domain", hint, ("confinement",))
@@ -106,6 +107,17 @@ class VM:
         yield from self._too_many_on_a_bus()
         yield from self._file_twice()
         yield from share_violations(self.shares)
+
+    def _overrides(self) -> Iterator[Violation]:
+        """A disk's own label needs a VM whose files are relabelled (libvirt's domain_validate.c)."""
+        if self.seclabel.relabel:
+            return
+        hint = "say relabel: yes in the VM's seclabel, or label the file by hand (chcon) and leave this out"
+        for number, disk in enumerate(self.disks):
+            key = "label" if disk.seclabel.label is not None else "relabel"
+            if disk.seclabel.label is not None or disk.seclabel.relabel:
+                what = "this VM's seclabel relabels nothing, so a disk gets no label of its own"
+                yield Violation(f"disks[{number}].seclabel.{key}", what, hint, ("seclabel", "disks"))
 
     def _stdio_twice(self) -> Iterator[Violation]:
         holders = [key for key in ("serial", "monitor", "qmp") if getattr(self, key).on_stdio]

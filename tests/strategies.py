@@ -109,4 +109,9 @@ def spec_documents(draw: st.DrawFn) -> dict[str, Any]:
         document[key] = draw(optional[key])
     if draw(st.booleans()):
         document |= {"kernel": f"k/{draw(hostile)}", "cmdline": draw(hostile)}
+    seclabel = document.get("seclabel", {})
+    if seclabel.get("type") == "none" or seclabel.get("relabel") is False:
+        for disk in document.get("disks", []):  # a label of its own needs a VM that relabels
+            if "label" in disk.get("seclabel", {}):
+                del disk["seclabel"]
     return document

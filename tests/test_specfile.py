@@ -96,7 +96,7 @@ shares: [{{dir: d, tag: /mnt, driver: 9p, readonly: yes}}]
 qemu_args: [-S, 1, on]
 confinement: auto
 require_domain: TRUE
-seclabel: {{type: static, label: "{label}"}}
+seclabel: {{type: static, label: "{label}", relabel: yes}}
 """
     vm = specfile.parse(text, "f.yaml")
     plain = VM("plain")
@@ -106,7 +106,7 @@ seclabel: {{type: static, label: "{label}"}}
     assert vm.disks[0].seclabel.label == Context.parse(label)
     assert vm.disks[0].readonly
     assert vm.accel is Accel.KVM
-    assert vm.seclabel == Seclabel(SeclabelType.STATIC, relabel=False, label=Context.parse(label))
+    assert vm.seclabel == Seclabel(SeclabelType.STATIC, relabel=True, label=Context.parse(label))
     assert vm.network.hostfwd == ("tcp::1-:2",)
     assert vm.tpm == Tpm("t", TpmVersion.TPM_2, TpmModel.TIS)
     assert vm.shares == (Share("d", "/mnt", ShareDriver.NINE_P, readonly=True),)

@@ -327,14 +327,24 @@ class Qmp:
         self.socket.close()
 
 
-def qemu_io(path: str, disk: str, command: str) -> str:
-    """Have QEMU itself read or write a disk, by its own block layer; return what it says."""
+def qemu_io(path: str, disk: str, command: str) -> None:
+    """Have QEMU itself read or write a disk, by its own block layer; what came of it is in its output at its end."""
     client = Qmp(path)
     client.greeting()
     client.ask("qmp_capabilities")
     answer = client.ask("human-monitor-command", **{"command-line": f'qemu-io {disk} "{command}"'})
     client.close()
-    return str(answer["return"])
+    assert answer["return"] == "", answer
+
+
+def results(process: Process) -> list[str]:
+    """End the VM and return what each `qemu_io` came to: `read`, `wrote`, or its error."""
+    assert process.popen.stdout is not None
+    process.send(b"q")
+    text = process.popen.stdout.read()
+    process.wait()
+    said = [line for line in text.decode(errors="replace").splitlines() if re.match("(read|wrote|write|Pattern)", line)]
+    return [line.partition(" bytes at")[0] for line in said]
 
 
 def lines(text: str) -> Iterator[str]:
