@@ -25,6 +25,8 @@ import os, select, signal, sys
 from confined_qemu import run
 
 SCRIPT, WATCHER, LOG = sys.argv[1:4]
+for name in ("SIGINT", "SIGQUIT"):  # a shell's background job is started with these ignored, and QEMU would inherit it
+    signal.signal(getattr(signal, name), signal.SIG_DFL)
 
 def log(text):
     with open(LOG, "a") as file:
