@@ -10,7 +10,7 @@ from confined_qemu.resource import Access, Resource, Role, Sharing
 from confined_qemu.vm_helpers import Share, ShareDriver, needs_shared_memory
 
 if TYPE_CHECKING:
-    from confined_qemu.render import _Command as Command
+    from confined_qemu.command import Command
 
 _QUEUE = 1024
 """The most that a virtiofs device takes (QEMU's `-device vhost-user-fs-pci,help`); libvirt's example too."""

@@ -20,7 +20,7 @@ ORDER = """
     __init__ paths commas queries errors mcs context resource helper facts svirt_table invocation
     keyvals hostpaths options collector filenames cmdline_block cmdline_chardev cmdline_own cmdline chain
     vm_rules vm_disks vm_devices vm_helpers vm yamlnodes kinds spectable_parts spectable_helpers spectable
-    schema specfile specwriter xmltree carrying domaindevices domainhelpers domainxml render_helpers render
+    schema specfile specwriter xmltree carrying domaindevices domainhelpers domainxml command render_helpers render
     svirt levels remembered
     steps plan decisions mountinfo places openings fixedlabels fileplan helperplan processplan planner avc verdict
     filerules explain denials
