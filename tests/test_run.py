@@ -25,7 +25,8 @@ import os, select, signal, sys
 from confined_qemu import run
 
 SCRIPT, WATCHER, LOG = sys.argv[1:4]
-for name in ("SIGINT", "SIGQUIT"):  # a shell's background job is started with these ignored, and QEMU would inherit it
+# nohup and a shell's background job are started with some of these ignored, and what runs here would inherit that
+for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
     signal.signal(getattr(signal, name), signal.SIG_DFL)
 
 def log(text):
