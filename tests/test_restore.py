@@ -495,8 +495,8 @@ def test_a_live_file_is_held_by_whoever_inherits_it(tmp_path: Path, labels: Labe
     hold = journal.hold(path, VIRT_IMAGE)
     assert labels.of(journal.live_path(path)) == VIRT_IMAGE
     reading, writing = os.pipe()
-    # the shell ends at once, and leaves a child behind that ends when the pipe does
-    command = ["sh", "-c", "cat <&0 >/dev/null 2>&1 &"]
+    # the shell ends at once, and leaves a child behind that ends when the pipe does (on 4: a job's 0 is /dev/null)
+    command = ["sh", "-c", "exec 4<&0; cat <&4 >/dev/null 2>&1 &"]
     subprocess.run(command, stdin=reading, pass_fds=(hold.held,), check=True)
     os.close(hold.held)
     os.close(reading)
