@@ -50,8 +50,11 @@ def chains(draw: st.DrawFn) -> list[tuple[str, str, str]]:
     """Draw formats, folders and names from the lowest layer up; each format can say what lies below."""
     found = [(draw(st.sampled_from(("raw", *FORMATS))), "", "0")]
     for number in range(draw(st.integers(1, 4))):
-        below = found[-1][0]
-        possible = ["qcow2"] + (["qed"] if below == "raw" else []) + (["vmdk"] if below == "vmdk" else [])
+        below, _, name = found[-1]
+        # a vmdk says its backing file as a line of text, in quotes
+        quotable = not set(name) & set('"\n\r')
+        possible = ["qcow2"] + (["qed"] if below == "raw" else [])
+        possible += ["vmdk"] if below == "vmdk" and quotable else []
         found.append((draw(st.sampled_from(possible)), draw(st.sampled_from(("", "sub"))), f"{draw(NAMES)}{number}"))
     return found
 
