@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import signal
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -107,35 +108,39 @@ def test_a_full_disk_starts_and_labels_nothing(image: harness.Image) -> None:
     assert harness.short_label(image.path) == harness.UNUSED
 
 
-def test_a_link_that_is_swapped_between_plan_and_act(image: harness.Image, folder: str) -> None:
-    """The launcher's own domain runs the trial: it swaps the image for a link just before labels are set."""
+def test_a_link_that_is_swapped_between_plan_and_act(image: harness.Image) -> None:
+    """A trial of the launch script stops itself just before labels are set; the image becomes a link meanwhile."""
     trial = "/usr/local/libexec/confined-qemu/trial"
     with open(harness.LAUNCH, encoding="utf-8") as file:
         script = file.read()
-    swap = (
-        "import os\nfrom confined_qemu import acts\n"
+    stop = (
+        "import os, signal\nfrom confined_qemu import acts\n"
         "original = acts.perform\n"
-        "def swapping(plan):\n"
-        f"    os.rename({image.path!r}, {image.path + '.old'!r})\n"
-        f"    os.symlink('/etc/shadow', {image.path!r})\n"
-        "    return original(plan)\n"
-        "acts.perform = swapping\n"
+        "def stopped(*rest):\n"
+        "    os.kill(os.getpid(), signal.SIGSTOP)\n"
+        "    return original(*rest)\n"
+        "acts.perform = stopped\n"
     )
     with open(trial, "w", encoding="utf-8") as file:
-        file.write(script.replace("from confined_qemu.launcher", swap + "from confined_qemu.launcher"))
+        file.write(script.replace("from confined_qemu.launcher", stop + "from confined_qemu.launcher"))
     os.chmod(trial, 0o755)
     subprocess.run(["chcon", "-t", "confined_qemu_exec_t", trial], check=True)
-    # the domain may neither rename nor make links in a folder of images: the trial needs a folder where it may
-    subprocess.run(["chcon", "-t", "svirt_image_t", folder], check=True)
     before = harness.label("/etc/shadow")
     try:
-        done = harness.run(trial, "run", image.spec, check=False, stdin=subprocess.DEVNULL)
+        launcher = harness.Process([trial, "exec", "--", *harness.raw_arguments(image.path)], stdin=subprocess.DEVNULL)
+        stopped = os.waitid(os.P_PID, launcher.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        assert stopped is not None
+        assert stopped.si_code == os.CLD_STOPPED
+        os.rename(image.path, f"{image.path}.old")
+        os.symlink("/etc/shadow", image.path)
+        harness.kill(launcher.pid, signal.SIGCONT)
+        _, errors = launcher.popen.communicate(timeout=harness.PATIENCE)
     finally:
         os.unlink(trial)
-    assert done.returncode == 125, done.stderr
+    assert launcher.popen.returncode == 125, errors
+    assert b"it was there when the plan was made and is gone" in errors
     assert harness.label("/etc/shadow") == before
-    real = image.path if not os.path.islink(image.path) else image.path + ".old"
-    assert harness.short_label(real) == harness.UNUSED
+    assert harness.short_label(f"{image.path}.old") == harness.UNUSED
 
 
 @pytest.mark.parametrize("place", ["/dev/shm", "/tmp"])  # noqa: S108 - the places are the test
