@@ -95,10 +95,16 @@ class _Draft:
             self.accel = AccelChoice("kvm", reason, tcg=False)
         elif wanted is Accel.KVM:
             self.accel = AccelChoice("kvm", "asked for", tcg=False)
-            if self.policy is not None or self.invocation.confinement is Confinement.NONE:
+            bare = self.invocation.confinement is Confinement.NONE
+            if bare or (self.policy is not None and not self._kvm_mislabelled()):
                 self.refusals.append(printable(f"accel: kvm: {kvm.problem}; {kvm.hint}, or choose accel: tcg"))
         else:
             self.accel = AccelChoice("tcg", f"no KVM: {kvm.problem}", tcg=True)
+
+    def _kvm_mislabelled(self) -> bool:
+        """Tell whether it is the node's label that keeps the launcher out; `check_domain` says that better."""
+        selinux = self.facts.selinux
+        return selinux.own is not None and bool(self.denied(selinux.own, selinux.kvm_node, "chr_file", "open"))
 
     # ---- confinement and domain
 
@@ -147,11 +153,10 @@ class _Draft:
             rights = f"with your rights ({selinux.own.type})"
             line = f"not in the launcher's own domain but {rights}; run: {processplan.INSTALL}"
             (self.refusals if self.invocation.require_domain else self.warnings).append(line)
-        if not self.accel.tcg and self.denied(process, selinux.kvm_node, "chr_file", "open", "read", "write", "ioctl"):
-            self.deny(
-                f"/dev/kvm is labelled {selinux.kvm_node}, which {process.type} may not use; "
-                "run: restorecon -v /dev/kvm"
-            )
+        use = ("open", "read", "write", "ioctl")
+        if not self.accel.tcg and (self._kvm_mislabelled() or self.denied(process, selinux.kvm_node, "chr_file", *use)):
+            line = f"/dev/kvm is labelled {selinux.kvm_node}, which {process.type} may not use"
+            self.deny(f"{line}; run: restorecon -v /dev/kvm")
         if self.accel.tcg and not self.invocation.query and self.denied(process, process, "process", "execmem"):
             self.deny(
                 f"TCG needs memory that is written and executed, and the policy denies execmem to {process.type} "
