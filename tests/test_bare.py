@@ -27,6 +27,7 @@ DISK = "disks: [{file: a.img, format: raw}]\n"
         ("display: none\nseclabel: {type: dynamic}\n", [], False),
         ("seclabel: {type: none, relabel: yes}\n", [], False),
         ("seclabel: [none\n", [], False),
+        ('"seclabel": {"type":\n "none"}\n', [], True),
     ],
 )
 def test_specs(tmp_path: Path, text: str, options: list[str], *, bare: bool) -> None:
@@ -34,6 +35,16 @@ def test_specs(tmp_path: Path, text: str, options: list[str], *, bare: bool) -> 
     spec.write_text(f"name: x\n{DISK}{text}")
     assert keeps_context(["run", str(spec), *options]) is bare
     assert keeps_context(["run", *options, str(spec), "--", "-display", "none"]) is bare
+
+
+def test_the_usual_spec_is_not_parsed_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def parsed(*_: object) -> None:
+        raise AssertionError("the launch script parses it, once")
+
+    monkeypatch.setattr("confined_qemu.launcher.parsed", parsed)
+    spec = tmp_path / "x.yaml"
+    spec.write_text(f"name: x\n{DISK}display: none\nnetwork: none\nconfinement: selinux\nseclabel: {{type: dynamic}}\n")
+    assert not keeps_context(["run", str(spec)])
 
 
 @pytest.mark.parametrize(
