@@ -41,8 +41,7 @@ def selinux(*, scan: bool = True) -> SelinuxFacts:
     live = processes.holding_categories() if scan else ()
     if mls:
         # there categories classify, and daemons, kernel threads and logins have them too: only VMs hold a pair
-        vms = {context.type for context in (contexts.kvm, contexts.tcg) if context is not None}
-        live = tuple(process for process in live if process.context.type in vms)
+        live = tuple(process for process in live if process.context.type in contexts.domains)
     node = lsm.context_of(kvm.NODE) if os.path.exists(kvm.NODE) else None
     return SelinuxFacts(mode, own, caller, contexts, in_domain, live, mls, node)
 

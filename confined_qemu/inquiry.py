@@ -108,9 +108,9 @@ def _booted() -> int:
 
 def _explained(denials: Sequence[Denial], vms: Sequence[Vm]) -> tuple[Group, ...]:
     contexts = lsm.policy_contexts()
-    domains = {contexts.kvm.type, *(vm.context.type for vm in vms)} | ({contexts.tcg.type} if contexts.tcg else set())
+    domains = contexts.domains | {vm.context.type for vm in vms}
     with _asking() as ask:
-        return tuple(grouped(denials, Known(vms, frozenset(domains), ask, _default, contexts.image.type)))
+        return tuple(grouped(denials, Known(vms, domains, ask, _default, contexts.image.type)))
 
 
 @contextmanager

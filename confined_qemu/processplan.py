@@ -55,9 +55,8 @@ def transition(seclabel: Seclabel, process: Context, facts: Facts, policy: Polic
     if not denied:
         return None
     usual = selinux.contexts.kvm
-    domains = {usual.type, *([selinux.contexts.tcg.type] if selinux.contexts.tcg is not None else [])}
     start = f"the policy lets {selinux.own.type} start nothing as {process.type}"
-    if process.type not in domains:
+    if process.type not in (domains := selinux.contexts.domains):
         return f"{_source(seclabel)}: {start}, which is no domain of a VM; use {' or '.join(sorted(domains))}"
     if process.range is not None:
         better = usual.at(process.range.low)

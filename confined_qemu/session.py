@@ -204,8 +204,7 @@ def _occupants(registry: int, facts: Facts, label: Context) -> tuple[Occupant, .
         return ()
     mine = label.range.high.categories
     contexts = facts.selinux.contexts
-    domains = {label.type} | ({contexts.kvm.type} if contexts is not None else set())
-    domains |= {contexts.tcg.type} if contexts is not None and contexts.tcg is not None else set()
+    domains = {label.type} | (contexts.domains if contexts is not None else set())
     meeting = [
         (process, process.context.range.low)
         for process in facts.selinux.live

@@ -42,6 +42,11 @@ class PolicyContexts:
         images = _lines(image_text, "virtual_image_context", 2)
         return cls(domains[0], domains[1] if len(domains) > 1 else None, images[0], images[1])
 
+    @property
+    def domains(self) -> frozenset[str]:
+        """The types that the policy gives to VMs."""
+        return frozenset(context.type for context in (self.kvm, self.tcg) if context is not None)
+
     def restored(self) -> Context:
         """Return the label of an image that no VM uses, where nothing better is known."""
         return replace(self.image, type=RESTORED_TYPE, range=Range.single(Level(0)))
