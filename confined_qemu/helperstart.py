@@ -148,7 +148,7 @@ def _spawned(  # noqa: PLR0913, PLR0917 - what a process gets
             finally:
                 os._exit(_CANNOT_EXECUTE)
         there.close()
-        os.waitpid(child, 0)
+        spawn.await_end(child)
         text, descriptors, _, _ = socket.recv_fds(here, 32, 1)
         if not descriptors:
             raise HostError(f"no process for {step.kind}", hint="see: ulimit -u")

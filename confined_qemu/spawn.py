@@ -88,10 +88,15 @@ def program(name: str, arguments: list[str], keep: Iterable[int]) -> None:
         raise HostError(f"no process for the {name}: {why(error)}", hint="see: ulimit -u") from error
     if child == 0:
         _detach([INTERPRETER, "-IS", path, *arguments], frozenset(keep))
+    await_end(child)
+
+
+def await_end(child: int) -> None:
+    """Wait until a child of ours has ended, also where the caller ignores SIGCHLD: the kernel has its status then."""
     try:
         os.waitpid(child, 0)
     except ChildProcessError:
-        return  # the caller ignores SIGCHLD: the kernel has waited for it
+        return
 
 
 def _detach(command: list[str], keep: frozenset[int]) -> NoReturn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
 import sys
 from typing import TYPE_CHECKING
@@ -62,6 +63,17 @@ def test_it_serves_and_ends_with_the_vm(tmp_path: Path) -> None:
     running.end()
     os.close(running.pidfd)
     os.close(told[0])
+
+
+def test_it_starts_where_the_caller_ignores_sigchld(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        running = helperstart.start(step(tmp_path, SERVES), None, None)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    os.close(running.socket)
+    assert ends(running.pidfd)
+    os.close(running.pidfd)
 
 
 @pytest.mark.parametrize(
