@@ -18,6 +18,7 @@ PACKAGES = (
     "python3-pytest expect socat strace attr libcap2-bin "  # what its tests use
     "nfs-kernel-server samba cifs-utils fuse2fs bindfs dosfstools "  # file systems without labels of their own
     "swtpm libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients "  # what lives beside a VM
+    "guestfish autopkgtest "  # clients that start QEMU themselves
     "openssh-server busybox-static less"  # how commands come in
 )
 
