@@ -18,7 +18,7 @@ def main() -> None:
     # what libvirt remembers is hidden from the launcher's domain
     libvirts = sys.argv[1:2] == ["recover"] and "--libvirt" in sys.argv
     if launched and not libvirts and not keeps_context(sys.argv[1:]):
-        from confined_qemu.environment import initial
+        from confined_qemu.host.environment import initial
 
         os.execve(LAUNCH_SCRIPT, [LAUNCH_SCRIPT, *sys.argv[1:]], initial())
     if sys.argv[1:2] == ["denials"] and os.access(DENIALS_SCRIPT, os.X_OK):

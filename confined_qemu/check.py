@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from confined_qemu import host, journal, lsm, restore
+from confined_qemu import lsm
 from confined_qemu.errors import ConfinedQemuError, printable
 from confined_qemu.facts import SelinuxMode
+from confined_qemu.host import survey
 from confined_qemu.launcher import DEFAULT_EMULATOR
+from confined_qemu.restore import journal, restore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -93,7 +95,7 @@ def _selinux() -> Iterator[Finding]:
 
 
 def _kvm() -> Iterator[Finding]:
-    found = host.accelerator()
+    found = survey.accelerator()
     if found.usable:
         yield Finding(Verdict.OK, "kvm", f"{found.flag}, API version {found.api_version}")
     else:
@@ -101,7 +103,7 @@ def _kvm() -> Iterator[Finding]:
 
 
 def _emulator() -> Iterator[Finding]:
-    path = host.find_emulator(DEFAULT_EMULATOR, os.environ.get("PATH", ""))
+    path = survey.find_emulator(DEFAULT_EMULATOR, os.environ.get("PATH", ""))
     yield Finding(Verdict.OK, "emulator", path)
 
 
@@ -123,7 +125,7 @@ def _labels() -> Iterator[Finding]:
 def _spec(spec: str) -> Iterator[Finding]:
     from confined_qemu import preview, requests
 
-    plan = preview.plan(requests.from_spec(spec), host.inherited())
+    plan = preview.plan(requests.from_spec(spec), survey.inherited())
     for warning in plan.warnings:
         yield Finding(Verdict.WARN, spec, warning)
     for refusal in plan.refusals:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from confined_qemu.invocation import Invocation
-    from confined_qemu.plan import Plan
+    from confined_qemu.plan.plan import Plan
 
 
 def say(text: str) -> None:
@@ -119,10 +119,11 @@ def _denials(chosen: argparse.Namespace) -> int:
 
 
 def _plan(chosen: argparse.Namespace) -> int:
-    from confined_qemu import host, preview
+    from confined_qemu import preview
+    from confined_qemu.host import survey
     from confined_qemu.mcs import Pair
 
-    descriptors = host.inherited()
+    descriptors = survey.inherited()
     invocation = _invocation(chosen.spec, chosen.qemu, chosen.emulator)
     pair = Pair.parse(chosen.mcs) if chosen.mcs is not None else None
     plan = preview.plan(invocation, descriptors, pair=pair, policy_root=chosen.policy_root)
@@ -192,7 +193,7 @@ def _ps(chosen: argparse.Namespace) -> int:
 
 
 def _schema(_: argparse.Namespace) -> int:
-    from confined_qemu import schema
+    from confined_qemu.spec import schema
 
     say(schema.text().rstrip("\n"))
     return 0
@@ -237,8 +238,8 @@ def _policy_adopt(chosen: argparse.Namespace) -> int:
 
 
 def _policy_remove(_: argparse.Namespace) -> int:
-    from confined_qemu import journal, restore
     from confined_qemu.policy import install
+    from confined_qemu.restore import journal, restore
 
     for folder in journal.all_folders():
         for entry in journal.entries(folder):

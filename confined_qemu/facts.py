@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from confined_qemu.context import Context
     from confined_qemu.helper import HelperKind
     from confined_qemu.mcs import Level, Pair
-    from confined_qemu.svirt import PolicyContexts
+    from confined_qemu.plan.svirt import PolicyContexts
 
 
 class SelinuxMode(StrEnum):

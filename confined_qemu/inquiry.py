@@ -8,18 +8,20 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from confined_qemu import audit, history, journal, lsm
-from confined_qemu.decisions import Answer
-from confined_qemu.denials import Known, grouped, of_vm
+from confined_qemu import lsm
+from confined_qemu.denials import audit
+from confined_qemu.denials.attribution import Known, grouped, of_vm
 from confined_qemu.errors import HostError, UsageError, printable
 from confined_qemu.facts import SelinuxMode
+from confined_qemu.plan.decisions import Answer
+from confined_qemu.restore import history, journal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from confined_qemu.avc import Denial
     from confined_qemu.context import Context
-    from confined_qemu.denials import Ask, Group, Vm
+    from confined_qemu.denials.attribution import Ask, Group, Vm
+    from confined_qemu.denials.avc import Denial
 
 DOMAIN = "confined_qemu_denials_t"
 """The domain of the denials script."""

@@ -8,15 +8,15 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu.arguments import REMAINDER, Parser, parse
-from confined_qemu.environment import initial
 from confined_qemu.errors import LAUNCHER_FAILED, TIMED_OUT, ConfinedQemuError, UsageError, printable, why
+from confined_qemu.host.environment import initial
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
 
+    from confined_qemu.act.session import Caller
     from confined_qemu.invocation import Invocation
-    from confined_qemu.session import Caller
 
 DEFAULT_EMULATOR = "qemu-system-x86_64"
 CONFINEMENTS = ("selinux", "auto", "none")
@@ -37,9 +37,9 @@ def serve(arguments: Sequence[str]) -> int:
 
 
 def _serve(argv0: str, arguments: Sequence[str]) -> int:
-    from confined_qemu import host
+    from confined_qemu.host import survey
 
-    descriptors = host.inherited()
+    descriptors = survey.inherited()
     name = os.path.basename(argv0)
     if name.startswith("qemu-system-") or name == "qemu-kvm":
         return _drop_in(argv0, arguments, descriptors)
@@ -109,7 +109,8 @@ def warn(text: str) -> None:
 
 
 def _drop_in(argv0: str, arguments: Sequence[str], descriptors: tuple[int, ...]) -> int:
-    from confined_qemu import requests, session
+    from confined_qemu import requests
+    from confined_qemu.act import session
 
     confinement = os.environ.get("CONFINED_QEMU_CONFINEMENT")
     if confinement is not None and confinement not in CONFINEMENTS:
@@ -119,7 +120,8 @@ def _drop_in(argv0: str, arguments: Sequence[str], descriptors: tuple[int, ...])
 
 
 def _exec(chosen: argparse.Namespace, descriptors: tuple[int, ...]) -> int:
-    from confined_qemu import requests, session
+    from confined_qemu import requests
+    from confined_qemu.act import session
 
     invocation = requests.from_arguments(
         chosen.emulator, _without_dashes(chosen.arguments), name=chosen.name, confinement=chosen.confinement
@@ -135,14 +137,15 @@ def _without_dashes(arguments: Sequence[str]) -> Sequence[str]:
 
 
 def _run(chosen: argparse.Namespace, descriptors: tuple[int, ...]) -> int:
-    from confined_qemu import requests, run
+    from confined_qemu import requests
+    from confined_qemu.act import run
 
     invocation = requests.from_spec(chosen.spec, chosen.qemu or (), name=chosen.name, confinement=chosen.confinement)
     run.supervise(lambda report: _become(invocation, descriptors, report), _clean_up, _explain)
 
 
 def _become(invocation: Invocation, descriptors: tuple[int, ...], report: int) -> NoReturn:
-    from confined_qemu import session
+    from confined_qemu.act import session
 
     caller: Caller = session.Caller(initial(), descriptors, "", report)
     os._exit(guarded(lambda: session.launch(invocation, caller, warn)))
@@ -150,8 +153,9 @@ def _become(invocation: Invocation, descriptors: tuple[int, ...], report: int) -
 
 def _clean_up(pid: int) -> None:
     """Do a killed watcher's work: the journal whose launcher was `pid`."""
-    from confined_qemu import journal, lsm, restore
+    from confined_qemu import lsm
     from confined_qemu.facts import SelinuxMode
+    from confined_qemu.restore import journal, restore
 
     if lsm.mode() is SelinuxMode.DISABLED:
         return
@@ -178,7 +182,7 @@ def _explain(pid: int) -> None:
 def say_denials(pid: int) -> int:
     """Say what SELinux denied the VM whose launcher was `pid`, a line for each; who may not know it gets a hint."""
     from confined_qemu import inquiry
-    from confined_qemu.verdict import quoted
+    from confined_qemu.denials.verdict import quoted
 
     name = inquiry.name_of(pid)
     if name is None:
@@ -201,7 +205,7 @@ def say_denials(pid: int) -> int:
 
 
 def _recover(chosen: argparse.Namespace, _: tuple[int, ...]) -> int:
-    from confined_qemu import journal, restore
+    from confined_qemu.restore import journal, restore
 
     if chosen.libvirt:
         return _recover_libvirt(chosen.paths, as_json=chosen.json)
@@ -212,24 +216,24 @@ def _recover(chosen: argparse.Namespace, _: tuple[int, ...]) -> int:
 
 
 def _recover_libvirt(paths: Sequence[str], *, as_json: bool) -> int:
-    from confined_qemu import libvirtlabels
+    from confined_qemu.libvirt import labels
 
-    results = libvirtlabels.recover(paths)
+    results = labels.recover(paths)
     if as_json:
         import json
 
-        rows = [libvirtlabels.to_json(result) for result in results]
+        rows = [labels.to_json(result) for result in results]
         sys.stdout.write(json.dumps({"schema": 1, "libvirt": rows}) + "\n")
     for result in results:
         if result.error is not None:
             _say("", str(result.error))
         elif not as_json:
-            sys.stdout.write(libvirtlabels.line_of(result) + "\n")
+            sys.stdout.write(labels.line_of(result) + "\n")
     return LAUNCHER_FAILED if any(result.error is not None for result in results) else 0
 
 
 def _settle(chosen: argparse.Namespace, _: tuple[int, ...]) -> int:
-    from confined_qemu import journal, restore
+    from confined_qemu.restore import journal, restore
 
     class _TimeIsUp(Exception):
         pass
@@ -251,7 +255,7 @@ def _settle(chosen: argparse.Namespace, _: tuple[int, ...]) -> int:
 
 
 def _report(done: Sequence[object], *, as_json: bool, quiet: bool = False) -> int:
-    from confined_qemu.restore import Restored
+    from confined_qemu.restore.restore import Restored
 
     results = [result for result in done if isinstance(result, Restored)]
     if as_json:

@@ -6,10 +6,11 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from confined_qemu import journal, lsm, restore
+from confined_qemu import lsm
 from confined_qemu.errors import printable
 from confined_qemu.facts import SelinuxMode
-from confined_qemu.steps import Relabel
+from confined_qemu.plan.steps import Relabel
+from confined_qemu.restore import journal, restore
 
 if TYPE_CHECKING:
     from confined_qemu.context import Context

@@ -6,16 +6,17 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from confined_qemu import lsm, session
-from confined_qemu.environment import initial
+from confined_qemu import lsm
+from confined_qemu.act import session
 from confined_qemu.facts import SelinuxFacts, SelinuxMode
-from confined_qemu.planner import plan as make_plan
+from confined_qemu.host.environment import initial
+from confined_qemu.plan.planner import plan as make_plan
 
 if TYPE_CHECKING:
     from confined_qemu.facts import Facts
     from confined_qemu.invocation import Invocation
     from confined_qemu.mcs import Pair
-    from confined_qemu.plan import Plan
+    from confined_qemu.plan.plan import Plan
 
 _EXAMPLE = (1, 2)
 """The pair of a plan for another host, where nobody named one."""

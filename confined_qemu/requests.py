@@ -14,9 +14,9 @@ from confined_qemu.invocation import Confinement
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from confined_qemu.domainxml import Imported
     from confined_qemu.invocation import Invocation
-    from confined_qemu.vm import VM
+    from confined_qemu.libvirt.domainxml import Imported
+    from confined_qemu.spec.vm import VM
 
 _LARGEST_SPEC = 1 << 20
 """Bytes; a VM description is a page of text."""
@@ -34,7 +34,7 @@ def from_spec(
         SpecError: it is no valid spec; every problem with its place.
         CommandLineError: `qemu_args` or `extra` cannot be read.
     """
-    from confined_qemu import render
+    from confined_qemu.spec import render
 
     vm, remarks = _vm(path)
     if extra:
@@ -42,9 +42,9 @@ def from_spec(
     rendered = render.invocation(vm, os.path.dirname(os.path.abspath(path)))
     first = render.first_extra(vm, rendered)
     if first < len(rendered.arguments):
-        from confined_qemu import cmdline
+        from confined_qemu.cmdline import reader
 
-        rendered = _joined(rendered, first, cmdline.read(rendered.emulator, rendered.arguments[first:], name=vm.name))
+        rendered = _joined(rendered, first, reader.read(rendered.emulator, rendered.arguments[first:], name=vm.name))
     return _chosen(replace(rendered, remarks=remarks), name, confinement)
 
 
@@ -53,9 +53,9 @@ def _vm(path: str) -> tuple[VM, tuple[str, ...]]:
     if text.removeprefix("\ufeff").lstrip()[:1] == "<":  # no YAML mapping begins so
         imported = domain(text, path)
         return imported.vm, remarks_of(imported, path)
-    from confined_qemu import specfile
+    from confined_qemu.spec import loader
 
-    return specfile.parse(text, path), ()
+    return loader.parse(text, path), ()
 
 
 def domain(text: str, path: str) -> Imported:
@@ -64,14 +64,14 @@ def domain(text: str, path: str) -> Imported:
     Raises:
         SpecError: it is none, or one that cannot be carried over; every problem with its place.
     """
-    from confined_qemu import domainxml
+    from confined_qemu.libvirt import domainxml
 
     return domainxml.parse(text, path)
 
 
 def remarks_of(imported: Imported, path: str) -> tuple[str, ...]:
     """Return a line for each thing of a domain that was lost."""
-    from confined_qemu.carrying import lines_of
+    from confined_qemu.libvirt.carrying import lines_of
 
     path = printable(path)
     return tuple(f"{path}: not carried over: {line}" for line in lines_of(imported.lost))
@@ -84,14 +84,14 @@ def spec_of(path: str) -> tuple[str, tuple[str, ...]]:
         HostError: the file cannot be read.
         SpecError: it is no domain that can be carried over.
     """
-    from confined_qemu import specwriter
-    from confined_qemu.carrying import lines_of
+    from confined_qemu.libvirt.carrying import lines_of
+    from confined_qemu.spec import writer
 
     imported = domain(_text(path), path)
     lost = tuple(lines_of(imported.lost))
     tail = ("Not carried over from the domain:", *(f"- {line}" for line in lost)) if lost else ()
     head = (f"From libvirt's domain {imported.vm.name}, by `confined-qemu import`.",)
-    return specwriter.write(imported.vm, head=head, comments=imported.origins, tail=tail), remarks_of(imported, path)
+    return writer.write(imported.vm, head=head, comments=imported.origins, tail=tail), remarks_of(imported, path)
 
 
 def _joined(rendered: Invocation, first: int, extra: Invocation) -> Invocation:
@@ -115,9 +115,9 @@ def from_arguments(
     Raises:
         CommandLineError: it names a host file in a way that cannot be followed.
     """
-    from confined_qemu import cmdline
+    from confined_qemu.cmdline import reader
 
-    return _chosen(cmdline.read(emulator, arguments, name=name), name, confinement)
+    return _chosen(reader.read(emulator, arguments, name=name), name, confinement)
 
 
 def _chosen(invocation: Invocation, name: str | None, confinement: str | None) -> Invocation:

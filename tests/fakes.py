@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from confined_qemu import lsm, processes
+from confined_qemu import lsm
 from confined_qemu.context import Context
 from confined_qemu.errors import LsmError
 from confined_qemu.facts import Boolean, SelinuxMode
-from confined_qemu.svirt import PolicyContexts
+from confined_qemu.host import processes
+from confined_qemu.plan.svirt import PolicyContexts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

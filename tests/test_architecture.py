@@ -17,18 +17,20 @@ if TYPE_CHECKING:
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PACKAGE = "confined_qemu"
 ORDER = """
-    __init__ paths commas queries errors mcs context resource helper facts svirt_table invocation
-    keyvals hostpaths options collector filenames cmdline_block cmdline_chardev cmdline_own cmdline chain
-    vm_rules vm_disks vm_devices vm_helpers vm yamlnodes kinds spectable_parts spectable_helpers spectable
-    schema specfile specwriter xmltree carrying domaindevices domainhelpers domainxml command render_helpers render
-    svirt levels remembered
-    steps plan decisions mountinfo places openings fixedlabels fileplan helperplan processplan planner avc verdict
-    filerules explain denials
-    | environment locks lsm devices kvm sweep label processes mounts host helperhost probe journal history restore
-    libvirtlabels pairs
-    survivors watch relay spawn helperstart acts requests session
-    policy policy.module policy.script policy.install policy.adopt preview audit inquiry
-    run arguments launcher bare check listing cli __main__
+    __init__ paths cmdline cmdline.commas cmdline.queries errors mcs context resource helper facts svirt_table
+    invocation cmdline.keyvals hostpaths cmdline.options cmdline.collector cmdline.filenames cmdline.blocks
+    cmdline.chardevs cmdline.own cmdline.reader host host.chain spec spec.rules spec.disks spec.devices
+    spec.helpers spec.vm spec.yamlnodes spec.kinds spec.table_parts spec.table_helpers spec.table spec.schema
+    spec.loader spec.writer libvirt libvirt.xmltree libvirt.carrying libvirt.domaindevices libvirt.domainhelpers
+    libvirt.domainxml spec.command spec.render_helpers spec.render plan plan.svirt plan.levels
+    libvirt.remembered plan.steps plan.plan plan.decisions host.mountinfo plan.places plan.openings
+    plan.fixedlabels plan.fileplan plan.helperplan plan.socketplan plan.descriptorplan plan.processplan
+    plan.planner denials denials.avc denials.verdict denials.filerules denials.explain denials.attribution
+    | host.environment locks lsm host.devices host.kvm labelling labelling.sweep labelling.label host.processes
+    host.mounts host.survey host.helperhost host.probe restore restore.journal restore.history restore.restore
+    libvirt.labels act act.pairs beside beside.survivors beside.watch beside.relay act.spawn act.helperstart
+    act.acts requests act.session policy policy.module policy.script policy.install policy.adopt preview
+    denials.audit inquiry act.run arguments launcher bare check listing cli __main__
 """.split()  # noqa: SIM905 - a line of the order for each layer
 """Each module imports only what stands to its left. Left of the bar all is pure: values in, values out."""
 PURE = ORDER[: ORDER.index("|")]
@@ -119,7 +121,7 @@ def test_one_module_speaks_to_selinux() -> None:
 
 
 def test_yaml_and_psutil_have_one_place_each() -> None:
-    for module, place in (("yaml", "yamlnodes"), ("psutil", "listing")):
+    for module, place in (("yaml", "spec.yamlnodes"), ("psutil", "listing")):
         assert [name for name in MODULES if module in set(imports(tree_of(name)))] == [place]
 
 
@@ -201,7 +203,8 @@ def test_handing_over_to_the_launch_script_loads_next_to_nothing(tmp_path: Path)
     code += "from confined_qemu.__main__ import main; main()"
     found = loaded(code, ["confined-qemu", "run", "x.yaml"], tmp_path)
     assert {name for name in found if name.startswith(PACKAGE)} == {
-        PACKAGE, f"{PACKAGE}.__main__", f"{PACKAGE}.bare", f"{PACKAGE}.paths", f"{PACKAGE}.environment",
+        PACKAGE, f"{PACKAGE}.__main__", f"{PACKAGE}.bare", f"{PACKAGE}.paths", f"{PACKAGE}.host",
+        f"{PACKAGE}.host.environment",
     }  # fmt: skip
     assert short(found).isdisjoint({"argparse", "yaml", "dataclasses", "re", "json", "enum", "typing"})
 
@@ -219,14 +222,14 @@ def test_a_query_loads_nothing_heavy(tmp_path: Path) -> None:
 def test_a_raw_command_line_loads_no_yaml(tmp_path: Path, argv: list[str]) -> None:
     found = loaded(LAUNCH, argv, tmp_path)
     assert short(found).isdisjoint(HEAVY)
-    assert not found & {f"{PACKAGE}.{name}" for name in ("vm", "spectable", "policy", "check", "listing", "cli")}
+    assert not found & {f"{PACKAGE}.{name}" for name in ("spec", "policy", "check", "listing", "cli")}
 
 
 @pytest.mark.touches_host
 def test_a_spec_loads_yaml_and_no_psutil(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text("name: x\nconfinement: none\n")
     # `run` forks: what its child becomes is looked at
-    code = "import confined_qemu.run as r; r.supervise = lambda become, *_: become(-1)\n" + LAUNCH
+    code = "import confined_qemu.act.run as r; r.supervise = lambda become, *_: become(-1)\n" + LAUNCH
     found = loaded(code, ["x", "run", "x.yaml"], tmp_path)
     assert "yaml" in found
     assert short(found).isdisjoint(HEAVY - {"yaml"})
@@ -236,7 +239,7 @@ def test_a_spec_loads_yaml_and_no_psutil(tmp_path: Path) -> None:
 def test_a_libvirt_domain_loads_expat_and_no_yaml(tmp_path: Path) -> None:
     head = "<domain type='qemu'><name>x</name><memory>65536</memory><os><type>hvm</type></os></domain>"
     (tmp_path / "x.xml").write_text(head)
-    code = "import confined_qemu.run as r; r.supervise = lambda become, *_: become(-1)\n" + LAUNCH
+    code = "import confined_qemu.act.run as r; r.supervise = lambda become, *_: become(-1)\n" + LAUNCH
     found = loaded(code, ["x", "run", "--confinement", "none", "x.xml"], tmp_path)
     assert "pyexpat" in found
     assert short(found).isdisjoint(HEAVY)
@@ -246,25 +249,25 @@ def test_a_libvirt_domain_loads_expat_and_no_yaml(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("form", "looked"), [("raw", False), ("qcow2", True)])
 def test_a_raw_disk_costs_nothing_of_what_reads_headers(tmp_path: Path, form: str, *, looked: bool) -> None:
     code = (
-        "from confined_qemu import session\n"
+        "from confined_qemu.act import session\n"
         "from confined_qemu.invocation import Invocation\n"
         "from confined_qemu.resource import Access, Resource, Role, Sharing\n"
         f"disk = Resource('/nowhere', Role.DISK, Access.READ, Sharing.CONTENT, 'disk', {form!r})\n"
         "session.followed(Invocation('x', 'qemu', (), (disk,)), confined=False)\nend()"
     )
     found = loaded(code, ["x"], tmp_path)
-    assert ({f"{PACKAGE}.chain", f"{PACKAGE}.probe"} <= found) is looked
+    assert ({f"{PACKAGE}.host.chain", f"{PACKAGE}.host.probe"} <= found) is looked
     assert short(found).isdisjoint(HEAVY)
 
 
 @pytest.mark.touches_host
 @pytest.mark.parametrize(("program", "allowed"), [("watch", {"select"}), ("relay", {"selectors", "socket"})])
 def test_what_stays_beside_a_vm_is_small(tmp_path: Path, program: str, allowed: set[str]) -> None:
-    tree = tree_of(program)
+    tree = tree_of(f"beside.{program}")
     top = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
     assert top <= {"os", "signal", "sys", *allowed}
     assert not any(isinstance(node, ast.ImportFrom) for node in tree.body)
-    path = file_of(program)
+    path = file_of(f"beside.{program}")
     found = loaded(f"exec(open({path!r}).read(), dict(__name__='imported')); end()", [program], tmp_path)
     stated = loaded(f"import {', '.join(top)}; end()", [program], tmp_path)
     assert found == stated

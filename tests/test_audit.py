@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confined_qemu import audit
+from confined_qemu.denials import audit
 from confined_qemu.errors import HostError
 
 if TYPE_CHECKING:

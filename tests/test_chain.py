@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confined_qemu.chain import Layer, Names, names
 from confined_qemu.context import Context
+from confined_qemu.host.chain import Layer, Names, names
 from confined_qemu.resource import PROBED, Access, Resource, Role, Sharing
 from tests.strategies import hostile, stray
 

@@ -16,9 +16,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from confined_qemu import cli, journal, launcher, lsm, paths, run, session
+from confined_qemu import cli, launcher, lsm, paths
+from confined_qemu.act import run, session
 from confined_qemu.errors import ConfinedQemuError, LsmError
 from confined_qemu.facts import SelinuxMode
+from confined_qemu.restore import journal
 from tests import strategies
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from confined_qemu.cmdline import read
-from confined_qemu.commas import escape
+from confined_qemu.cmdline.commas import escape
+from confined_qemu.cmdline.options import OPTIONS
+from confined_qemu.cmdline.reader import read
 from confined_qemu.errors import CommandLineError
 from confined_qemu.invocation import Accel, Invocation
-from confined_qemu.options import OPTIONS
 from confined_qemu.resource import PROBED, Access, Listener, Role, Sharing
 from tests.strategies import paths
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
-from confined_qemu.cmdline import read
+from confined_qemu.cmdline.reader import read
 
 if TYPE_CHECKING:
     from pathlib import Path

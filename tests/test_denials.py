@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from confined_qemu import avc
 from confined_qemu.context import Context
-from confined_qemu.decisions import Answer, Reason, Setting
-from confined_qemu.denials import GivenFile, Known, Vm, grouped, of_vm, path_of
+from confined_qemu.denials import avc
+from confined_qemu.denials.attribution import GivenFile, Known, Vm, grouped, of_vm, path_of
+from confined_qemu.plan.decisions import Answer, Reason, Setting
 from tests.conftest import GOLDEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from confined_qemu.avc import Denial
+    from confined_qemu.denials.avc import Denial
 
 START = 1795532000000
 IMAGES = "/var/lib/libvirt/images"

@@ -12,10 +12,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confined_qemu import carrying, domaindevices, domainxml, requests, specfile, specwriter
+from confined_qemu import requests
 from confined_qemu.errors import SpecError
 from confined_qemu.invocation import Accel, SeclabelType
-from confined_qemu.vm_disks import Bus
+from confined_qemu.libvirt import carrying, domaindevices, domainxml
+from confined_qemu.spec import loader, writer
+from confined_qemu.spec.disks import Bus
 from tests.strategies import hostile, spec_documents
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def test_golden_imports(path: Path, golden: Callable[[str, str], None], monkeypa
     text, remarks = requests.spec_of(path.name)
     golden(f"import/{path.stem}.yaml", text)
     golden(f"import/{path.stem}.err", "".join(f"confined-qemu: warning: {line}\n" for line in remarks))
-    assert specfile.parse(text, "x.yaml") == domainxml.parse(path.read_text(), path.name).vm
+    assert loader.parse(text, "x.yaml") == domainxml.parse(path.read_text(), path.name).vm
 
 
 @pytest.mark.parametrize("path", BAD, ids=lambda path: path.stem)
@@ -143,7 +145,7 @@ def test_a_strange_domain_is_a_vm_or_problems(parts: list[str]) -> None:
     head = f"<domain type='kvm' {space}><name>x</name><memory>1</memory><os><type>hvm</type></os>"
     with suppress(SpecError):
         found = read(f"{head}{''.join(parts)}</domain>")
-        assert specfile.parse(specwriter.write(found.vm, comments=found.origins), "f") == found.vm
+        assert loader.parse(writer.write(found.vm, comments=found.origins), "f") == found.vm
 
 
 # ---- the writer
@@ -155,22 +157,22 @@ def _writable(text: str) -> bool:
 
 @given(spec_documents(), st.lists(hostile, max_size=3))
 def test_what_is_written_is_read_back(document: dict[str, object], comments: list[str]) -> None:
-    vm = specfile.parse(yaml.safe_dump(document), "f")
-    text = specwriter.write(vm, head=comments, tail=comments, comments={"name": "".join(comments), "disks[0]": "\n"})
-    assert specfile.parse(text, "f") == vm
+    vm = loader.parse(yaml.safe_dump(document), "f")
+    text = writer.write(vm, head=comments, tail=comments, comments={"name": "".join(comments), "disks[0]": "\n"})
+    assert loader.parse(text, "f") == vm
     yaml.safe_load(text)
 
 
 @given(hostile.filter(_writable))
 def test_a_text_means_the_same_to_every_reader(text: str) -> None:
-    assert yaml.safe_load(f"key: {specwriter.quoted(text)}\n") == {"key": text}
+    assert yaml.safe_load(f"key: {writer.quoted(text)}\n") == {"key": text}
 
 
 @pytest.mark.parametrize(
     "word", ["yes", "NO", "on", "1:30", "~", "null", "", "0x1f", "-", "2001-01-01", "a: b", "a #b"]
 )
 def test_what_yaml_takes_for_something_else_is_quoted(word: str) -> None:
-    assert specwriter.quoted(word) == f'"{word}"'
+    assert writer.quoted(word) == f'"{word}"'
 
 
 def test_a_domain_stands_for_a_spec(tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 
-from confined_qemu import avc
 from confined_qemu.context import Context
-from confined_qemu.decisions import Answer, Reason, Setting
-from confined_qemu.denials import Line
-from confined_qemu.explain import explain
-from confined_qemu.verdict import Case, Verdict, quoted
+from confined_qemu.denials import avc
+from confined_qemu.denials.attribution import Line
+from confined_qemu.denials.explain import explain
+from confined_qemu.denials.verdict import Case, Verdict, quoted
+from confined_qemu.plan.decisions import Answer, Reason, Setting
 from tests.strategies import contexts, hostile, stray
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from confined_qemu.context import Context
-from confined_qemu.fileplan import FilePlanner, Outcome, Wanted, clash, merge
 from confined_qemu.invocation import Invocation, Seclabel
+from confined_qemu.plan.fileplan import FilePlanner, Outcome, Wanted, clash, merge
+from confined_qemu.plan.steps import Create, Relabel
 from confined_qemu.resource import Access, Resource, Role, Sharing
-from confined_qemu.steps import Create, Relabel
 from tests.fakes import DEBIAN, VIRT_IMAGE
 from tests.worlds import PAIR, World
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from confined_qemu import helperstart
+from confined_qemu.act import helperstart
 from confined_qemu.errors import HostError
 from confined_qemu.facts import Identity
 from confined_qemu.helper import HelperKind
-from confined_qemu.steps import StartHelper
+from confined_qemu.plan.steps import StartHelper
 
 if TYPE_CHECKING:
     from pathlib import Path

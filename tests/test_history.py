@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confined_qemu import history, journal
 from confined_qemu.context import Context
-from confined_qemu.denials import GivenFile, Vm
+from confined_qemu.denials.attribution import GivenFile, Vm
 from confined_qemu.errors import JournalError
 from confined_qemu.facts import FileKind, Identity
-from confined_qemu.steps import Relabel
+from confined_qemu.plan.steps import Relabel
+from confined_qemu.restore import history, journal
 from tests.strategies import hostile
 
 if TYPE_CHECKING:

@@ -13,12 +13,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from confined_qemu import journal, paths
+from confined_qemu import paths
 from confined_qemu.context import Context
 from confined_qemu.errors import JournalError
 from confined_qemu.facts import FileKind, Identity
-from confined_qemu.journal import Record
-from confined_qemu.steps import Bind, Create, MakeFolder, Relabel
+from confined_qemu.plan.steps import Bind, Create, MakeFolder, Relabel
+from confined_qemu.restore import journal
+from confined_qemu.restore.journal import Record
 from tests import strategies
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from confined_qemu.cmdline_own import READERS
-from confined_qemu.options import OPTIONS, Kind
-from confined_qemu.queries import FLAGS
+from confined_qemu.cmdline.options import OPTIONS, Kind
+from confined_qemu.cmdline.own import READERS
+from confined_qemu.cmdline.queries import FLAGS
 
 QEMU = shutil.which("qemu-system-x86_64") or ""
 needs_qemu = pytest.mark.skipif(not QEMU, reason="qemu-system-x86_64 is not installed")

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confined_qemu import pairs
+from confined_qemu.act import pairs
 from confined_qemu.errors import HostError, JournalError
 from confined_qemu.mcs import MAX_CATEGORY, Pair, Window
 

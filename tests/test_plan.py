@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 
 from confined_qemu import requests
-from confined_qemu.plan import AccelChoice, Plan, PlannedResource
-from confined_qemu.planner import plan
+from confined_qemu.plan.plan import AccelChoice, Plan, PlannedResource
+from confined_qemu.plan.planner import plan
+from confined_qemu.plan.steps import Create, MakeFolder
 from confined_qemu.resource import Access, Resource, Role, Sharing
-from confined_qemu.steps import Create, MakeFolder
 from tests.conftest import GOLDEN
 from tests.fakes import VIRT_IMAGE
 from tests.strategies import hostile, stray

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confined_qemu.cmdline import read
+from confined_qemu.cmdline.reader import read
 from confined_qemu.invocation import Accel, Confinement, Invocation, Seclabel, SeclabelType
-from confined_qemu.plan import Plan
-from confined_qemu.planner import plan
+from confined_qemu.plan.plan import Plan
+from confined_qemu.plan.planner import plan
+from confined_qemu.plan.steps import Bind, Connect, Create, MakeFolder, Relabel, Relay, Retag
 from confined_qemu.resource import Access, Listener, Resource, Role, Sharing
-from confined_qemu.steps import Bind, Connect, Create, MakeFolder, Relabel, Relay, Retag
 from tests import strategies
 from tests.worlds import PAIR, World
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from confined_qemu import lsm, paths, probe
+from confined_qemu import lsm, paths
 from confined_qemu.errors import HostError, LsmError
 from confined_qemu.facts import SelinuxMode
+from confined_qemu.host import probe
 from confined_qemu.invocation import Invocation
 from confined_qemu.resource import PROBED, Access, Resource, Role, Sharing
 

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from confined_qemu import relay, spawn
+from confined_qemu.act import spawn
+from confined_qemu.beside import relay
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

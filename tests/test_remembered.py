@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confined_qemu import remembered, xmltree
 from confined_qemu.context import Context
 from confined_qemu.errors import ValueProblem
 from confined_qemu.facts import LiveProcess
-from confined_qemu.remembered import BOOTED, COUNT, LABEL, Action, Memory, Noted, decide, parse
-from confined_qemu.yamlnodes import Problems
+from confined_qemu.libvirt import remembered, xmltree
+from confined_qemu.libvirt.remembered import BOOTED, COUNT, LABEL, Action, Memory, Noted, decide, parse
+from confined_qemu.spec.yamlnodes import Problems
 from tests import strategies
 from tests.fakes import DEBIAN, VIRT_IMAGE
 

@@ -15,16 +15,16 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confined_qemu import specfile
-from confined_qemu.commas import split
+from confined_qemu.cmdline.commas import split
 from confined_qemu.context import Context
 from confined_qemu.errors import ValueProblem
 from confined_qemu.invocation import Accel, Confinement
-from confined_qemu.render import first_extra, invocation
 from confined_qemu.resource import Access, Listener, Role, Sharing
-from confined_qemu.vm import VM
-from confined_qemu.vm_devices import Char, CharKind, Network, NetworkType, NicModel
-from confined_qemu.vm_disks import Bus, Disk, DiskFormat, DiskLabel
+from confined_qemu.spec import loader
+from confined_qemu.spec.devices import Char, CharKind, Network, NetworkType, NicModel
+from confined_qemu.spec.disks import Bus, Disk, DiskFormat, DiskLabel
+from confined_qemu.spec.render import first_extra, invocation
+from confined_qemu.spec.vm import VM
 from tests.strategies import hostile, paths, spec_documents, stray
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def test_no_path_adds_or_changes_an_option(path: str, folder: str) -> None:
 
 @given(spec_documents())
 def test_every_good_spec_can_be_rendered(document: dict[str, Any]) -> None:
-    vm = specfile.parse(yaml.safe_dump(document), "f.yaml")
+    vm = loader.parse(yaml.safe_dump(document), "f.yaml")
     rendered = invocation(vm, "/specs")
     assert len(rendered.resources) + len(rendered.listeners) >= len(vm.disks)
     assert all(one.path.startswith("/") for one in rendered.resources)

@@ -11,10 +11,10 @@ import pytest
 import yaml
 from hypothesis import given
 
-from confined_qemu import schema, specfile
-from confined_qemu.spectable import SECLABEL, SPEC
-from confined_qemu.spectable_helpers import SHARE, TPM
-from confined_qemu.spectable_parts import DISK, DISK_LABEL, NETWORK
+from confined_qemu.spec import loader, schema
+from confined_qemu.spec.table import SECLABEL, SPEC
+from confined_qemu.spec.table_helpers import SHARE, TPM
+from confined_qemu.spec.table_parts import DISK, DISK_LABEL, NETWORK
 from tests.strategies import spec_documents
 
 HERE = Path(__file__).parent
@@ -72,7 +72,7 @@ def test_what_the_loader_refuses_the_schema_refuses(path: Path) -> None:
 
 @given(spec_documents())
 def test_what_the_loader_takes_the_schema_takes(document: dict[str, Any]) -> None:
-    specfile.parse(yaml.safe_dump(document), "f.yaml")
+    loader.parse(yaml.safe_dump(document), "f.yaml")
     VALIDATOR.validate(document)
 
 
@@ -80,4 +80,4 @@ def test_what_the_loader_takes_the_schema_takes(document: dict[str, Any]) -> Non
 def test_words_that_only_yaml_1_1_takes_for_a_truth(word: str) -> None:
     # An editor that reads YAML 1.2 hands these over as texts.
     assert VALIDATOR.is_valid({"name": "x", "require_domain": word})
-    specfile.parse(f"name: x\nrequire_domain: {word}", "f.yaml")
+    loader.parse(f"name: x\nrequire_domain: {word}", "f.yaml")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from confined_qemu import spawn
+from confined_qemu import beside
+from confined_qemu.act import spawn
 from confined_qemu.errors import HostError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ os.write(int(sys.argv[1]), json.dumps(said).encode())
 def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Return what a program that was started says of itself."""
     (tmp_path / "probe.py").write_text(PROBE)
-    monkeypatch.setattr(spawn, "__file__", str(tmp_path / "spawn.py"))
+    monkeypatch.setattr(beside, "__file__", str(tmp_path / "__init__.py"))
     mine, its = socket.socketpair()
     other, secret = os.pipe()
     os.set_inheritable(secret, True)  # noqa: FBT003 - positional by definition

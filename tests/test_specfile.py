@@ -12,14 +12,14 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from confined_qemu import specfile, yamlnodes
 from confined_qemu.context import Context
 from confined_qemu.errors import SpecError
 from confined_qemu.invocation import Accel, Seclabel, SeclabelType
-from confined_qemu.vm import VM
-from confined_qemu.vm_devices import Char, CharKind, Network, NetworkType
-from confined_qemu.vm_disks import Bus, Disk, DiskFormat
-from confined_qemu.vm_helpers import Share, ShareDriver, Tpm, TpmModel, TpmVersion
+from confined_qemu.spec import loader, yamlnodes
+from confined_qemu.spec.devices import Char, CharKind, Network, NetworkType
+from confined_qemu.spec.disks import Bus, Disk, DiskFormat
+from confined_qemu.spec.helpers import Share, ShareDriver, Tpm, TpmModel, TpmVersion
+from confined_qemu.spec.vm import VM
 from tests.strategies import spec_documents
 
 HERE = Path(__file__).parent
@@ -34,7 +34,7 @@ def decoded(path: Path) -> str:
 
 def problems(text: str) -> tuple[str, ...]:
     with pytest.raises(SpecError) as caught:
-        specfile.parse(text, "f.yaml")
+        loader.parse(text, "f.yaml")
     assert str(caught.value).split("\n") == list(caught.value.problems)
     return caught.value.problems
 
@@ -42,7 +42,7 @@ def problems(text: str) -> tuple[str, ...]:
 @pytest.mark.parametrize("path", BAD, ids=lambda path: path.stem)
 def test_golden_problems(path: Path) -> None:
     with pytest.raises(SpecError) as caught:
-        specfile.parse(decoded(path), path.name)
+        loader.parse(decoded(path), path.name)
     assert f"{caught.value}\n" == path.with_suffix(".err").read_text()
 
 
@@ -54,12 +54,12 @@ def test_the_golden_corpus_is_whole() -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_the_examples_are_good(path: Path) -> None:
     text = path.read_text()
-    assert specfile.parse(text, path.name).name == path.stem
+    assert loader.parse(text, path.name).name == path.stem
     assert text.startswith("# yaml-language-server: $schema=confined-qemu.schema.json\n")
 
 
 def test_linux_0_2() -> None:
-    vm = specfile.parse(decoded(HERE.parent / "configs" / "linux-0.2.yaml"), "linux-0.2.yaml")
+    vm = loader.parse(decoded(HERE.parent / "configs" / "linux-0.2.yaml"), "linux-0.2.yaml")
     assert vm == VM(
         name="linux-0.2",
         disks=(Disk("linux-0.2.img", DiskFormat.RAW, Bus.IDE, source="disks[0].file"),),
@@ -98,7 +98,7 @@ confinement: auto
 require_domain: TRUE
 seclabel: {{type: static, label: "{label}", relabel: yes}}
 """
-    vm = specfile.parse(text, "f.yaml")
+    vm = loader.parse(text, "f.yaml")
     plain = VM("plain")
     unset = [name for name in VM.__slots__ if getattr(vm, name) == getattr(plain, name)]
     assert unset == []
@@ -116,13 +116,13 @@ seclabel: {{type: static, label: "{label}", relabel: yes}}
     "text", ["on", "no", "1:30", "0o17", "1_000", "~", "null", "2001-01-01", "1e3", ".inf", "0x1F", "y"]
 )
 def test_a_text_stays_what_was_written(text: str) -> None:
-    vm = specfile.parse(f"name: x\nkernel: {text}\ncmdline: {text}\nqemu_args: [{text}]\n", "f.yaml")
+    vm = loader.parse(f"name: x\nkernel: {text}\ncmdline: {text}\nqemu_args: [{text}]\n", "f.yaml")
     assert (vm.kernel, vm.cmdline, vm.qemu_args) == (text, text, (text,))
 
 
 @pytest.mark.parametrize("word", ["yes", "on", "true", "no", "off", "false", "Yes", "OFF", "True", '"yes"', "'no'"])
 def test_yes_and_no(word: str) -> None:
-    vm = specfile.parse(f"name: x\nrequire_domain: {word}\n", "f.yaml")
+    vm = loader.parse(f"name: x\nrequire_domain: {word}\n", "f.yaml")
     assert vm.require_domain is (word.strip("\"'").lower() in {"yes", "on", "true"})
 
 
@@ -140,18 +140,18 @@ def test_what_is_no_count(number: str) -> None:
 
 def test_relabel_follows_the_type_as_in_libvirt() -> None:
     for kind, relabel in (("dynamic", True), ("none", False)):
-        assert specfile.parse(f"name: x\nseclabel: {{type: {kind}}}", "f.yaml").seclabel.relabel is relabel
+        assert loader.parse(f"name: x\nseclabel: {{type: {kind}}}", "f.yaml").seclabel.relabel is relabel
 
 
 def test_short_and_long_network() -> None:
-    assert specfile.parse("name: x\nnetwork: user", "f").network == Network(NetworkType.USER)
-    assert specfile.parse("name: x\nnetwork: {type: user}", "f").network == Network(NetworkType.USER)
+    assert loader.parse("name: x\nnetwork: user", "f").network == Network(NetworkType.USER)
+    assert loader.parse("name: x\nnetwork: {type: user}", "f").network == Network(NetworkType.USER)
     assert problems("name: x\nnetwork: tap")[0].startswith("f.yaml:2:10: network: a tap network needs")
 
 
 def test_aliases_repeat_what_they_name() -> None:
     text = "name: x\nkernel: &k vmlinuz\ncmdline: *k\ndisks:\n- {file: a, format: &f raw}\n- {file: b, format: *f}\n"
-    vm = specfile.parse(text, "f.yaml")
+    vm = loader.parse(text, "f.yaml")
     assert vm.cmdline == "vmlinuz"
     assert [disk.format for disk in vm.disks] == [DiskFormat.RAW, DiskFormat.RAW]
 
@@ -180,18 +180,18 @@ def test_nesting_ends(opening: str) -> None:
 
 def test_a_text_that_is_no_spec_for_its_length() -> None:
     assert "characters are no spec" in problems("#" * (yamlnodes.MAX_CHARACTERS + 1))[0]
-    specfile.parse("name: x\n#" + "#" * (yamlnodes.MAX_CHARACTERS - 9), "f.yaml")
+    loader.parse("name: x\n#" + "#" * (yamlnodes.MAX_CHARACTERS - 9), "f.yaml")
 
 
 def test_a_byte_order_mark_is_no_problem() -> None:
-    assert specfile.parse("\ufeffname: x\n", "f.yaml").name == "x"
+    assert loader.parse("\ufeffname: x\n", "f.yaml").name == "x"
 
 
 def test_problems_are_in_order_of_place_and_name_their_file() -> None:
     lines = problems("memory: 1\ncpus: x\nname: ' '\nbogus: 1\n")
     assert [line.split(": ")[0] for line in lines] == ["f.yaml:1:9", "f.yaml:2:7", "f.yaml:3:7", "f.yaml:4:1"]
     with pytest.raises(SpecError, match=re.escape(r"a\nb.yaml:1:1: ")):
-        specfile.parse("", "a\nb.yaml")
+        loader.parse("", "a\nb.yaml")
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_one_mistake_has_no_echo() -> None:
 
 @given(spec_documents(), st.sampled_from([True, False, None]))
 def test_a_good_document_is_read_as_it_is(document: dict[str, Any], flow: bool | None) -> None:
-    vm = specfile.parse(yaml.safe_dump(document, default_flow_style=flow, sort_keys=False), "f")
+    vm = loader.parse(yaml.safe_dump(document, default_flow_style=flow, sort_keys=False), "f")
     assert vm.name == document["name"]
     assert vm.kernel == document.get("kernel")
     assert vm.cmdline == document.get("cmdline")
@@ -227,7 +227,7 @@ def test_a_good_document_is_read_as_it_is(document: dict[str, Any], flow: bool |
 def refuse_or_read(text: str) -> None:
     """Anything but a VM or a SpecError whose every line names its place fails the test."""
     try:
-        specfile.parse(text, "f.yaml")
+        loader.parse(text, "f.yaml")
     except SpecError as error:
         lines = error.problems
     else:
@@ -291,9 +291,9 @@ def test_any_value_of_any_key_is_refused_or_read(value: Any, data: st.DataObject
 def test_the_pure_python_parser_does_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(yaml, "CSafeLoader")
     for path in CONFIGS:
-        assert specfile.parse(decoded(path), path.name).name == path.stem
+        assert loader.parse(decoded(path), path.name).name == path.stem
     for path in BAD:
         with pytest.raises(SpecError):
-            specfile.parse(decoded(path), path.name)
+            loader.parse(decoded(path), path.name)
     for text in ("[" * 5000, "- " * 5000, "%YAML 1." + "9" * 5000 + "\n--- a", "\t", "a: b: c", "\ud800"):
         refuse_or_read(text)

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confined_qemu import svirt
 from confined_qemu.context import Context
 from confined_qemu.errors import ValueProblem
 from confined_qemu.invocation import Seclabel, SeclabelType
 from confined_qemu.mcs import Pair
+from confined_qemu.plan import svirt
 from confined_qemu.resource import Sharing
 from tests import strategies
 from tests.fakes import DEBIAN, FEDORA

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from confined_qemu import hostpaths, svirt_table
+from confined_qemu.cmdline.options import OPTIONS
 from confined_qemu.facts import FileKind
-from confined_qemu.options import OPTIONS
 from confined_qemu.resource import Access, Resource, Role, Sharing
 from confined_qemu.svirt_table import TABLE, End, Place
 from tests.strategies import hostile, stray

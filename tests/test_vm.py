@@ -9,10 +9,10 @@ import pytest
 from confined_qemu.context import Context
 from confined_qemu.errors import ValueProblem
 from confined_qemu.invocation import Confinement, Seclabel, SeclabelType
-from confined_qemu.vm import VM
-from confined_qemu.vm_devices import Char, CharKind, Network, NetworkType
-from confined_qemu.vm_disks import Bus, Disk, DiskFormat, DiskLabel
-from confined_qemu.vm_rules import Broken, size_in_bytes
+from confined_qemu.spec.devices import Char, CharKind, Network, NetworkType
+from confined_qemu.spec.disks import Bus, Disk, DiskFormat, DiskLabel
+from confined_qemu.spec.rules import Broken, size_in_bytes
+from confined_qemu.spec.vm import VM
 
 STATIC = SeclabelType.STATIC
 DYNAMIC = SeclabelType.DYNAMIC

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from confined_qemu import spawn, survivors, watch
+from confined_qemu.act import spawn
+from confined_qemu.beside import survivors, watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,7 +57,9 @@ class Watched:
         self, folder: Path, *, context: str | None = None, journal: str = "", survivor: int = 0, helpers: bool = False
     ) -> None:
         self.package = folder / "package/confined_qemu"
-        self.package.mkdir(parents=True)
+        self.beside, self.restore = self.package / "beside", self.package / "restore"
+        self.beside.mkdir(parents=True)
+        self.restore.mkdir()
         self.journal = folder / "journal"
         self.journal.write_text(journal)
         if survivor:
@@ -71,7 +74,7 @@ class Watched:
         self.leash, its_leash = socket.socketpair()
         numbers = (pidfd, self.vm.pid, control, report.fileno(), its_leash.fileno() if helpers else -1, -1)
         self.watcher = subprocess.Popen(
-            [spawn.INTERPRETER, "-IS", self.package / "watch.py", self.journal, expected, *map(str, numbers)],
+            [spawn.INTERPRETER, "-IS", self.beside / "watch.py", self.journal, expected, *map(str, numbers)],
             pass_fds=(pidfd, control, report.fileno(), its_leash.fileno()),
         )
         its_leash.close()
@@ -88,11 +91,12 @@ class Watched:
         for patience in ("_EXEC_PATIENCE = 5.0", "_HELPER_PATIENCE = 10_000"):
             assert patience in text
             text = text.replace(patience, f"{patience.partition('=')[0]}= 0")
-        (self.package / "watch.py").write_text(text)
-        (self.package / "__init__.py").write_text("")
+        (self.beside / "watch.py").write_text(text)
+        for folder in (self.package, self.beside, self.restore):
+            (folder / "__init__.py").write_text("")
         (self.package / "errors.py").write_text(ERRORS)
-        (self.package / "restore.py").write_text(RESTORE)
-        (self.package / "survivors.py").write_text(SURVIVORS.format(path=survivor))
+        (self.restore / "restore.py").write_text(RESTORE)
+        (self.beside / "survivors.py").write_text(SURVIVORS.format(path=survivor))
 
     def become(self) -> None:
         """Close the launcher's end, as an exec does."""

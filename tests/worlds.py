@@ -8,10 +8,7 @@ import zlib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from confined_qemu import helperplan
-from confined_qemu.chain import Layer, names
 from confined_qemu.context import Context
-from confined_qemu.decisions import NO_POLICY
 from confined_qemu.facts import (
     DescriptorFacts,
     Facts,
@@ -28,15 +25,18 @@ from confined_qemu.facts import (
     SelinuxMode,
 )
 from confined_qemu.helper import PROGRAMS
+from confined_qemu.host.chain import Layer, names
 from confined_qemu.mcs import Level, Pair
+from confined_qemu.plan import helperplan
+from confined_qemu.plan.decisions import NO_POLICY
 from confined_qemu.resource import Access, Resource, Role, Sharing
 from tests.fakes import DEBIAN, FEDORA, VIRT_IMAGE, Policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from confined_qemu import decisions
     from confined_qemu.invocation import Invocation
+    from confined_qemu.plan import decisions
 
 HERE = "/srv/vm"
 """Where relative paths start."""

@@ -13,10 +13,13 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from confined_qemu import fixedlabels, journal, lsm, mounts, places, restore, svirt
+from confined_qemu import lsm
 from confined_qemu.errors import HostError
 from confined_qemu.facts import SelinuxMode
+from confined_qemu.host import mounts
+from confined_qemu.plan import fixedlabels, places, svirt
 from confined_qemu.policy import install
+from confined_qemu.restore import journal, restore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from confined_qemu import probe
+from confined_qemu.host import probe
 from confined_qemu.invocation import Invocation
 from confined_qemu.resource import PROBED, Access, Resource, Role, Sharing
 from integration.suite import headers

@@ -53,18 +53,25 @@ def _labels() -> str:
 
 
 def _modules() -> str:
-    """Return a list of the package's modules, each with the first sentence of its docstring."""
-    folder = os.path.join(programs.checkout(), "confined_qemu")
+    """Return a list of the package's folders and modules, each with the first sentence of its docstring."""
+    top = os.path.join(programs.checkout(), "confined_qemu")
     lines = []
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            if name.endswith(".py"):
-                path = os.path.join(parent, name)
-                with open(path, encoding="utf-8") as file:
-                    words = ast.get_docstring(ast.parse(file.read())) or ""
-                first = words.partition("\n")[0]
-                lines.append(f"- `{os.path.relpath(path, folder)}`: {first}")
-    return "\n".join(sorted(lines))
+    for parent, folders, names in os.walk(top):
+        folders.sort()
+        if "__init__.py" not in names:
+            continue  # what an interpreter left
+        inner = parent != top
+        if inner:
+            lines.append(f"- `{os.path.relpath(parent, top)}/`: {_about(os.path.join(parent, '__init__.py'))}")
+        modules = [name for name in sorted(names) if name.endswith(".py") and not (inner and name == "__init__.py")]
+        indent = "  " if inner else ""
+        lines += [f"{indent}- `{name}`: {_about(os.path.join(parent, name))}" for name in modules]
+    return "\n".join(lines)
+
+
+def _about(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return (ast.get_docstring(ast.parse(file.read())) or "").partition("\n")[0]
 
 
 def renew(name: str | None = None, block: str = "") -> None:

@@ -1,0 +1,1 @@
+"""What stays beside a VM while it runs: small programs of their own, executed by path."""

@@ -1,0 +1,1 @@
+"""QEMU's own command line: what it names, read as QEMU reads it."""

@@ -1,0 +1,130 @@
+"""What has been found while a command line is read: files, sockets to make, and the arguments as they will be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from confined_qemu import hostpaths
+from confined_qemu.errors import CommandLineError
+from confined_qemu.resource import Access, Listener, Resource, Role
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from confined_qemu.cmdline.options import Option, Use
+
+_QOM = ("/machine", "/objects", "/chardevs", "/backend")
+"""Objects inside QEMU have paths too (`qom-list`)."""
+
+
+@dataclass
+class Collector:
+    """Takes what the readers of the options find. `position` is that of the option being read."""
+
+    first: int
+    taken: frozenset[str]
+    """The chardev ids that the command line uses itself."""
+    position: int = 0
+    arguments: list[str] = field(default_factory=list)
+    listeners: list[Listener] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
+    """What the listeners are called."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """How many sockets of each old option were rewritten."""
+    needs_tmpdir: bool = False
+    _found: list[tuple[int, Resource]] = field(default_factory=list)
+
+    def add(  # noqa: PLR0913 - the fields of a Resource
+        self,
+        path: str,
+        role: Role,
+        access: Access,
+        source: str,
+        *,
+        shareable: bool = False,
+        format: str | None = None,  # noqa: A002 - the name that the field has
+        stated: frozenset[Role] = frozenset(),
+    ) -> None:
+        """Add a file by the rules of `hostpaths.resource`, unless the path names none."""
+        found = hostpaths.resource(path, role, access, source, shareable=shareable, format=format, stated=stated)
+        if found is not None:
+            self._found.append((self.position, found))
+
+    def use(self, path: str, use: Use, source: str) -> None:
+        """Add one file, or each of a list of files, as the table of options says."""
+        if use.role is Role.VFIO:
+            self._vfio(path, source)
+            return
+        for single in path.split(use.many) if use.many is not None else (path,):
+            self.add(single, use.role, use.access, source)
+
+    def _vfio(self, device: str, source: str) -> None:
+        """Add what QEMU opens for a device that it passes through (`hw/vfio/pci.c`): the group and the container.
+
+        It finds the group in sysfs, by the device's address (`01:00.0`) or folder.
+        """
+        folder = hostpaths.pci_folder(device)
+        self.add(f"{folder}/{hostpaths.IOMMU_GROUP}", Role.VFIO, Access.READ_WRITE, source)
+        self.add(f"{folder}/config", Role.HOST_DEVICE, Access.READ, source)
+        self.add("/dev/vfio/vfio", Role.HOST_DEVICE, Access.READ_WRITE, source)
+
+    def socket(  # noqa: PLR0913 - the fields of a Listener
+        self, name: str, path: str, source: str, before: str, after: str, *, access: Access
+    ) -> None:
+        """Add a socket for the launcher to make or to connect, and the argument that takes its number."""
+        unique = name
+        number = len(self.listeners)
+        while unique in self.names:
+            number += 1
+            unique = f"{name}-{number}"
+        self.names.add(unique)
+        index = self.first + len(self.arguments)
+        self.listeners.append(Listener(unique, path, source, index, before, after, access))
+        self.arguments.append(f"{before}{{{unique}}}{after}")
+
+    @property
+    def resources(self) -> tuple[Resource, ...]:
+        """Everything found, in the order of the command line."""
+        return tuple(found for _, found in sorted(self._found, key=lambda entry: entry[0]))
+
+
+_TEXT = frozenset(
+    """
+    append bootargs data desc domainname host-data hostname id id-auth id-block in.name iv mount_tag name osk
+    out.name priority product serial tag username vendor
+    """.split()  # noqa: SIM905 - a table, not a line for each word
+)
+"""Keys of strict lists whose value is text, base64 or the guest's own path (virtme's `mount_tag=/dev/root`)."""
+
+
+def read_keys(
+    collector: Collector, option: str, spec: Option, values: Sequence[tuple[str, str]], known: Sequence[str] = ()
+) -> None:
+    """Add the files that the keys of a list name, after the option's table.
+
+    `known` are keys that the caller reads itself.
+
+    Raises:
+        CommandLineError: an absolute path stands under a key that is not known to name none.
+    """
+    driver = dict(values).get(spec.implied or "", "")
+    for key, value in values:
+        use = spec.keys.get(f"{driver}:{key}") or spec.keys.get(key)
+        if use is not None:
+            collector.use(value, use, f"-{option} {key}=")
+        elif spec.strict and key not in known and key != spec.implied:
+            refuse_path(option, key, value, _TEXT)
+
+
+def refuse_path(option: str, key: str, value: str, harmless: frozenset[str] = frozenset()) -> None:
+    """Refuse an absolute path where no file is expected: QEMU might open it, and it would not be labelled.
+
+    Raises:
+        CommandLineError: `value` begins with a slash, and is no path of QEMU's own objects.
+    """
+    if value.startswith("/") and not value.startswith(_QOM) and key not in harmless:
+        raise CommandLineError(
+            f"-{option} {key}={value!r}: it is not known whether QEMU opens this file",
+            hint="report this option, or leave the key out",
+        )

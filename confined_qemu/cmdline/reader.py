@@ -1,0 +1,182 @@
+"""QEMU's own reading of its command line: arguments in, every file of the host that they name out. Pure.
+
+Source: `softmmu/vl.c` (`qemu_init`). The table of options is in `options`; disks, character devices and what else
+needs code are in the modules beside this one. An option that may name a file and is not known is refused.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from confined_qemu.cmdline import chardevs, own
+from confined_qemu.cmdline.blocks import Blocks
+from confined_qemu.cmdline.collector import Collector, read_keys
+from confined_qemu.cmdline.keyvals import objects, pairs
+from confined_qemu.cmdline.options import OPTIONS, Kind, Option
+from confined_qemu.cmdline.queries import is_query, walk
+from confined_qemu.errors import CommandLineError
+from confined_qemu.invocation import Accel, Invocation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_DEFAULT_NAME = "qemu"
+_FLASH = ("pflash0", "pflash1")
+
+
+def read(emulator: str, arguments: Sequence[str], *, name: str | None = None, first: int = 0) -> Invocation:
+    """Return what QEMU would make of `arguments` (without the emulator itself).
+
+    The result's arguments are the given ones, but that a unix socket that listens is to be made by the launcher:
+    `fd={NAME}` stands for its path, and the listener of that name says where. `name` is the VM's where `-name`
+    gives none. `first` is added to the listeners' index, for arguments that follow others. A query
+    (`-device help`) has no resources.
+
+    Raises:
+        CommandLineError: an option is not known, or cannot be read, or may name a file that cannot be told.
+    """
+    if is_query(arguments):
+        return Invocation(name or _DEFAULT_NAME, emulator, tuple(arguments), query=True)
+    reading = _Reading(Collector(first, _ids(arguments)), last=_last(arguments))
+    for position, option, value in walk(arguments):
+        reading.collector.position = position
+        if option is None:
+            reading.positional(position, value or "")
+        else:
+            reading.option(arguments[position], option, value)
+    reading.blocks.finish(reading.collector, snapshot=reading.snapshot)
+    collector = reading.collector
+    return Invocation(
+        name=reading.name or name or _DEFAULT_NAME,
+        emulator=emulator,
+        arguments=tuple(collector.arguments),
+        resources=collector.resources,
+        listeners=tuple(collector.listeners),
+        accel=_accel(reading.accels, emulator),
+        needs_tmpdir=collector.needs_tmpdir,
+        daemonize=reading.daemonize,
+        snapshot=reading.snapshot,
+    )
+
+
+def _ids(arguments: Sequence[str]) -> frozenset[str]:
+    """Return the ids that the command line gives its own character devices."""
+    lists = (value for _, option, value in walk(arguments) if option == "chardev" and value is not None)
+    return frozenset(text for value in lists for key, text in pairs("chardev", value) if key == "id")
+
+
+def _last(arguments: Sequence[str]) -> dict[str, int]:
+    """Return the position of each option's last occurrence: of two `-kernel`, QEMU opens the second alone."""
+    return {option: position for position, option, _ in walk(arguments) if option is not None}
+
+
+@dataclass
+class _Reading:
+    """One command line while it is read, option by option."""
+
+    collector: Collector
+    last: dict[str, int]
+    blocks: Blocks = field(default_factory=Blocks)
+    accels: list[str] = field(default_factory=list)
+    name: str = ""
+    daemonize: bool = False
+    snapshot: bool = False
+
+    def positional(self, position: int, value: str) -> None:
+        """Take a disk image without an option."""
+        self.blocks.disk(position, None, value)
+        self.collector.arguments.append(value)
+
+    def option(self, argument: str, option: str, value: str | None) -> None:
+        """Take one option, written as `argument`; its value is None where it has none."""
+        spec = OPTIONS.get(option)
+        if spec is None:
+            raise CommandLineError(
+                f"{argument}: this option is not known, so neither are the files that it may name",
+                hint="leave it out, or use a version of confined-qemu that knows it",
+            )
+        if spec.kind is Kind.FLAG:
+            self._flag(option)
+            self.collector.arguments.append(argument)
+        elif value is None:
+            # the last option has no value: QEMU says so
+            self.collector.arguments.append(argument)
+        elif spec.kind is Kind.CHARDEV:
+            chardevs.chardev(self.collector, argument, value)
+        elif spec.kind is Kind.LEGACY:
+            chardevs.legacy(self.collector, option, argument, value)
+        else:
+            self._value(option, spec, value)
+            self.collector.arguments += [argument, value]
+
+    def _flag(self, option: str) -> None:
+        self.daemonize |= option == "daemonize"
+        self.snapshot |= option == "snapshot"
+        if option in {"enable-kvm", "no-kvm"}:
+            self._machine_accel("kvm" if option == "enable-kvm" else "tcg")
+
+    def _value(self, option: str, spec: Option, value: str) -> None:
+        collector = self.collector
+        match spec.kind:
+            case Kind.PATH if option == "L" or collector.position == self.last[option]:
+                self._path(option, spec, value)
+            case Kind.LIST:
+                self._list(option, spec, value)
+            case Kind.OWN:
+                own.READERS[option](collector, option, value)
+            case Kind.DISK:
+                self.blocks.disk(collector.position, option, value)
+            case Kind.DRIVE:
+                self.blocks.drive(collector.position, value)
+            case Kind.BLOCKDEV:
+                self.blocks.blockdev(collector.position, value)
+            case _ if option == "name":
+                self.name = dict(pairs(option, value, "guest")).get("guest", self.name)
+            case _ if option == "accel":
+                self.accels.append(dict(pairs(option, value, "accel")).get("accel", ""))
+
+    def _path(self, option: str, spec: Option, value: str) -> None:
+        if option == "k" and "/" not in value:
+            return  # a layout of QEMU's own (`keymaps/`)
+        if option == "D" and "%" in value:
+            raise CommandLineError(
+                f"-D {value!r}: the log's name would hold a process's number, and it is made before QEMU starts",
+                hint="name the file without %",
+            )
+        if option == "mem-path":
+            own.memory(self.collector, value, f"-{option}")
+        elif spec.use is not None:
+            self.collector.use(value, spec.use, f"-{option}")
+
+    def _list(self, option: str, spec: Option, value: str) -> None:
+        values = objects(option, value, spec.implied)
+        read_keys(self.collector, option, spec, values)
+        last = dict(values)
+        if option in {"M", "machine"}:
+            if "accel" in last:
+                self._machine_accel(last["accel"])
+            self.blocks.flash.update(last[key] for key in _FLASH if key in last)
+        elif option == "device" and "drive" in last:
+            self.blocks.device(last.get("driver", ""), last["drive"])
+
+    def _machine_accel(self, value: str) -> None:
+        """Take `-machine accel=` (and `-enable-kvm`, the same): QEMU keeps the last one."""
+        self.accels = value.split(":")
+
+
+def _accel(wanted: Sequence[str], emulator: str) -> Accel:
+    """Return the accelerator that QEMU may end up with: it takes the first of the list that works.
+
+    TCG always works, so what stands behind it counts for nothing (`softmmu/vl.c`, `configure_accelerators`).
+    """
+    known = [name for name in wanted if name in {"kvm", "tcg"}]
+    if not wanted:
+        # its own defaults are kvm:tcg where the program's name ends with kvm, else tcg:kvm
+        return Accel.AUTO if posixpath.basename(emulator).endswith("kvm") else Accel.TCG
+    match known:
+        case ["kvm", *rest]:
+            return Accel.AUTO if "tcg" in rest else Accel.KVM
+        case _:
+            return Accel.TCG

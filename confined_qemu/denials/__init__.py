@@ -1,0 +1,1 @@
+"""What SELinux denied, and what each denial means."""

@@ -1,0 +1,241 @@
+"""Whose denials they are: each goes to the VM that ran in that context at that time, equal ones become one. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from confined_qemu.denials.explain import explain
+from confined_qemu.denials.verdict import LAUNCHER, Case, Explanation, Verdict
+from confined_qemu.errors import printable
+from confined_qemu.plan.decisions import Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from confined_qemu.context import Context
+    from confined_qemu.denials.avc import Denial
+    from confined_qemu.plan.decisions import Answer
+
+    Ask = Callable[[Denial], Answer]
+    Default = Callable[[str, str], Context | None]
+
+
+@dataclass(frozen=True, slots=True)
+class GivenFile:
+    """A file that a VM was given, with the label that it got."""
+
+    path: str
+    inode: int
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Vm:
+    """A VM that runs or ran. Times in milliseconds of the clock; `end` None: it may still run.
+
+    `pid` is the launcher's, which became QEMU. `files` are those that were labelled for it.
+    """
+
+    name: str
+    context: Context
+    pid: int
+    start: int
+    end: int | None = None
+    files: tuple[GivenFile, ...] = ()
+
+    def lived(self, time: int) -> bool:
+        """Tell whether `time` lies in its life."""
+        return self.start <= time and (self.end is None or time <= self.end)
+
+    def runs_as(self, context: Context) -> bool:
+        """Tell whether a process in `context` is one of its: QEMU, or a helper at the same pair."""
+        if context == self.context:
+            return True
+        mine = self.context.range
+        return mine is not None and bool(mine.low.categories) and context.range == mine
+
+
+@dataclass(slots=True)
+class Line:
+    """Equal denials: the latest of them, how often, and what there is to say."""
+
+    denial: Denial
+    path: str | None
+    explanation: Explanation
+    count: int = 0
+    first: int = 0
+
+    @property
+    def matters(self) -> bool:
+        """Tell whether a VM may have failed of it."""
+        return self.explanation.verdict is not Verdict.HARMLESS
+
+    def describe(self) -> str:
+        """Return it as one line: what was denied to whom on what, and what mends it."""
+        denial = self.denial
+        times = f" ({self.count} times)" if self.count > 1 else ""
+        verb = "would have denied" if denial.permissive else "denied"
+        who = printable(denial.comm) if denial.comm is not None else denial.source.type
+        what = f"{verb} {{ {' '.join(denial.permissions)} }} to {who} on {self._object()}{times}"
+        return printable(f"{what}: {self.explanation.describe()}")
+
+    def _object(self) -> str:
+        denial = self.denial
+        if denial.source == denial.target:
+            return f"itself ({denial.kind})"
+        target = denial.target
+        label = target.type if target.range is None else f"{target.type}:{target.range}"
+        name = self.path or denial.path or denial.name
+        if name is None and denial.inode is not None:
+            name = f"inode {denial.inode}"
+        return f"{denial.kind} {printable(name)} ({label})" if name is not None else f"{denial.kind} of {label}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that `denials --json` prints; times in seconds."""
+        denial, explanation = self.denial, self.explanation
+        return {
+            "permissions": list(denial.permissions),
+            "comm": denial.comm,
+            "source": str(denial.source),
+            "target": str(denial.target),
+            "class": denial.kind,
+            "path": self.path or denial.path or denial.name,
+            "permissive": denial.permissive,
+            "count": self.count,
+            "first": self.first / 1000,
+            "last": denial.stamp.time / 1000,
+            "verdict": str(explanation.verdict),
+            "why": explanation.why,
+            "advice": explanation.advice,
+            "command": explanation.command,
+        }
+
+
+@dataclass(slots=True)
+class Group:
+    """The denials of one VM (of its latest run: `vm`), of the launcher, or of a context that no known VM has."""
+
+    title: str
+    vm: Vm | None = None
+    lines: dict[tuple[object, ...], Line] = field(default_factory=dict)
+
+    def describe(self) -> list[str]:
+        """Return the group as lines, its title first."""
+        title = self.title if self.vm is None else f"{self.title} ({self.vm.context})"
+        return [f"{printable(title)}:", *(f"  {line.describe()}" for line in self.lines.values())]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that `denials --json` prints for this group; a `name` of null is no known VM's."""
+        vm = self.vm
+        return {
+            "name": vm.name if vm is not None else None,
+            "context": str(vm.context) if vm is not None else self.title,
+            "pid": vm.pid if vm is not None else None,
+            "started": vm.start / 1000 if vm is not None else None,
+            "ended": vm.end / 1000 if vm is not None and vm.end is not None else None,
+            "denials": [line.to_json() for line in self.lines.values()],
+        }
+
+
+def of_vm(denial: Denial, vms: Sequence[Vm]) -> Vm | None:
+    """Return the VM whose process was denied; of several in one context (static labels) the one with its pid.
+
+    The launcher, before it becomes QEMU, counts as the VM: the pid is the same.
+    """
+    alive = [vm for vm in vms if vm.lived(denial.stamp.time)]
+    if denial.source.type in LAUNCHER:
+        return next((vm for vm in alive if vm.pid == denial.pid), None)
+    found = [vm for vm in alive if vm.runs_as(denial.source)]
+    return next((vm for vm in found if vm.pid == denial.pid), found[-1] if found else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What denials are judged by.
+
+    `vms` in the order of their start. `domains` are the types that VMs run in: a denial of theirs without a known VM
+    is a group of its own. `ask` is the policy, `default` its label for a path and class, `image` the type of images.
+    """
+
+    vms: Sequence[Vm]
+    domains: frozenset[str]
+    ask: Ask
+    default: Default
+    image: str = "svirt_image_t"
+
+
+def grouped(denials: Iterable[Denial], known: Known) -> list[Group]:
+    """Return the denials of VMs and of the launcher, explained: VMs first, in the order of their names."""
+    groups: dict[tuple[str, str], Group] = {}
+    for denial in denials:
+        vm = of_vm(denial, known.vms)
+        key, title = _place(denial, vm, known.domains)
+        if title is None:
+            continue
+        group = groups.setdefault(key, Group(title, vm))
+        group.vm = vm
+        _add(group, denial, known)
+    return [groups[key] for key in sorted(groups)]
+
+
+def _place(denial: Denial, vm: Vm | None, domains: frozenset[str]) -> tuple[tuple[str, str], str | None]:
+    if vm is not None:
+        return ("0", vm.name), vm.name
+    if denial.source.type in LAUNCHER:
+        return ("2", denial.source.type), f"confined-qemu itself ({denial.source.type})"
+    if denial.source.type in domains:
+        return ("1", str(denial.source)), f"no VM that is known ({denial.source})"
+    return ("", ""), None
+
+
+def _add(group: Group, denial: Denial, known: Known) -> None:
+    path = path_of(denial, known.vms)
+    same: tuple[object, ...] = (
+        denial.permissions,
+        denial.comm,
+        denial.kind,
+        # two runs of a VM differ in nothing but their level
+        denial.target.type if denial.source.range == denial.target.range else denial.target,
+        path or denial.path or denial.name or denial.inode,
+        denial.permissive,
+    )
+    line = group.lines.get(same)
+    if line is None:
+        answer, owner = known.ask(denial), _owner(denial, group.vm, known.vms)
+        # looked up only where it may matter: reading all file contexts takes time
+        by_type = answer.reason is Reason.TYPES and owner is None
+        label = known.default(path, denial.kind) if by_type and path is not None else None
+        explanation = explain(Case(denial, answer, owner, path, label, _given(group.vm, path), known.image))
+        if explanation.verdict is Verdict.HARMLESS:  # on what is of no interest
+            same = (denial.permissions, denial.kind, explanation.why)
+        line = group.lines.setdefault(same, Line(denial, path, explanation, first=denial.stamp.time))
+    line.count += 1
+    line.denial = denial
+
+
+def _owner(denial: Denial, vm: Vm | None, vms: Sequence[Vm]) -> str | None:
+    """Return the name of the other VM that has the target's level: the one of that time, else the last one known."""
+    level = denial.target.range
+    if level is None or not level.low.categories:
+        return None
+    found = [other for other in vms if other.context.range == level and (vm is None or other.context != vm.context)]
+    then = [other for other in found if other.lived(denial.stamp.time)]
+    return (then or found)[-1].name if found else None
+
+
+def _given(vm: Vm | None, path: str | None) -> str | None:
+    """Return the label that the VM's own file at `path` got at its start; None for any other."""
+    return next((file.label for file in vm.files if file.path == path), None) if vm is not None else None
+
+
+def path_of(denial: Denial, vms: Sequence[Vm]) -> str | None:
+    """Return the whole path of what was denied: the kernel's, or that of a VM's file with the same inode and name."""
+    if denial.path is not None:
+        # the kernel's own words for what has no path: `socket:[7]`, and for what had one
+        return denial.path if denial.path.startswith("/") and not denial.path.endswith(" (deleted)") else None
+    for vm in reversed(vms):
+        for file in vm.files:
+            if file.inode == denial.inode and denial.name in (None, file.path.rpartition("/")[2]):
+                return file.path
+    return None

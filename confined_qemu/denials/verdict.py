@@ -1,0 +1,104 @@
+"""What there is to say about a denial: the case with all that is known about it, and its explanation. Pure."""
+
+from __future__ import annotations
+
+import posixpath
+import shlex
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from confined_qemu.errors import printable
+from confined_qemu.plan import places
+from confined_qemu.plan.decisions import Answer
+
+if TYPE_CHECKING:
+    from confined_qemu.context import Context
+    from confined_qemu.denials.avc import Denial
+
+FILES = frozenset({"file", "dir", "lnk_file", "chr_file", "blk_file", "sock_file", "fifo_file"})
+"""The classes of what has a path."""
+LAUNCHER = frozenset({"confined_qemu_t", "confined_qemu_probe_t", "confined_qemu_denials_t"})
+"""The project's own domains that are no VM's: helpers of VMs run at the VM's pair, and count as the VM."""
+OURS = "confined_qemu"
+"""How the project's types start."""
+
+
+class Verdict(StrEnum):
+    """What there is to do about a denial."""
+
+    MEND = "mend"
+    """It may be allowed, and the explanation says how."""
+    KEEP = "keep"
+    """It must stay denied."""
+    MENDED = "mended"
+    """The policy allows it by now."""
+    HARMLESS = "harmless"
+    """Nothing depends on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why something was denied, and what mends it: a `command` for a root shell, or `advice` in words."""
+
+    verdict: Verdict
+    why: str
+    command: str | None = None
+    advice: str | None = None
+
+    def describe(self) -> str:
+        """Return it as one line."""
+        parts = ["must stay denied: " + self.why if self.verdict is Verdict.KEEP else self.why]
+        if self.advice is not None:
+            parts.append(self.advice)
+        if self.command is not None:
+            parts.append(f"run: {self.command}")
+        return printable("; ".join(parts))
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A denial and what is known about it.
+
+    `owner` names the other VM that has the target's categories, `path` is the file where it is known, `default` the
+    label that the policy has for that path, `given` the label that the VM's own file got at its start, `image` the type
+    that a VM's own images get.
+    """
+
+    denial: Denial
+    answer: Answer
+    owner: str | None = None
+    path: str | None = None
+    default: Context | None = None
+    given: str | None = None
+    image: str = "svirt_image_t"
+
+    @property
+    def by_launcher(self) -> bool:
+        """Tell whether the project's own domain was denied, not a VM."""
+        return self.denial.source.type in LAUNCHER
+
+    def asks(self, permissions: frozenset[str]) -> bool:
+        """Tell whether one of `permissions` was denied."""
+        return not permissions.isdisjoint(self.denial.permissions)
+
+
+def adopted(path: str, label: str, why: str) -> Explanation:
+    """Explain a file that lies where the policy expects no images: its folder becomes a place for them, or it moves."""
+    folder = posixpath.dirname(path)
+    if label in places.GENERIC and places.problem(folder) is None:
+        return Explanation(Verdict.MEND, why, command=f"confined-qemu policy adopt {quoted(folder)}")
+    return Explanation(Verdict.MEND, why, advice=places.mend(path, label))
+
+
+def quoted(path: str) -> str:
+    """Return `path` as one word of a shell; what no terminal should print is escaped, as bash and zsh read it."""
+    if path.isprintable():
+        return shlex.quote(path)
+    escaped = ("\\" + c if c in "\\'" else c if c.isprintable() else _bytes(c) for c in path)
+    return f"$'{''.join(escaped)}'"
+
+
+def _bytes(character: str) -> str:
+    # three digits each, so that what follows is not taken for a fourth
+    return "".join(f"\\{byte:03o}" for byte in character.encode("utf-8", "surrogateescape"))

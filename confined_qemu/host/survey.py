@@ -1,0 +1,256 @@
+"""Collects the facts: looks at SELinux, KVM, files, descriptors and live VMs, and changes nothing."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from confined_qemu import hostpaths, lsm, paths
+from confined_qemu.errors import EmulatorNotExecutable, EmulatorNotFound, HostError, LsmError, why
+from confined_qemu.facts import DescriptorFacts, FileFacts, FileKind, Identity, SelinuxFacts, SelinuxMode
+from confined_qemu.host import devices, kvm, mounts, processes
+from confined_qemu.labelling import label
+from confined_qemu.mcs import Level
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from confined_qemu.context import Context
+    from confined_qemu.facts import KvmFacts
+
+DOMAIN = "confined_qemu_t"
+"""The launcher's own type, from our policy module."""
+
+
+def selinux(*, scan: bool = True) -> SelinuxFacts:
+    """Return what the kernel and the policy say; `scan` looks for every process that holds categories.
+
+    Raises:
+        LsmError: SELinux is on and something of it cannot be read.
+    """
+    mode = lsm.mode()
+    if mode is SelinuxMode.DISABLED:
+        return SelinuxFacts(mode)
+    own = lsm.own_context()
+    in_domain = own.type == DOMAIN
+    caller = lsm.previous_context() if in_domain else own
+    contexts = lsm.policy_contexts()
+    mls = lsm.is_valid(contexts.content.at(Level(1)))
+    live = processes.holding_categories() if scan else ()
+    if mls:
+        # there categories classify, and daemons, kernel threads and logins have them too: only VMs hold a pair
+        live = tuple(process for process in live if process.context.type in contexts.domains)
+    node = lsm.context_of(kvm.NODE) if os.path.exists(kvm.NODE) else None
+    return SelinuxFacts(mode, own, caller, contexts, in_domain, live, mls, node)
+
+
+def as_launched(found: SelinuxFacts) -> SelinuxFacts:
+    """Return the facts as the launch script would find them if it were started now, for a plan that is only shown.
+
+    Raises:
+        LsmError: the kernel cannot be asked.
+    """
+    if found.own is None or found.in_domain or not os.path.exists(paths.LAUNCH_SCRIPT):
+        return found
+    script = lsm.context_of(paths.LAUNCH_SCRIPT)
+    if script is None:
+        return found
+    launcher = lsm.created(found.own, script, "process")
+    return replace(found, own=launcher, in_domain=launcher.type == DOMAIN)
+
+
+def accelerator() -> KvmFacts:
+    """Return whether VT-x or AMD-V can be used, by using it."""
+    return kvm.host()
+
+
+def find_emulator(name: str, search: str) -> str:
+    """Return the absolute path of an emulator: a path as it is, a name by `search` (PATH) without meeting ourselves.
+
+    Raises:
+        EmulatorNotFound: there is none.
+        EmulatorNotExecutable: it may not be executed.
+    """
+    if "/" in name:
+        path = os.path.abspath(name)
+        if not os.path.exists(path):
+            raise EmulatorNotFound(
+                "no such emulator", where=path, hint="install QEMU, for example: apt install qemu-system-x86"
+            )
+        if not os.access(path, os.X_OK) or os.path.isdir(path):
+            raise EmulatorNotExecutable("the emulator cannot be executed", where=path, hint=f"see: ls -lZ {path}")
+        return path
+    for folder in (search or os.defpath).split(os.pathsep):
+        path = os.path.join(os.path.abspath(folder or "."), name)
+        if (
+            os.path.isfile(path)
+            and os.access(path, os.X_OK)
+            and os.path.realpath(path) != os.path.realpath(paths.LAUNCH_SCRIPT)
+        ):
+            return path
+    raise EmulatorNotFound(
+        "no such emulator on PATH", where=name, hint="install QEMU, for example: apt install qemu-system-x86"
+    )
+
+
+def files(names: Iterable[str], selinux_facts: SelinuxFacts) -> dict[str, FileFacts]:
+    """Look at each path once; a path that cannot be looked at says why in `problem`."""
+    table = mounts.Mounts()
+    return {name: file(name, selinux_facts, table) for name in dict.fromkeys(names)}
+
+
+def file(name: str, selinux_facts: SelinuxFacts, table: mounts.Mounts | None = None) -> FileFacts:
+    """Return what the host says of one file. Links are followed by hand-over to the kernel, then left behind."""
+    path = os.path.join(os.getcwd(), name)
+    problem = "a path cannot hold a NUL byte" if "\0" in name else None
+    if hostpaths.is_iommu_group(path) and problem is None:
+        path, problem = devices.vfio_node(path)
+    if problem is not None:
+        return FileFacts(path, path, FileKind.MISSING, problem=problem)
+    real = os.path.realpath(path)
+    labelled = selinux_facts.mode is not SelinuxMode.DISABLED
+    try:
+        descriptor = os.open(real, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ENOENT and os.path.isdir(os.path.dirname(real)):
+            return _missing(path, real, table) if labelled else FileFacts(path, real, FileKind.MISSING)
+        return FileFacts(path, real, FileKind.MISSING, problem=_problem(error))
+    try:
+        found = _opened(path, real, descriptor, selinux_facts)
+        if found.label is None or table is None:
+            return found
+        return replace(found, mount=table.of(descriptor))
+    except (HostError, LsmError, OSError) as error:
+        # SELinux lets the launcher look at images, not at every pipe
+        problem = _problem(error) if isinstance(error, OSError) else error.what
+        return FileFacts(path, real, FileKind.MISSING, problem=problem)
+    finally:
+        os.close(descriptor)
+
+
+def _missing(path: str, real: str, table: mounts.Mounts | None) -> FileFacts:
+    """Return what decides about a file that is to be made: its folder's label and mount."""
+    try:
+        folder = os.open(os.path.dirname(real), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        return FileFacts(path, real, FileKind.MISSING, problem=_problem(error))
+    try:
+        context = lsm.context_of(f"/proc/self/fd/{folder}")
+        mount = table.of(folder) if table is not None else None
+    except (HostError, LsmError) as error:
+        return FileFacts(path, real, FileKind.MISSING, problem=error.what)
+    finally:
+        os.close(folder)
+    return FileFacts(path, real, FileKind.MISSING, folder_label=context, mount=mount)
+
+
+def entry(path: str, selinux_facts: SelinuxFacts) -> FileFacts:
+    """Return what the host says of an entry of a folder; a link is looked at, not followed."""
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        return FileFacts(path, path, FileKind.MISSING, problem=_problem(error))
+    try:
+        return _opened(path, path, descriptor, selinux_facts)
+    except LsmError as error:
+        return FileFacts(path, path, FileKind.MISSING, problem=error.what)
+    finally:
+        os.close(descriptor)
+
+
+def _opened(path: str, real: str, descriptor: int, selinux_facts: SelinuxFacts) -> FileFacts:
+    found = os.fstat(descriptor)
+    given: Context | None = None
+    default: Context | None = None
+    in_use = False
+    if selinux_facts.mode is not SelinuxMode.DISABLED:
+        given = lsm.context_of(f"/proc/self/fd/{descriptor}")
+        contexts = selinux_facts.contexts
+        if given is not None and contexts is not None and contexts.is_given(given):
+            default = lsm.default_label(real, found.st_mode)
+            in_use = stat.S_ISREG(found.st_mode) and label.in_use(descriptor)
+    return FileFacts(
+        path,
+        real,
+        label.kind_of(found.st_mode),
+        label.identity_of(descriptor),
+        found.st_nlink,
+        found.st_uid,
+        found.st_gid,
+        stat.S_IMODE(found.st_mode),
+        given,
+        default,
+        devices=_devices(found),
+        used=devices.used(found.st_rdev) if stat.S_ISBLK(found.st_mode) else None,
+        in_use=in_use,
+    )
+
+
+def _devices(found: os.stat_result) -> tuple[Identity, ...]:
+    if stat.S_ISBLK(found.st_mode):
+        return tuple(Identity.of_device(FileKind.BLOCK, number) for number in devices.overlapping(found.st_rdev))
+    itself = devices.identity(found.st_mode, found.st_rdev)
+    return (itself,) if itself is not None else ()
+
+
+def _problem(error: OSError) -> str:
+    if error.errno == errno.ELOOP:
+        return "its links go round in a circle"
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return "no such file or folder"
+    return f"cannot be looked at: {why(error)}"
+
+
+def inherited() -> tuple[int, ...]:
+    """Return the descriptors that the caller handed over: those that are not closed at exec."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            flags = fcntl.fcntl(int(name), fcntl.F_GETFD)
+        except OSError:
+            continue  # the listing's own
+        if not flags & fcntl.FD_CLOEXEC:
+            found.append(int(name))
+    return tuple(sorted(found))
+
+
+def descriptors(numbers: Iterable[int], selinux_facts: SelinuxFacts) -> tuple[DescriptorFacts, ...]:
+    """Return what each inherited descriptor is, and whether SELinux already took it away."""
+    if selinux_facts.mode is SelinuxMode.DISABLED:
+        return ()
+    taken = lsm.device()
+    return tuple(_descriptor(number, taken) for number in numbers)
+
+
+def _descriptor(number: int, taken: int) -> DescriptorFacts:
+    found = os.fstat(number)
+    access = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE
+    swapped = found.st_dev == taken and stat.S_ISCHR(found.st_mode)
+    kind = _socket_class(number) if stat.S_ISSOCK(found.st_mode) else label.kind_of(found.st_mode)
+    context = None if kind is FileKind.MISSING else lsm.context_of(number)
+    return DescriptorFacts(
+        number, str(kind), context, swapped, access != os.O_WRONLY, access != os.O_RDONLY, found.st_uid
+    )
+
+
+def _socket_class(number: int) -> str:
+    """Return SELinux's class of a socket (security/selinux/hooks.c, `socket_type_to_security_class`)."""
+    import socket
+
+    copy = socket.socket(fileno=os.dup(number))
+    with copy:
+        stream = copy.type == socket.SOCK_STREAM
+        if copy.family == socket.AF_UNIX:
+            return "unix_stream_socket" if stream or copy.type == socket.SOCK_SEQPACKET else "unix_dgram_socket"
+        if copy.family in (socket.AF_INET, socket.AF_INET6):
+            return "tcp_socket" if stream else "udp_socket"
+    return "socket"
+
+
+def environment_text(environment: Mapping[bytes, bytes], name: str) -> str:
+    """Return a variable of the caller's environment as text, empty where it is not set."""
+    return os.fsdecode(environment.get(os.fsencode(name), b""))

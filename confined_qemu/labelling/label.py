@@ -1,0 +1,253 @@
+"""Does and undoes the steps of a plan that touch the disk, by file descriptor.
+
+A path is opened without following a link and compared with the inode that was planned for; a label is set
+through the descriptor and read back. Undoing touches only what is still the same inode and still carries the
+label that we gave.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import struct
+from typing import TYPE_CHECKING
+
+from confined_qemu import lsm
+from confined_qemu.errors import ConfinedQemuError, LabelError, why
+from confined_qemu.facts import FileKind, Identity
+from confined_qemu.plan.steps import Bind, Create, JournalStep, KeepFolder, MakeFolder, Relabel, Sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from confined_qemu.context import Context
+
+_GET_VERSION = 0x80087601
+"""FS_IOC_GETVERSION of linux/fs.h: the inode's generation."""
+_FLOCK = "hhqqi4x"
+"""`struct flock` of a 64-bit Linux: type, whence, start, length, pid."""
+_IMAGE_LOCK = (100, 200)
+"""Start and length in bytes: QEMU's RAW_LOCK_PERM_BASE, and RAW_LOCK_SHARED_BASE with its bytes."""
+_KINDS = {
+    stat.S_IFREG: FileKind.REGULAR,
+    stat.S_IFDIR: FileKind.DIRECTORY,
+    stat.S_IFBLK: FileKind.BLOCK,
+    stat.S_IFCHR: FileKind.CHARACTER,
+    stat.S_IFIFO: FileKind.FIFO,
+    stat.S_IFSOCK: FileKind.SOCKET,
+    stat.S_IFLNK: FileKind.SYMLINK,
+}
+
+
+def kind_of(mode: int) -> FileKind:
+    """Return the kind that a file mode says."""
+    return _KINDS.get(stat.S_IFMT(mode), FileKind.MISSING)
+
+
+def identity_of(descriptor: int) -> Identity:
+    """Return which inode an open (O_PATH) descriptor is, with its generation where the file system tells."""
+    found = os.fstat(descriptor)
+    return Identity(found.st_dev, found.st_ino, _generation(descriptor, found.st_mode))
+
+
+def _generation(descriptor: int, mode: int) -> int | None:
+    if not stat.S_ISREG(mode):
+        return None  # opening a device or a pipe may do something
+    try:
+        readable = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        answer = fcntl.ioctl(readable, _GET_VERSION, bytes(8))
+    except OSError:
+        return None
+    finally:
+        os.close(readable)
+    return int(struct.unpack("I4x", answer)[0])
+
+
+def in_use(descriptor: int) -> bool:
+    """Tell whether a QEMU has the image of an open (O_PATH) descriptor open, whoever started it and with what rights.
+
+    QEMU locks bytes of an image that it opens, for reading too (block/file-posix.c). A file that may not be opened
+    here tells nothing, and its label cannot be changed from here either.
+    """
+    try:
+        readable = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        answer = fcntl.fcntl(
+            readable, fcntl.F_OFD_GETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, *_IMAGE_LOCK, 0)
+        )
+    finally:
+        os.close(readable)
+    return int(struct.unpack(_FLOCK, answer)[0]) != fcntl.F_UNLCK
+
+
+def apply(step: JournalStep, bind: Callable[[Bind], None]) -> None:
+    """Do one step; sockets are the launcher's business (`bind`).
+
+    Raises:
+        LabelError: the file is not the one that was planned for, or cannot be made.
+        LsmError: SELinux refuses.
+    """
+    match step:
+        case Relabel():
+            _relabel(step)
+        case Create():
+            _create(step)
+        case MakeFolder() | KeepFolder():
+            _make_folder(step)
+        case Sweep():
+            pass
+        case Bind():
+            bind(step)
+
+
+def _relabel(step: Relabel) -> None:
+    descriptor = _open(step.path)
+    if descriptor is None:
+        raise LabelError("it was there when the plan was made and is gone", where=step.path)
+    try:
+        found = os.fstat(descriptor)
+        same = identity_of(descriptor) == step.identity and found.st_nlink == step.links
+        if not same or lsm.context_of(f"/proc/self/fd/{descriptor}") != step.before:
+            raise LabelError(
+                "it changed after the plan was made; nothing was done to it",
+                where=step.path,
+                hint="start again",
+            )
+        if step.before != step.after:
+            lsm.set_context(f"/proc/self/fd/{descriptor}", step.after, shown=step.path)
+    finally:
+        os.close(descriptor)
+
+
+def _create(step: Create) -> None:
+    try:
+        with lsm.creating(step.context):
+            descriptor = os.open(step.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise LabelError(f"cannot be made for QEMU: {why(error)}", where=step.path) from error
+    os.close(descriptor)
+
+
+def _make_folder(step: MakeFolder | KeepFolder) -> None:
+    parent = os.path.dirname(step.path)
+    try:
+        if not os.path.isdir(parent):
+            os.mkdir(parent, 0o755)
+        with lsm.creating(step.context):
+            os.mkdir(step.path, 0o700)
+    except OSError as error:
+        raise LabelError(f"cannot be made for the VM: {why(error)}", where=step.path) from error
+
+
+def undo(step: JournalStep, others_hold: Callable[[Identity], bool]) -> None:
+    """End one step; what is gone, was replaced or was relabelled by somebody else is left as it is.
+
+    `others_hold` tells whether another live VM uses the same inode: the last one puts the label back.
+
+    Raises:
+        LabelError, LsmError: the file is ours to put back, and the kernel refuses.
+    """
+    match step:
+        case Relabel():
+            _put_back(step.path, step.identity, step.after, step.restore, others_hold)
+        case Create(remove=False) | KeepFolder():
+            _put_back(step.path, None, step.context, step.restore, others_hold)
+        case Create() | Bind():
+            _unlink(step)
+        case MakeFolder():
+            _remove_folder(step)
+        case Sweep():
+            from confined_qemu.labelling import sweep
+
+            sweep.sweep(step)
+
+
+def _put_back(
+    path: str,
+    identity: Identity | None,
+    given: Context,
+    restore: Context | None,
+    others_hold: Callable[[Identity], bool],
+) -> None:
+    if restore is None or restore == given:
+        return
+    descriptor = _open(path)
+    if descriptor is None:
+        return
+    try:
+        now = identity_of(descriptor)
+        if identity is not None and not now.same(identity):
+            return
+        if lsm.context_of(f"/proc/self/fd/{descriptor}") != given or others_hold(now):
+            return
+        lsm.set_context(f"/proc/self/fd/{descriptor}", restore, shown=path)
+    finally:
+        os.close(descriptor)
+
+
+def _unlink(step: Create | Bind) -> None:
+    label = step.context if isinstance(step, Create) else step.file_context
+    try:
+        found = os.lstat(step.path)
+        expected = FileKind.REGULAR if isinstance(step, Create) else FileKind.SOCKET
+        if kind_of(found.st_mode) is expected and _label_without_following(step.path) == label:
+            os.unlink(step.path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise LabelError(f"cannot be removed: {why(error)}", where=step.path) from error
+
+
+def _label_without_following(path: str) -> Context | None:
+    descriptor = _open(path)
+    if descriptor is None:
+        return None
+    try:
+        return lsm.context_of(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+
+
+def _remove_folder(step: MakeFolder) -> None:
+    if _label_without_following(step.path) != step.context:
+        return
+    import shutil
+
+    try:
+        shutil.rmtree(step.path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise LabelError(f"cannot be removed: {why(error)}", where=step.path) from error
+
+
+def _open(path: str) -> int | None:
+    """Open `path` without following a link in its last part; None when nothing, or now a link, is there."""
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise LabelError(f"cannot be opened: {why(error)}", where=path) from error
+    if stat.S_ISLNK(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def undo_all(steps: tuple[JournalStep, ...], others_hold: Callable[[Identity], bool]) -> list[ConfinedQemuError]:
+    """Undo `steps`, last first; a failing one does not stop the others. Return what failed."""
+    failed: list[ConfinedQemuError] = []
+    for step in reversed(steps):
+        try:
+            undo(step, others_hold)
+        except ConfinedQemuError as error:
+            failed.append(error)
+    return failed

@@ -1,0 +1,1 @@
+"""What comes from libvirt, or is left by it: domains' XML, and remembered labels."""

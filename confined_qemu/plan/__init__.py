@@ -1,0 +1,1 @@
+"""Every decision about one VM, made before anything is done. Pure."""

@@ -1,0 +1,124 @@
+"""Files whose label cannot be changed where they lie: may the VM use them as they are, and what would let it? Pure.
+
+NFS, CIFS, FUSE, vfat, mounts with `context=` and read-only ones. libvirt goes on without a look and leaves the
+denial to QEMU (security_selinux.c, virSecuritySELinuxSetFileconImpl); here the policy is asked before the start.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from confined_qemu.facts import Boolean, FileKind
+from confined_qemu.mcs import Level
+
+if TYPE_CHECKING:
+    from confined_qemu.context import Context
+    from confined_qemu.facts import FileFacts, Mount
+    from confined_qemu.plan.decisions import Policy
+
+_BOOLEANS = {
+    "nfs_t": "virt_use_nfs",
+    "cifs_t": "virt_use_samba",
+    "fusefs_t": "virt_use_fusefs",
+    "dosfs_t": "virt_use_usb",
+}
+"""The boolean that opens a type to VMs, in the reference policy and in Fedora's (virt.te, `virt_domain`)."""
+_ALSO = {"virt_use_usb": " (it gives VMs the host's USB devices too)"}
+_NEVER_AGAIN = frozenset(
+    {"proc", "sysfs", "securityfs", "debugfs", "tracefs", "cgroup2", "bpf", "selinuxfs", "tmpfs", "ramfs", "hugetlbfs"}
+)
+"""What is not mounted anew: it is the kernel's, or all that is in it would be lost."""
+_NEVER_WRITTEN = frozenset({"squashfs", "iso9660", "udf", "erofs", "cramfs", "romfs"})
+_WRITES = "write"
+_TO_MAKE = (
+    (FileKind.DIRECTORY, ("search", "write", "add_name")),
+    (FileKind.REGULAR, ("create", "open", "write")),
+)
+"""What QEMU does to make a file; where no label is set, the file has its folder's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What is said of one file, each a part of a line; all None where the VM may use it and nobody else may."""
+
+    refusal: str | None = None
+    """It cannot be used, whatever SELinux says."""
+    denial: str | None = None
+    """SELinux denies it."""
+    exposed: str | None = None
+    """It may be used, and by every other VM too."""
+
+
+def fixed(found: FileFacts) -> bool:
+    """Tell whether no label can be set on the file, or on what is made in its folder."""
+    return found.mount is not None and (found.mount.read_only or not found.mount.labels)
+
+
+def judge(found: FileFacts, needs: tuple[str, ...], wanted: Context, process: Context, policy: Policy) -> Judgement:
+    """Judge a file, or one that is to be made, that would get the label `wanted` if it could be labelled."""
+    mount = found.mount
+    label = found.folder_label if found.kind is FileKind.MISSING else found.label
+    if mount is None or label is None:
+        return Judgement()
+    if mount.read_only and _WRITES in needs:
+        return Judgement(refusal=_unwritable(mount))
+    asked = _TO_MAKE if found.kind is FileKind.MISSING else ((found.kind, needs),)
+    missing = [word for kind, permissions in asked for word in policy.denied(process, label, kind, permissions)]
+    if missing:
+        at = f"lies on {_place(mount)}, so it stays labelled {label}"
+        may_not = f"which {process.type} may not {' and '.join(dict.fromkeys(missing))}"
+        return Judgement(denial=f"it {at}, {may_not}; {mend(mount, label, wanted, policy)}")
+    separated = label.range is not None and label.range.low.categories
+    return Judgement(exposed=None if separated else _opened_to_all(mount, label, policy))
+
+
+def mend(mount: Mount, label: Context, wanted: Context, policy: Policy) -> str:
+    """Return the one boolean that opens files of this label to VMs, else the mount that labels them `wanted`."""
+    boolean = _BOOLEANS.get(label.type)
+    if boolean is not None and policy.boolean(boolean) is Boolean.OFF:
+        return f"run: setsebool -P {boolean} on{_ALSO.get(boolean, '')}"
+    again = remount(mount, wanted)
+    return f"run: {again}, or copy it to a file system with labels" if again else "copy it to a file system with labels"
+
+
+def remount(mount: Mount, wanted: Context) -> str | None:
+    """Return the commands that mount a file system anew, so that all on it is labelled `wanted` without categories.
+
+    None where there is nothing to mount anew, or only a folder of it is seen here.
+    """
+    if mount.type in _NEVER_AGAIN or not mount.whole:
+        return None
+    low = wanted.range.low if wanted.range is not None else Level(0)
+    label = wanted.at(replace(low, categories=frozenset()))
+    options = f"ro,context={label}" if mount.read_only else f"context={label}"
+    target = shlex.quote(mount.target)
+    again = f"mount -t {shlex.quote(mount.type)} -o {options} {shlex.quote(mount.source)} {target}"
+    return f"umount {target} && {again}"
+
+
+def _place(mount: Mount) -> str:
+    """Return where a file lies and why it keeps its label, as a part of a sentence."""
+    if mount.context is not None:
+        reason = f"mounted with context={mount.context}"
+    elif mount.labels:
+        reason = "mounted read-only"
+    else:
+        reason = "which takes no labels"
+    return f"{mount.type} at {mount.target} ({reason})"
+
+
+def _unwritable(mount: Mount) -> str:
+    at = f"it lies on {mount.type} at {mount.target}, which is mounted read-only, and the VM writes to it"
+    if mount.type in _NEVER_WRITTEN:
+        return f"{at}; copy it to a file system that can be written"
+    option = "remount,rw" if mount.whole else "remount,bind,rw"
+    return f"{at}; attach it read-only, or run: mount -o {option} {shlex.quote(mount.target)}"
+
+
+def _opened_to_all(mount: Mount, label: Context, policy: Policy) -> str:
+    boolean = _BOOLEANS.get(label.type)
+    is_on = boolean is not None and policy.boolean(boolean) is Boolean.ON
+    why = f", as {boolean} is on" if is_on else ""
+    return f"it lies on {_place(mount)}: SELinux does not separate it from other VMs{why}"

@@ -1,0 +1,334 @@
+"""`plan(invocation, facts, policy)`: every decision about one VM, made before anything is done. Pure.
+
+What would fail is found here by asking the policy (`Policy.denied`), and refused with the command that mends it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from confined_qemu import hostpaths
+from confined_qemu.cmdline.commas import escape
+from confined_qemu.errors import printable
+from confined_qemu.facts import SelinuxMode
+from confined_qemu.invocation import Accel, Confinement, Invocation, SeclabelType
+from confined_qemu.plan import descriptorplan, fileplan, helperplan, processplan, socketplan, svirt
+from confined_qemu.plan.levels import Levels
+from confined_qemu.plan.plan import AccelChoice, Plan, PlannedResource
+from confined_qemu.plan.steps import MakeFolder, Step
+from confined_qemu.resource import Resource, Sharing
+
+if TYPE_CHECKING:
+    from confined_qemu.context import Context
+    from confined_qemu.facts import Facts
+    from confined_qemu.plan.decisions import Policy
+
+
+def plan(invocation: Invocation, facts: Facts, policy: Policy | None) -> Plan:
+    """Return the plan for one VM.
+
+    `policy` None leaves out every refusal that needs the host's SELinux and KVM (`plan --policy-root`).
+    """
+    draft = _Draft(invocation, facts, policy, warnings=list(invocation.remarks))
+    draft.choose_accelerator()
+    draft.choose_confinement()
+    if draft.process is not None and draft.check_domain():
+        draft.check_emulator()
+        draft.add_files()
+        draft.add_listeners()
+        draft.add_descriptors()
+        draft.add_temporary_folder()
+        draft.add_helpers()
+    else:
+        draft.go_back()
+        draft.leave_files()
+        if draft.process is None:
+            draft.add_helpers()
+    return draft.finish()
+
+
+@dataclass
+class _Draft:
+    """The plan while it is being made."""
+
+    invocation: Invocation
+    facts: Facts
+    policy: Policy | None
+    accel: AccelChoice = field(default_factory=lambda: AccelChoice("tcg", "", tcg=True))
+    process: Context | None = None
+    confined: bool = False
+    bare: str | None = None
+    """What leaves the VM with the caller's context on a host that has SELinux."""
+    back_to: Context | None = None
+    resources: list[PlannedResource] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+    temporary: str | None = None
+    unmade: set[int] = field(default_factory=set)
+    """Arguments that keep the path of a socket: nobody makes a descriptor for them."""
+
+    def deny(self, line: str) -> None:
+        """Refuse; where SELinux only watches (permissive), warn."""
+        watching = self.facts.selinux.mode is SelinuxMode.PERMISSIVE
+        (self.warnings if watching else self.refusals).append(printable(line))
+
+    def _levels(self, process: Context) -> Levels:
+        return Levels(self.facts.selinux, self.invocation.seclabel, process)
+
+    def denied(self, source: Context, target: Context | None, kind: str, *permissions: str) -> tuple[str, ...]:
+        """Ask the policy; without one, or about a file without a label, nothing is denied."""
+        if self.policy is None or target is None:
+            return ()
+        return self.policy.denied(source, target, kind, permissions)
+
+    # ---- accelerator
+
+    def choose_accelerator(self) -> None:
+        kvm, wanted = self.facts.kvm, self.invocation.accel
+        if wanted is Accel.TCG:
+            self.accel = AccelChoice("tcg", "asked for", tcg=True)
+        elif kvm.usable:
+            reason = f"the CPU has {kvm.flag} and /dev/kvm answers" if wanted is Accel.AUTO else "asked for"
+            self.accel = AccelChoice("kvm", reason, tcg=False)
+        elif wanted is Accel.KVM:
+            self.accel = AccelChoice("kvm", "asked for", tcg=False)
+            bare = self.invocation.confinement is Confinement.NONE
+            if bare or (self.policy is not None and not self._kvm_mislabelled()):
+                self.refusals.append(printable(f"accel: kvm: {kvm.problem}; {kvm.hint}, or choose accel: tcg"))
+        else:
+            self.accel = AccelChoice("tcg", f"no KVM: {kvm.problem}", tcg=True)
+
+    def _kvm_mislabelled(self) -> bool:
+        """Tell whether it is the node's label that keeps the launcher out; `check_domain` says that better."""
+        selinux = self.facts.selinux
+        return selinux.own is not None and bool(self.denied(selinux.own, selinux.kvm_node, "chr_file", "open"))
+
+    # ---- confinement and domain
+
+    def choose_confinement(self) -> None:
+        wanted, mode = self.invocation.confinement, self.facts.selinux.mode
+        contexts, seclabel = self.facts.selinux.contexts, self.invocation.seclabel
+        in_domain = self.facts.selinux.in_domain
+        # a question to QEMU starts no VM: what the launch script can start answers it as well
+        if wanted is Confinement.NONE and not (self.invocation.query and in_domain):
+            self.bare = "confinement: none"
+            if not self.invocation.query:  # a question to QEMU starts no VM, and its answer is read by programs
+                self.warnings.append("confinement: none: nothing confines this VM, it has your own rights")
+        elif mode is SelinuxMode.DISABLED or contexts is None:
+            if wanted is Confinement.AUTO:
+                self.warnings.append("SELinux is disabled: nothing confines this VM, it has your own rights")
+            else:
+                self.refusals.append(
+                    "SELinux is disabled on this host, so nothing would confine the VM; "
+                    "boot with SELinux, or choose confinement: none"
+                )
+        elif seclabel.type is SeclabelType.NONE:
+            self.bare = "seclabel type none"
+            self.warnings.append("seclabel type none: the VM gets no label of its own and keeps your context")
+        else:
+            self.confined = True
+            self.process = svirt.process_context(contexts, seclabel, self.facts.pair, tcg=self.accel.tcg)
+            if self.process is not None and seclabel.type is SeclabelType.DYNAMIC:
+                self.process = self._levels(self.process).dynamic(self.facts.pair)
+            if mode is SelinuxMode.PERMISSIVE:
+                self.warnings.append("SELinux is permissive: labels are set, and nothing enforces them")
+
+    def check_domain(self) -> bool:
+        """Ask whether QEMU may be started in its domain; the first thing missing is the only one worth saying."""
+        selinux, process = self.facts.selinux, self.process
+        if self.policy is None or process is None or selinux.own is None:
+            return True
+        seclabel = self.invocation.seclabel
+        if problem := processplan.unknown(seclabel, process, self.policy):
+            self.refusals.append(printable(problem))
+            return False
+        self.refusals.extend(processplan.occupied(seclabel, process, self.facts.occupants))
+        if problem := processplan.transition(seclabel, process, self.facts, self.policy):
+            self.deny(self._levels(process).beyond or problem)
+            return not self.refusals
+        if not selinux.in_domain:
+            rights = f"with your rights ({selinux.own.type})"
+            line = f"not in the launcher's own domain but {rights}; run: {processplan.INSTALL}"
+            (self.refusals if self.invocation.require_domain else self.warnings).append(line)
+        use = ("open", "read", "write", "ioctl")
+        if not self.accel.tcg and (self._kvm_mislabelled() or self.denied(process, selinux.kvm_node, "chr_file", *use)):
+            line = f"/dev/kvm is labelled {selinux.kvm_node}, which {process.type} may not use"
+            self.deny(f"{line}; run: restorecon -v /dev/kvm")
+        if self.accel.tcg and not self.invocation.query and self.denied(process, process, "process", "execmem"):
+            self.deny(
+                f"TCG needs memory that is written and executed, and the policy denies execmem to {process.type} "
+                "(avc: denied { execmem }); run: setsebool -P virt_use_execmem on"
+            )
+        return True
+
+    def go_back(self) -> None:
+        """Give a VM that nothing confines the caller's own context, where the launcher has left it."""
+        selinux = self.facts.selinux
+        if self.bare is None or self.policy is None or not selinux.in_domain:
+            return
+        if problem := processplan.way_back(selinux, self.policy, self.bare):
+            self.deny(problem)
+        self.back_to = selinux.caller
+
+    def check_emulator(self) -> None:
+        emulator = self.facts.emulator
+        process = self.process
+        if process is None or self.policy is None:
+            return
+        if self.denied(process, emulator.label, "file", "entrypoint", "execute", "read", "map"):
+            self.deny(
+                f"{emulator.real}: its label {emulator.label} is no QEMU's, so {process.type} may not run it; "
+                f"run: semanage fcontext -a -t qemu_exec_t '{emulator.real}' && restorecon {emulator.real}"
+            )
+
+    # ---- files
+
+    def add_files(self) -> None:
+        process = self.process
+        if process is None:
+            return
+        self.refusals.extend(printable(line) for line in self.invocation.problems)
+        merged: dict[object, fileplan.Wanted] = {}
+        for resource in self._files():
+            found = self.facts.files[resource.path]
+            key = found.identity or found.real
+            wanted = fileplan.Wanted(hostpaths.settled(resource, found.real, found.kind), found)
+            clash = fileplan.clash(merged.get(key), wanted)
+            if clash is not None:
+                self.refusals.append(printable(clash))
+            merged[key] = fileplan.merge(merged.get(key), wanted)
+        planner = fileplan.FilePlanner(self.invocation, self.facts, self.policy, process)
+        outcomes = {key: planner.decide(wanted) for key, wanted in merged.items()}
+        for outcome in outcomes.values():
+            self.steps.extend(outcome.steps)
+            self.refusals.extend(printable(line) for line in outcome.refusals)
+            self.warnings.extend(printable(line) for line in outcome.warnings)
+            for line in outcome.denials:
+                self.deny(line)
+        for resource in self._files():
+            found = self.facts.files[resource.path]
+            outcome = outcomes[found.identity or found.real]
+            settled = hostpaths.settled(resource, found.real, found.kind)
+            self.resources.append(PlannedResource(settled, found.path, outcome.context, outcome.restore))
+
+    def _files(self) -> list[Resource]:
+        """Return the resources without the sockets that the launcher makes or connects itself."""
+        made = {(listener.path, listener.access) for listener in self.invocation.listeners}
+        shared = helperplan.shares(self.invocation)
+        return [r for r in self.invocation.resources if (r.path, r.access) not in made and r not in shared]
+
+    def leave_files(self) -> None:
+        """Name the resources of a VM that nothing confines, or that is refused; none is touched."""
+        for resource in self._files():
+            self.resources.append(PlannedResource(resource, self.facts.files[resource.path].path, None, None))
+        for listener in self.invocation.listeners:
+            self.resources.append(socketplan.planned(listener, self.facts, None))
+
+    # ---- sockets, descriptors and folders
+
+    def add_listeners(self) -> None:
+        contexts, process = self.facts.selinux.contexts, self.process
+        if contexts is None or process is None:
+            return
+        label = svirt.file_context(contexts, process, Sharing.PRIVATE)
+        found = socketplan.SocketPlanner(self.invocation, self.facts, self.policy, process, self._own_folder)
+        found.add(label)
+        self.steps += found.steps
+        self.resources += found.resources
+        self.refusals.extend(printable(line) for line in found.refusals)
+        for line in found.denials:
+            self.deny(line)
+        self.unmade |= found.unmade
+
+    def add_descriptors(self) -> None:
+        if self.process is None or self.policy is None:
+            return
+        at = self._levels(self.process)
+        for descriptor in self.facts.descriptors:
+            step, denial = descriptorplan.decide(descriptor, self.process, at, self.policy, self.facts.uid)
+            self.steps += [step] if step is not None else []
+            if denial is not None:
+                self.deny(denial)
+
+    def _own_folder(self) -> str:
+        contexts, process = self.facts.selinux.contexts, self.process
+        folder = f"{self.facts.runtime_folder}/{self._folder_name()}"
+        if contexts is not None and process is not None:
+            label = svirt.file_context(contexts, process, Sharing.PRIVATE)
+            step = MakeFolder(folder, label or process)
+            if step not in self.steps:
+                self.steps.append(step)
+        return folder
+
+    def _folder_name(self) -> str:
+        """Return a name that no other live VM's folder has: a dynamic VM's pair is its own, a static level is not."""
+        return f"{_folder_name(self.invocation.name)}.{self.facts.pair or self.facts.instance}"
+
+    def _live(self) -> Context | None:
+        """Return the label of the live file, for a VM whose context another may have too."""
+        contexts, process = self.facts.selinux.contexts, self.process
+        if contexts is None or process is None or self.invocation.seclabel.type is not SeclabelType.STATIC:
+            return None
+        return svirt.file_context(contexts, process, Sharing.PRIVATE)
+
+    def add_temporary_folder(self) -> None:
+        contexts, process = self.facts.selinux.contexts, self.process
+        if not self.invocation.needs_tmpdir or contexts is None or process is None:
+            return
+        folder = f"{self.facts.temporary_folder}/confined-qemu.{self._folder_name()}"
+        label = svirt.file_context(contexts, process, Sharing.PRIVATE)
+        self.steps.append(MakeFolder(folder, label or process))
+        self.temporary = folder
+
+    # ---- shares, and the helpers that serve them
+
+    def add_helpers(self) -> None:
+        if not helperplan.folders(self.invocation):
+            return
+        folder = self._own_folder() if self.process is not None and self.invocation.helpers else None
+        found = helperplan.HelperPlanner(self.invocation, self.facts, self.policy, self.process, folder).plan()
+        # undone last: by then every file with a label of its own has got it back
+        self.steps = [*found.first, *self.steps, *found.steps, *found.last]
+        self.resources += found.resources
+        self.refusals.extend(printable(line) for line in found.refusals)
+        for line in found.denials:
+            self.deny(line)
+
+    # ---- the end
+
+    def finish(self) -> Plan:
+        return Plan(
+            name=self.invocation.name,
+            emulator=self.facts.emulator.path,
+            arguments=self._arguments(),
+            accel=self.accel,
+            confinement="selinux" if self.confined else "none",
+            process=self.process,
+            pair=self.facts.pair if self.process is not None else None,
+            back_to=self.back_to,
+            live=self._live(),
+            resources=tuple(self.resources),
+            steps=tuple(self.steps),
+            temporary=self.temporary,
+            user=self.invocation.user,
+            daemonize=self.invocation.daemonize,
+            warnings=tuple(self.warnings),
+            refusals=tuple(dict.fromkeys(self.refusals)),
+        )
+
+    def _arguments(self) -> tuple[str, ...]:
+        arguments = list(self.invocation.arguments)
+        if self.invocation.accel_index is not None:
+            arguments[self.invocation.accel_index] = self.accel.chosen
+        for listener in self.invocation.listeners:
+            # nobody labels the socket, so QEMU may as well make it itself
+            if not self.confined or listener.index in self.unmade:
+                before = listener.before.removesuffix("fd=")
+                arguments[listener.index] = f"{before}path={escape(listener.path)}{listener.after}"
+        return tuple(arguments)
+
+
+def _folder_name(name: str) -> str:
+    return "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in name)[:64].lstrip(".") or "vm"

@@ -1,0 +1,97 @@
+"""What happens to each unix socket of a VM: the launcher makes it, connects it, or leaves it to QEMU. Pure."""
+
+from __future__ import annotations
+
+import posixpath
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from confined_qemu import hostpaths, svirt_table
+from confined_qemu.facts import FileKind
+from confined_qemu.plan.levels import Levels
+from confined_qemu.plan.plan import PlannedResource
+from confined_qemu.plan.steps import Bind, Connect
+from confined_qemu.resource import Access, Resource, Role
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from confined_qemu.context import Context
+    from confined_qemu.facts import Facts
+    from confined_qemu.invocation import Invocation
+    from confined_qemu.plan.decisions import Policy
+    from confined_qemu.resource import Listener
+
+
+def planned(listener: Listener, facts: Facts, label: Context | None) -> PlannedResource:
+    """Return a socket as a plan prints it, with the label that its file gets."""
+    sharing = svirt_table.sharing(Role.SOCKET, listener.access, hostpaths.place(listener.path))
+    resource = Resource(listener.path, Role.SOCKET, listener.access, sharing, listener.source)
+    return PlannedResource(resource, posixpath.join(facts.folder, listener.path), label, None)
+
+
+@dataclass
+class SocketPlanner:
+    """Decides about the sockets of one VM; `own_folder` plans the VM's own folder and returns its path."""
+
+    invocation: Invocation
+    facts: Facts
+    policy: Policy | None
+    process: Context
+    own_folder: Callable[[], str]
+    steps: list[Bind | Connect] = field(default_factory=list)
+    resources: list[PlannedResource] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+    denials: list[str] = field(default_factory=list)
+    unmade: set[int] = field(default_factory=set)
+    """Arguments that keep the path of a socket: nobody makes a descriptor for them."""
+
+    def add(self, label: Context | None) -> None:
+        """Decide about every socket; `label` is that of the VM's private files."""
+        relayed = self._clients_need_relay()
+        if label is not None and relayed and self.facts.selinux.mls:
+            label = label.at(self._levels().caller)  # or no client could open it
+        for listener in self.invocation.listeners:
+            if listener.access is Access.CONNECT:
+                self._connect(listener)
+                continue
+            inner = f"{self.own_folder()}/{listener.name}" if relayed else None
+            resource = planned(listener, self.facts, label)
+            self.steps.append(Bind(listener.name, resource.path, label, self.process, inner))
+            self.resources.append(resource)
+
+    def _levels(self) -> Levels:
+        return Levels(self.facts.selinux, self.invocation.seclabel, self.process)
+
+    def _connect(self, listener: Listener) -> None:
+        """Have the launcher connect; where nothing is there, QEMU itself says so best."""
+        found, own = self.facts.files[listener.path], self.facts.selinux.own
+        self.resources.append(replace(planned(listener, self.facts, None), path=found.path))
+        place = f"{found.path} ({listener.source})"
+        if found.problem is not None:
+            self.refusals.append(f"{place}: {found.problem}")
+        elif found.kind is FileKind.MISSING:
+            self.unmade.add(listener.index)
+        elif own is not None and self._denied(own, found.label, "sock_file", "write"):
+            self.denials.append(
+                f"{place}: SELinux lets {own.type} connect to no socket labelled {found.label}; "
+                "let it listen in a home, a temporary folder or a folder for images"
+            )
+        else:
+            self.steps.append(Connect(listener.name, found.path))
+
+    def _clients_need_relay(self) -> bool:
+        """A socket that QEMU accepts takes QEMU's type and the client's range: may QEMU use that one?"""
+        caller = self.facts.selinux.caller
+        if caller is None or caller.range is None:
+            return False
+        if self._levels().apart:
+            return False  # only a client at the VM's level gets through to it, and QEMU may use that one
+        accepted = replace(self.process, range=caller.range)
+        return bool(self._denied(self.process, accepted, "unix_stream_socket", "read", "write"))
+
+    def _denied(self, source: Context, target: Context | None, kind: str, *permissions: str) -> tuple[str, ...]:
+        """Ask the policy; without one, or about a file without a label, nothing is denied."""
+        if self.policy is None or target is None:
+            return ()
+        return self.policy.denied(source, target, kind, permissions)

@@ -1,0 +1,1 @@
+"""The journal, and whoever puts back what it names."""

@@ -1,0 +1,1 @@
+"""A VM as a person writes it down: YAML in, a VM and QEMU's arguments out."""
