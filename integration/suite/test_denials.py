@@ -48,7 +48,7 @@ def paused() -> Iterator[str]:
     with open(harness.LAUNCH, encoding="utf-8") as file:
         script = file.read()
     pause = (
-        "import os\nfrom confined_qemu import acts\n"
+        "import os\nfrom confined_qemu.act import acts\n"
         "original = acts.become\n"
         "def pausing(*arguments):\n"
         "    os.write(1, b'planned\\n')\n"

@@ -114,7 +114,7 @@ def test_a_link_that_is_swapped_between_plan_and_act(image: harness.Image) -> No
     with open(harness.LAUNCH, encoding="utf-8") as file:
         script = file.read()
     stop = (
-        "import os, signal\nfrom confined_qemu import acts\n"
+        "import os, signal\nfrom confined_qemu.act import acts\n"
         "original = acts.perform\n"
         "def stopped(*rest):\n"
         "    os.kill(os.getpid(), signal.SIGSTOP)\n"

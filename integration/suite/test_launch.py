@@ -165,11 +165,11 @@ NOBODY = 65534
 
 _TRIAL = "/usr/local/libexec/confined-qemu/trial"
 _POINTS = {
-    "the journal is written": ("journal", "write", 1),
-    "the watcher is started": ("spawn", "watcher", 1),
+    "the journal is written": ("restore.journal", "write", 1),
+    "the watcher is started": ("act.spawn", "watcher", 1),
     "the first label is set": ("lsm", "set_context", 1),
     "the second label is set": ("lsm", "set_context", 2),
-    "labels are done": ("acts", "become", 1),
+    "labels are done": ("act.acts", "become", 1),
     "the context is chosen": ("lsm", "set_exec_context", 1),
     "QEMU is executed": ("os", "execve", 2),
 }
