@@ -109,22 +109,25 @@ def warn(text: str) -> None:
 
 
 def _drop_in(argv0: str, arguments: Sequence[str], descriptors: tuple[int, ...]) -> int:
-    from confined_qemu import requests
+    from confined_qemu import requests, settings
     from confined_qemu.act import session
 
-    confinement = os.environ.get("CONFINED_QEMU_CONFINEMENT")
-    if confinement is not None and confinement not in CONFINEMENTS:
-        raise UsageError(f"CONFINED_QEMU_CONFINEMENT is {confinement!r}", hint=f"set it to {' or '.join(CONFINEMENTS)}")
-    invocation = requests.from_arguments(os.path.basename(argv0), arguments, confinement=confinement)
+    invocation = requests.from_arguments(
+        os.path.basename(argv0), arguments, settings=settings.from_environment(os.environ)
+    )
     session.launch(invocation, session.Caller(initial(), descriptors, argv0), warn)
 
 
 def _exec(chosen: argparse.Namespace, descriptors: tuple[int, ...]) -> int:
-    from confined_qemu import requests
+    from confined_qemu import requests, settings
     from confined_qemu.act import session
 
     invocation = requests.from_arguments(
-        chosen.emulator, _without_dashes(chosen.arguments), name=chosen.name, confinement=chosen.confinement
+        chosen.emulator,
+        _without_dashes(chosen.arguments),
+        name=chosen.name,
+        confinement=chosen.confinement,
+        settings=settings.from_environment(os.environ),
     )
     session.launch(invocation, session.Caller(initial(), descriptors, chosen.emulator), warn)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from confined_qemu.invocation import Invocation
     from confined_qemu.libvirt.domainxml import Imported
+    from confined_qemu.settings import Settings
     from confined_qemu.spec.vm import VM
 
 _LARGEST_SPEC = 1 << 20
@@ -108,15 +109,22 @@ def _joined(rendered: Invocation, first: int, extra: Invocation) -> Invocation:
 
 
 def from_arguments(
-    emulator: str, arguments: Sequence[str], *, name: str | None = None, confinement: str | None = None
+    emulator: str,
+    arguments: Sequence[str],
+    *,
+    name: str | None = None,
+    confinement: str | None = None,
+    settings: Settings | None = None,
 ) -> Invocation:
-    """Read a raw QEMU command line.
+    """Read a raw QEMU command line; `confinement` is stronger than that of the settings.
 
     Raises:
         CommandLineError: it names a host file in a way that cannot be followed.
     """
     from confined_qemu.cmdline import reader
 
+    if confinement is None and settings is not None:
+        confinement = settings.confinement
     return _chosen(reader.read(emulator, arguments, name=name), name, confinement)
 
 

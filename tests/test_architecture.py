@@ -18,7 +18,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PACKAGE = "confined_qemu"
 ORDER = """
     __init__ paths cmdline cmdline.commas cmdline.queries errors mcs context resource helper facts svirt_table
-    invocation cmdline.keyvals hostpaths cmdline.options cmdline.collector cmdline.filenames cmdline.blocks
+    invocation settings cmdline.keyvals hostpaths cmdline.options cmdline.collector cmdline.filenames cmdline.blocks
     cmdline.chardevs cmdline.own cmdline.reader host host.chain spec spec.rules spec.disks spec.devices
     spec.helpers spec.vm spec.yamlnodes spec.kinds spec.table_parts spec.table_helpers spec.table spec.schema
     spec.loader spec.writer libvirt libvirt.xmltree libvirt.carrying libvirt.domaindevices libvirt.domainhelpers

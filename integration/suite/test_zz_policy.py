@@ -12,7 +12,7 @@ from integration.suite import harness
 
 def test_status_without_label_remove_refusal_and_install(image: harness.Image) -> None:
     done = harness.confined("policy", "status")
-    assert (done.returncode, "version 2 " in done.stdout) == (0, True)
+    assert (done.returncode, "version 3 " in done.stdout) == (0, True)
 
     harness.run("chcon", "-t", "bin_t", harness.LAUNCH)
     done = harness.confined("policy", "status")
