@@ -22,6 +22,8 @@ DEFAULT_EMULATOR = "qemu-system-x86_64"
 CONFINEMENTS = ("selinux", "auto", "none")
 VERBS = ("run", "exec", "recover", "settle")
 """What the launch script serves besides the emulator's names."""
+_PACKAGES = {"psutil": "python3-psutil", "yaml": "python3-yaml"}
+"""What is imported only where it is needed, so that its absence shows late: Debian's name for each."""
 _AT_ONCE, _LONGEST = 0.001, 1e9
 """Seconds: a timer of zero would never ring, and one of centuries cannot be set."""
 
@@ -74,6 +76,12 @@ def guarded(work: Callable[[], int]) -> int:
         # a folder that went away, a full disk, a reader that left (`| head`)
         _say("", printable(f"{os.fsdecode(error.filename)}: {why(error)}" if error.filename else why(error)))
         _forget_answer()
+        return LAUNCHER_FAILED
+    except ModuleNotFoundError as error:
+        package = _PACKAGES.get(error.name or "")
+        if package is None:
+            raise
+        _say("", f"Python's module {error.name} is not installed; run: apt install {package}")
         return LAUNCHER_FAILED
     except (MemoryError, RecursionError):
         _say("", "there is not enough memory for this")

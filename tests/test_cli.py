@@ -179,6 +179,15 @@ def test_a_wrong_variable_is_one_line_and_125(
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("module", ["psutil", "yaml"])
+def test_a_module_that_is_not_installed_is_one_line_and_125(capsys: pytest.CaptureFixture[str], module: str) -> None:
+    def work() -> int:
+        raise ModuleNotFoundError(name=module)
+
+    assert launcher.guarded(work) == 125
+    assert f"apt install python3-{module}" in capsys.readouterr().err
+
+
 # ---- who answers
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from confined_qemu.labelling import label
 from confined_qemu.plan.steps import Bind, Connect, Relay, Retag, StartHelper
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from socket import socket
 
     from confined_qemu.act.helperstart import Running
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 _BACKLOG = 1
 """QEMU's own, for a character device."""
+_LONGEST_ADDRESS = 107
+"""Bytes: `sun_path` without its NUL."""
 _FIRST_NUMBER = 64
 """Where descriptors of ours start: above what callers hand over by number."""
 
@@ -112,7 +115,8 @@ def _connected(path: str) -> int:
 
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        made.connect(os.fsencode(path))
+        with _address(path) as address:
+            made.connect(address)
     except OSError as error:
         made.close()
         words = why(error) if error.errno else str(error)
@@ -127,11 +131,26 @@ def _listening(made: object, path: str) -> int:
 
     assert isinstance(made, socket.socket)  # noqa: S101 - narrows a late import's type
     try:
-        made.bind(os.fsencode(path))
+        with _address(path) as address:
+            made.bind(address)
         made.listen(_BACKLOG)
     except OSError as error:
         raise LabelError(f"no socket can be made here: {why(error) if error.errno else error}", where=path) from error
     return made.detach()
+
+
+@contextlib.contextmanager
+def _address(path: str) -> Iterator[bytes]:
+    """Yield `path` as an address of unix(7), which has room for 107 bytes: a longer one goes by way of its folder."""
+    name = os.fsencode(path)
+    if len(name) <= _LONGEST_ADDRESS:
+        yield name
+        return
+    folder = os.open(os.path.dirname(name) or b".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield b"/proc/self/fd/%d/%s" % (folder, os.path.basename(name))
+    finally:
+        os.close(folder)
 
 
 def _unlink_stale(path: str) -> None:
