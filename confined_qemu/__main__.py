@@ -8,7 +8,7 @@ import sys
 from confined_qemu.bare import keeps_context
 from confined_qemu.paths import DENIALS_SCRIPT, LAUNCH_SCRIPT
 
-LAUNCHED = frozenset({"run", "exec", "recover", "settle"})
+LAUNCHED = frozenset({"run", "exec", "recover", "settle", "allow", "revoke"})
 """The verbs that the launch script serves, in the launcher's domain."""
 
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 DEFAULT_EMULATOR = "qemu-system-x86_64"
 CONFINEMENTS = ("selinux", "auto", "none")
-VERBS = ("run", "exec", "recover", "settle")
+IMAGE_FORMATS = ("raw", "qcow2", "qcow", "qed", "vdi", "vhdx", "vmdk", "vpc", "parallels", "luks")
+VERBS = ("run", "exec", "recover", "settle", "allow", "revoke")
 """What the launch script serves besides the emulator's names."""
 _PACKAGES = {"psutil": "python3-psutil", "yaml": "python3-yaml"}
 """What is imported only where it is needed, so that its absence shows late: Debian's name for each."""
@@ -283,6 +284,28 @@ def _report(done: Sequence[object], *, as_json: bool, quiet: bool = False) -> in
     return LAUNCHER_FAILED if any(result.failed for result in results) else 0
 
 
+# ---- `allow` and `revoke`
+
+
+def _allow(chosen: argparse.Namespace, _: tuple[int, ...]) -> int:
+    from confined_qemu.act import hotplug
+
+    line = hotplug.allow(chosen.name, chosen.path, readonly=chosen.readonly, form=chosen.format, warn=warn)
+    return _answer(line)
+
+
+def _revoke(chosen: argparse.Namespace, _: tuple[int, ...]) -> int:
+    from confined_qemu.act import hotplug
+
+    return _answer(hotplug.revoke(chosen.name, chosen.path))
+
+
+def _answer(line: str) -> int:
+    if sys.stdout is not None:
+        sys.stdout.write(printable(line) + "\n")
+    return 0
+
+
 # ---- the command line of the verbs
 
 
@@ -325,6 +348,15 @@ def add_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     recover.add_argument("--libvirt", action="store_true", help="what a crashed libvirt left, by its own notes; root's")
     recover.add_argument("paths", nargs="*", metavar="PATH", help="with --libvirt: more files, or folders of them")
     recover.set_defaults(action=_recover)
+    allow = verbs.add_parser("allow", help="label a file for a VM that runs, which will be told to open it (QMP)")
+    allow.add_argument("--readonly", action="store_true", help="the VM only reads it, and VMs may share it")
+    allow.add_argument("--format", choices=IMAGE_FORMATS, help="an image's; without it QEMU's guess counts")
+    allow.set_defaults(action=_allow)
+    revoke = verbs.add_parser("revoke", help="put back the label of a file that was allowed, once it is unplugged")
+    revoke.set_defaults(action=_revoke)
+    for verb in (allow, revoke):
+        verb.add_argument("name", metavar="NAME", help="as `ps` names the VM, or its pid")
+        verb.add_argument("path", metavar="PATH")
     settle = verbs.add_parser("settle", help="wait until nothing is left to put back")
     settle.add_argument("--timeout", type=seconds, metavar="S", help="seconds to wait at most")
     settle.set_defaults(action=_settle)

@@ -62,7 +62,7 @@ def live() -> tuple[Row, ...]:
             memory = int(psutil.Process(pid).memory_info().rss)
         except psutil.Error:
             continue  # it has just ended
-        images = tuple(step.path for step in entry.record.steps if isinstance(step, Relabel))
+        images = tuple(step.path for step in entry.record.all_steps if isinstance(step, Relabel))
         rows.append(Row(entry.record.name, pid, lsm.process_context(pid), entry.record.accel, memory, images))
     return tuple(sorted(rows, key=lambda row: (row.name, row.pid)))
 

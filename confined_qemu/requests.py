@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 from confined_qemu.errors import HostError, SpecError, printable, why
 from confined_qemu.invocation import Confinement
+from confined_qemu.resource import PROBED, Access, Role
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from confined_qemu.invocation import Invocation
     from confined_qemu.libvirt.domainxml import Imported
+    from confined_qemu.resource import Resource
     from confined_qemu.settings import Settings
     from confined_qemu.spec.vm import VM
 
@@ -125,7 +127,20 @@ def from_arguments(
 
     if confinement is None and settings is not None:
         confinement = settings.confinement
-    return _chosen(reader.read(emulator, arguments, name=name), name, confinement)
+    invocation = reader.read(emulator, arguments, name=name)
+    if settings is not None and not invocation.query:
+        invocation = replace(invocation, resources=(*invocation.resources, *_extra(settings)))
+    return _chosen(invocation, name, confinement)
+
+
+def _extra(settings: Settings) -> list[Resource]:
+    """Return the files that a raw command line's VM will be told to open while it runs."""
+    from confined_qemu import hostpaths
+
+    wanted = [(path, Access.READ_WRITE, "extra_paths") for path in settings.extra_paths]
+    wanted += [(path, Access.READ, "extra_readonly") for path in settings.extra_readonly]
+    found = (hostpaths.resource(path, Role.EXTRA, access, key, format=PROBED) for path, access, key in wanted)
+    return [resource for resource in found if resource is not None]
 
 
 def _chosen(invocation: Invocation, name: str | None, confinement: str | None) -> Invocation:

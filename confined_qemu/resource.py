@@ -72,6 +72,8 @@ class Role(StrEnum):
     HELPER = "helper"
     HOST_DEVICE = "host_device"
     CONFIG = "config"
+    EXTRA = "extra"
+    """What the VM is told to open while it runs, over QMP: a disk, or what a command writes (a screen, a log)."""
 
 
 PROBED = "probed"
@@ -107,6 +109,11 @@ class Resource:
     def layered(self) -> bool:
         """Tell whether its header may name other files: a system's own images and descriptors are taken as they are."""
         return self.format in LAYERED and self.sharing is not Sharing.UNLABELLED
+
+    @property
+    def made_if_missing(self) -> bool:
+        """Tell whether a missing file is made: QEMU would make it, or (EXTRA) a command over QMP will want it made."""
+        return self.access is Access.CREATE or (self.role is Role.EXTRA and self.access is Access.READ_WRITE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ class End(StrEnum):
     LAST = "the label it had, with the last VM that reads it"
     STAYS = "stays"
     REMOVED = "the file is removed"
+    BACK_OR_REMOVED = "the label it had; one that was made and stayed empty is removed"
     NOTHING = ""
 
 
@@ -162,6 +163,18 @@ TABLE: tuple[Row, ...] = (
         frozenset({Role.LOG, Role.CHARDEV}), _WRITES, _ANYWHERE, _STREAM, Sharing.PRIVATE, End.BACK,
         "a VM may make nothing in its folder, so what is missing is made beforehand",
         f"{_LIBVIRT}: chardev files and pipes",
+    ),
+    Row(
+        "file to be opened while the VM runs (`extra_files:`, `CONFINED_QEMU_EXTRA_PATHS`, `allow`)",
+        frozenset({Role.EXTRA}), _WRITES, _WITH_DEVICES, _STREAM | _IMAGE, Sharing.PRIVATE, End.BACK_OR_REMOVED,
+        "QMP names it too late for a label; what is missing is made, for a VM may make nothing in its folder",
+        "libvirt labels what is hot-plugged; ours: before QMP speaks of it",
+    ),
+    Row(
+        "the same, only to be read (`readonly: yes`, `allow --readonly`)",
+        frozenset({Role.EXTRA}), _READ, _WITH_DEVICES, _STREAM | _IMAGE, Sharing.CONTENT, End.LAST,
+        "many VMs read one image",
+        f"{_LIBVIRT}: content label",
     ),
     Row(
         "pidfile",

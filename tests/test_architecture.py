@@ -25,11 +25,12 @@ ORDER = """
     libvirt.domainxml spec.command spec.render_helpers spec.render plan plan.svirt plan.levels
     libvirt.remembered plan.steps plan.plan plan.decisions host.mountinfo plan.places plan.openings
     plan.fixedlabels plan.fileplan plan.helperplan plan.socketplan plan.descriptorplan plan.processplan
-    plan.planner denials denials.avc denials.verdict denials.filerules denials.explain denials.attribution
+    plan.planner plan.hotplan restore restore.record denials denials.avc denials.verdict denials.filerules
+    denials.explain denials.attribution
     | host.environment locks lsm host.devices host.kvm labelling labelling.sweep labelling.label host.processes
-    host.mounts host.survey host.helperhost host.probe restore restore.journal restore.history restore.restore
+    host.mounts host.survey host.helperhost host.probe restore.journal restore.history restore.restore
     libvirt.labels act act.pairs beside beside.survivors beside.watch beside.relay act.spawn act.helperstart
-    act.acts requests act.session policy policy.module policy.script policy.install policy.adopt preview
+    act.acts requests act.session act.hotplug policy policy.module policy.script policy.install policy.adopt preview
     denials.audit inquiry act.run arguments launcher bare check listing cli __main__
 """.split()  # noqa: SIM905 - a line of the order for each layer
 """Each module imports only what stands to its left. Left of the bar all is pure: values in, values out."""

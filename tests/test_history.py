@@ -16,6 +16,7 @@ from confined_qemu.errors import JournalError
 from confined_qemu.facts import FileKind, Identity
 from confined_qemu.plan.steps import Relabel
 from confined_qemu.restore import history, journal
+from confined_qemu.restore.record import Record
 from tests.strategies import hostile
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def test_another_users_damaged_folder_stops_nobody(tmp_path: Path, monkeypatch: 
 
 
 def vm(folder: Path, name: str = "a", pid: int = 5) -> journal.Entry:
-    record = journal.Record(name, "boot", pid, 9, "kvm", PAIR, (STEP,))
+    record = Record(name, "boot", pid, 9, "kvm", PAIR, (STEP,))
     path, descriptor = journal.write(str(folder), record)
     os.close(descriptor)
     return journal.Entry(path, record)

@@ -19,7 +19,7 @@ from confined_qemu.errors import JournalError
 from confined_qemu.facts import FileKind, Identity
 from confined_qemu.plan.steps import Bind, Create, MakeFolder, Relabel
 from confined_qemu.restore import journal
-from confined_qemu.restore.journal import Record
+from confined_qemu.restore.record import Record, encode
 from tests import strategies
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ _relabels = st.builds(
     st.booleans(),
 )
 _creates = st.builds(
-    Create, strategies.paths, strategies.contexts, strategies.contexts, remove=st.booleans(), truncate=st.booleans()
+    Create, strategies.paths, strategies.contexts, strategies.contexts, remove=st.booleans(), remove_empty=st.booleans()
 )
 _folders = st.builds(MakeFolder, strategies.paths, strategies.contexts)
 _binds = st.builds(
@@ -187,7 +187,7 @@ _json = st.recursive(
 
 def _good() -> dict[str, Any]:
     relabel = Relabel("/a", Identity(1, 2, 3), FileKind.REGULAR, 1, IMAGE, IMAGE, None, exclusive=True)
-    encoded: dict[str, Any] = journal._encode(record(7, relabel, Create("/b", IMAGE, IMAGE, remove=True)))
+    encoded: dict[str, Any] = encode(record(7, relabel, Create("/b", IMAGE, IMAGE, remove=True)))
     return json.loads(json.dumps(encoded))  # type: ignore[no-any-return]
 
 

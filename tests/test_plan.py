@@ -1,6 +1,6 @@
 """Plans as people and programs see them: golden texts, one folder for each case.
 
-`spec.yaml`, `domain.xml` or `argv` (an argument a line) is what was asked for, `host.json` what is special about the
+`spec.yaml`, `domain.xml` or `argv` (an argument a line; `env` has variables) is what was asked for, `host.json` what is special about the
 host (tests/worlds.py), `plan.txt` and `plan.json` what comes of it. `pytest --update` writes the last two anew.
 """
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 
-from confined_qemu import requests
+from confined_qemu import requests, settings
 from confined_qemu.plan.plan import AccelChoice, Plan, PlannedResource
 from confined_qemu.plan.planner import plan
 from confined_qemu.plan.steps import Create, MakeFolder
@@ -48,7 +48,9 @@ def text_of(case: str, name: str) -> str | None:
 def asked(case: str, monkeypatch: pytest.MonkeyPatch) -> Invocation:
     argv = text_of(case, "argv")
     if argv is not None:
-        return requests.from_arguments("qemu-system-x86_64", argv.splitlines())
+        environment = dict(line.partition("=")[::2] for line in (text_of(case, "env") or "").splitlines())
+        chosen = settings.from_environment(environment)
+        return requests.from_arguments("qemu-system-x86_64", argv.splitlines(), settings=chosen)
     domain = text_of(case, "domain.xml")
     spec = domain or text_of(case, "spec.yaml") or ""
     monkeypatch.setattr(requests, "_text", lambda _: spec)

@@ -26,6 +26,7 @@ from confined_qemu.plan.fileplan import FilePlanner, Wanted
 from confined_qemu.plan.steps import Bind, Create, JournalStep, MakeFolder, Relabel
 from confined_qemu.resource import Access, Resource, Role, Sharing
 from confined_qemu.restore import journal, restore
+from confined_qemu.restore.record import Record
 from tests.fakes import DEBIAN, VIRT_IMAGE, Crash, Labels, Policy, install_labels, install_processes
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def one_vm(folder: Path, labels: Labels, *, pid: int = 7, shared: bool = False) 
     own = folder / "journal"
     own.mkdir()
     path, held = journal.write(
-        str(own), journal.Record("vm", processes.boot_id(), pid, 1, "tcg", context, tuple(steps), shared)
+        str(own), Record("vm", processes.boot_id(), pid, 1, "tcg", context, tuple(steps), shared)
     )
     os.close(held)
     for step in steps:
@@ -252,7 +253,7 @@ class Host(RuleBasedStateMachine):
         if steps is None:
             return
         context = DEBIAN.kvm.at(pair.level())
-        record = journal.Record(f"vm{pid}", self.table.boot, pid, 1, "tcg", context, steps)
+        record = Record(f"vm{pid}", self.table.boot, pid, 1, "tcg", context, steps)
         path, descriptor = journal.write(self.folder, record)
         self.table.ticks[pid] = 1
         if fault is not None:

@@ -17,7 +17,7 @@ from confined_qemu.errors import SpecError
 from confined_qemu.invocation import Accel, Seclabel, SeclabelType
 from confined_qemu.spec import loader, yamlnodes
 from confined_qemu.spec.devices import Char, CharKind, Network, NetworkType
-from confined_qemu.spec.disks import Bus, Disk, DiskFormat
+from confined_qemu.spec.disks import Bus, Disk, DiskFormat, ExtraFile
 from confined_qemu.spec.helpers import Share, ShareDriver, Tpm, TpmModel, TpmVersion
 from confined_qemu.spec.vm import VM
 from tests.strategies import spec_documents
@@ -93,6 +93,7 @@ display: vnc=127.0.0.1:3
 network: {{type: user, model: e1000, mac: "52:54:00:00:00:01", hostfwd: ["tcp::1-:2"]}}
 tpm: {{state: t, version: 2.0, model: tpm-tis}}
 shares: [{{dir: d, tag: /mnt, driver: 9p, readonly: yes}}]
+extra_files: [{{file: e, readonly: yes, format: qcow2}}, {{file: later.ppm}}]
 qemu_args: [-S, 1, on]
 confinement: auto
 require_domain: TRUE
@@ -109,6 +110,7 @@ seclabel: {{type: static, label: "{label}", relabel: yes}}
     assert vm.seclabel == Seclabel(SeclabelType.STATIC, relabel=True, label=Context.parse(label))
     assert vm.network.hostfwd == ("tcp::1-:2",)
     assert vm.tpm == Tpm("t", TpmVersion.TPM_2, TpmModel.TIS)
+    assert vm.extra_files == (ExtraFile("e", readonly=True, format=DiskFormat.QCOW2), ExtraFile("later.ppm"))
     assert vm.shares == (Share("d", "/mnt", ShareDriver.NINE_P, readonly=True),)
 
 

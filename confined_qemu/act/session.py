@@ -22,6 +22,7 @@ from confined_qemu.plan.decisions import NO_POLICY
 from confined_qemu.plan.planner import plan as make_plan
 from confined_qemu.plan.steps import JournalStep, StartHelper
 from confined_qemu.restore import journal, restore
+from confined_qemu.restore.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -76,13 +77,13 @@ def collect(
     """Return the facts about this invocation, without a pair."""
     search = survey.environment_text(caller.environment, "PATH")
     emulator = survey.find_emulator(invocation.emulator, search)
-    folders, programs = _helped(invocation, selinux)
+    served, programs = _helped(invocation, selinux)
     return Facts(
         selinux=selinux,
         kvm=survey.accelerator(),
         emulator=survey.file(emulator, selinux),
         files=survey.files((resource.path for resource in invocation.resources), selinux),
-        folders=folders,
+        folders=served,
         programs=programs,
         holders=holders or {},
         descriptors=survey.descriptors(caller.descriptors, selinux),
@@ -123,7 +124,7 @@ def launch(invocation: Invocation, caller: Caller, warn: Callable[[str], None]) 
     mode = lsm.mode()
     if invocation.query or not needs_labels(invocation, mode):
         facts = collect(invocation, caller, survey.selinux(scan=False))
-        plan = _accepted(make_plan(invocation, facts, _policy(mode)), warn)
+        plan = accepted(make_plan(invocation, facts, _policy(mode)), warn)
         acts.become(plan, acts.perform(plan), caller.environment, caller.argv0)
     folder = journal.user_folder(os.geteuid())
     invocation = followed(invocation)
@@ -167,7 +168,7 @@ def preview(invocation: Invocation, caller: Caller, pair: Pair | None = None) ->
     if not needs_labels(invocation, mode) or invocation.query:
         return make_plan(invocation, collect(invocation, caller, survey.selinux(scan=False)), _policy(mode))
     invocation = followed(invocation)
-    facts = collect(invocation, caller, survey.as_launched(survey.selinux()), restore.holders(_folders()))
+    facts = collect(invocation, caller, survey.as_launched(survey.selinux()), restore.holders(folders()))
     if pair is None or invocation.seclabel.type is SeclabelType.STATIC:
         registry = pairs.open_registry(os.path.join(journal.state_folder(), paths.PAIRS))
         facts = _reserved(registry, invocation, facts)
@@ -188,7 +189,7 @@ def _planned(
     facts = _settled(invocation, caller, folder, held)
     registry = pairs.open_registry(os.path.join(journal.state_folder(), paths.PAIRS))
     facts = _reserved(registry, invocation, facts)
-    return _accepted(make_plan(invocation, facts, lsm), warn), registry
+    return accepted(make_plan(invocation, facts, lsm), warn), registry
 
 
 def _reserved(registry: int, invocation: Invocation, facts: Facts) -> Facts:
@@ -233,7 +234,7 @@ def _names() -> dict[Context, str]:
     """Return the names of the live dynamic VMs that this user may see, by their contexts."""
     return {
         entry.record.context: entry.record.name
-        for entry in restore.readable_entries(_folders())
+        for entry in restore.readable_entries(folders())
         if not entry.record.shared and restore.pid_of(entry) is not None
     }
 
@@ -253,11 +254,11 @@ def _taken(facts: Facts) -> list[frozenset[int]]:
 def _settled(invocation: Invocation, caller: Caller, folder: str, held: ExitStack) -> Facts:
     """Return the facts with the folder's lock held, and no dead VM's work left on a file of this one."""
     for _ in range(_TRIES):
-        for entry in _dead(folder, invocation):
+        for entry in dead(folder, invocation):
             restore.finish(entry)
         held.enter_context(journal.locked(folder))
-        if not _dead(folder, invocation):
-            return collect(invocation, caller, survey.selinux(), restore.holders(_folders()))
+        if not dead(folder, invocation):
+            return collect(invocation, caller, survey.selinux(), restore.holders(folders()))
         held.pop_all().close()
     raise JournalError(
         "labels that a dead VM left on these files cannot be put back",
@@ -266,23 +267,29 @@ def _settled(invocation: Invocation, caller: Caller, folder: str, held: ExitStac
     )
 
 
-def _dead(folder: str, invocation: Invocation) -> list[journal.Entry]:
+def dead(folder: str, invocation: Invocation) -> list[journal.Entry]:
+    """Return the dead VMs of this user whose labels are still on files of this invocation."""
     mine = {os.path.realpath(resource.path) for resource in invocation.resources}
     mine |= {os.path.realpath(listener.path) for listener in invocation.listeners}
     mine |= {os.path.realpath(helper.folder) for helper in invocation.helpers}
     return [
         entry
         for entry in journal.entries(folder)
-        if restore.pid_of(entry) is None and any(os.path.realpath(step.path) in mine for step in entry.record.steps)
+        if restore.pid_of(entry) is None and any(os.path.realpath(step.path) in mine for step in entry.record.all_steps)
     ]
 
 
-def _folders() -> list[str]:
+def folders() -> list[str]:
     """Return the journals that this user may read: root all, others their own."""
     return journal.all_folders() if os.geteuid() == 0 else [journal.user_folder(os.geteuid())]
 
 
-def _accepted(plan: Plan, warn: Callable[[str], None]) -> Plan:
+def accepted(plan: Plan, warn: Callable[[str], None]) -> Plan:
+    """Return a plan that may be executed; its warnings are said.
+
+    Raises:
+        Refused: it may not.
+    """
     for line in plan.warnings:
         warn(line)
     if plan.refusals:
@@ -298,7 +305,7 @@ def _journalled(folder: str, plan: Plan) -> tuple[str, int]:
     ticks = processes.start_ticks(pid)
     if ticks is None:
         raise JournalError("the launcher cannot see itself in /proc", hint="mount /proc without hidepid")
-    record = journal.Record(
+    record = Record(
         plan.name, processes.boot_id(), pid, ticks, plan.accel.chosen, plan.process, steps, plan.live is not None
     )
     return journal.write(folder, record)

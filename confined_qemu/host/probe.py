@@ -21,7 +21,7 @@ from confined_qemu.facts import SelinuxMode
 from confined_qemu.host import chain, survey
 from confined_qemu.host.chain import Layer
 from confined_qemu.plan.svirt import RESTORED_TYPE
-from confined_qemu.resource import PROBED
+from confined_qemu.resource import PROBED, Role
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,6 +108,8 @@ class _Walk:
         except (OSError, ValueError):
             return  # the plan says what is wrong with it
         if not any(is_kind(found.st_mode) for is_kind in _KINDS):
+            if layer.image.role is Role.EXTRA and layer.image.format == PROBED:
+                return  # a pipe, perhaps: nobody said that it is an image
             self._refuse(layer, "neither a file nor a block device, so it is no image")
             return
         inode = found.st_dev, found.st_ino

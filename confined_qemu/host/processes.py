@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from confined_qemu import lsm
@@ -59,6 +60,26 @@ def holding_categories() -> tuple[LiveProcess, ...]:
 def running_as(context: Context) -> tuple[int, ...]:
     """Return the live processes that run in exactly this context: a dynamic VM's, as its pair is its own."""
     return tuple(pid for pid in pids() if lsm.process_context(pid) == context and not is_zombie(pid))
+
+
+def open_inodes(pid: int) -> frozenset[tuple[int, int]]:
+    """Return the inodes, as (device, inode), of files that `pid` has open and that have a path; none where it ended.
+
+    Raises:
+        OSError: the kernel does not show it.
+    """
+    folder = f"/proc/{pid}/fd"
+    found = set()
+    try:
+        for number in os.listdir(folder):
+            with suppress(FileNotFoundError):  # closed meanwhile
+                # a pipe's or a socket's is no path, and SELinux need not be asked about it
+                if os.readlink(f"{folder}/{number}").startswith("/"):
+                    inode = os.stat(f"{folder}/{number}")
+                    found.add((inode.st_dev, inode.st_ino))
+    except (FileNotFoundError, ProcessLookupError):
+        return frozenset()
+    return frozenset(found)
 
 
 def has_open(pid: int, path: str) -> bool:

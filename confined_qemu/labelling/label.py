@@ -157,6 +157,8 @@ def undo(step: JournalStep, others_hold: Callable[[Identity], bool]) -> None:
     match step:
         case Relabel():
             _put_back(step.path, step.identity, step.after, step.restore, others_hold)
+        case Create(remove_empty=True) if _is_empty(step.path):
+            _unlink(step)
         case Create(remove=False) | KeepFolder():
             _put_back(step.path, None, step.context, step.restore, others_hold)
         case Create() | Bind():
@@ -167,6 +169,13 @@ def undo(step: JournalStep, others_hold: Callable[[Identity], bool]) -> None:
             from confined_qemu.labelling import sweep
 
             sweep.sweep(step)
+
+
+def _is_empty(path: str) -> bool:
+    try:
+        return os.lstat(path).st_size == 0
+    except OSError:
+        return False
 
 
 def _put_back(

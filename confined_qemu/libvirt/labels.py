@@ -155,7 +155,7 @@ def _candidates(domains: list[_Domain], paths: Iterable[str]) -> Iterator[str]:
         yield from (os.path.realpath(path) for path in sorted(domain.paths) if "\0" not in path)
     for folder in journal.all_folders():
         for entry in journal.entries(folder):
-            yield from (step.path for step in entry.record.steps if isinstance(step, Relabel | Create))
+            yield from (step.path for step in entry.record.all_steps if isinstance(step, Relabel | Create))
     yield from _files_in(POOL, missing_ok=True)
     for path in paths:
         whole = os.path.abspath(path)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from confined_qemu.plan.decisions import Policy
 
 _STRENGTH = (Sharing.UNLABELLED, Sharing.CONTENT, Sharing.PRIVATE, Sharing.SHARED)
+_NAME_FILES = "; name the files in it: what is missing is made for the VM"
 _IN_TREES = frozenset({FileKind.REGULAR, FileKind.DIRECTORY})
 
 
@@ -94,7 +95,8 @@ class FilePlanner:
         if resource.sharing is Sharing.UNLABELLED:
             return self._left_alone(wanted)
         if found.kind not in svirt_table.kinds(resource.role, resource.access):
-            return _refused(wanted, f"a {openings.word(found.kind)} cannot be used as {resource.role}")
+            instead = _NAME_FILES if resource.role is Role.EXTRA and found.kind is FileKind.DIRECTORY else ""
+            return _refused(wanted, f"a {openings.word(found.kind)} cannot be used as {resource.role}{instead}")
         relabel = self.invocation.seclabel.relabel if resource.relabel is None else resource.relabel
         if not relabel and resource.label is None:
             return self._kept(wanted)
@@ -118,7 +120,7 @@ class FilePlanner:
     def _missing(self, wanted: Wanted) -> Outcome:
         resource, found = wanted.resource, wanted.found
         contexts = self.facts.selinux.contexts
-        if resource.access is not Access.CREATE or contexts is None:
+        if not resource.made_if_missing or contexts is None:
             if resource.sharing is Sharing.UNLABELLED and resource.access in (Access.CONNECT, Access.LISTEN):
                 return Outcome()  # QEMU's own message about a socket is the better one
             return _refused(wanted, f"no such file{_named(resource)}")
@@ -135,7 +137,8 @@ class FilePlanner:
                 restore = contexts.restored()
         restore = self._levels.kept(restore, label)
         rule = hostpaths.rule(resource)
-        step = Create(found.path, label, restore, remove=rule is not None and rule.end is End.REMOVED)
+        end = rule.end if rule is not None else End.BACK
+        step = Create(found.path, label, restore, end is End.REMOVED, end is End.BACK_OR_REMOVED)
         denials: tuple[str, ...] = ()
         folder = found.folder_label
         if self.policy is not None and folder is not None and self._denied_in_folder(folder):
@@ -380,6 +383,8 @@ def _refused(wanted: Wanted, problem: str) -> Outcome:
 
 def _in_use(wanted: Wanted, holder: Holder) -> str:
     mend = "share the image: shareable: true in both"
+    if wanted.resource.role is Role.EXTRA:
+        mend = "let both only read it"
     if wanted.resource.named_by is not None:
         mend = "build this image on a file that no VM writes"
     return (

@@ -48,6 +48,13 @@ def plan(invocation: Invocation, facts: Facts, policy: Policy | None) -> Plan:
     return draft.finish()
 
 
+def plan_files(invocation: Invocation, facts: Facts, policy: Policy, process: Context) -> Plan:
+    """Return the plan for the files of `invocation` alone, which a VM that runs as `process` is given now."""
+    draft = _Draft(invocation, facts, policy, process=process, confined=True)
+    draft.add_files()
+    return draft.finish()
+
+
 @dataclass
 class _Draft:
     """The plan while it is being made."""

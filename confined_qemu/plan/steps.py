@@ -42,17 +42,21 @@ class Relabel:
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """Make a file that QEMU would make and may not; at the end unlink it (`remove`) or give it `restore`."""
+    """Make a file that QEMU would make and may not; at the end unlink it (`remove`) or give it `restore`.
+
+    `remove_empty`: unlink it where nobody has written to it.
+    """
 
     path: str
     context: Context
     restore: Context
     remove: bool
-    truncate: bool = False
+    remove_empty: bool = False
 
     def describe(self) -> str:
         """Return what is made and what follows at the end."""
         end = "removed at the end" if self.remove else f"at the end {self.restore}"
+        end += ", or removed if it is still empty" if self.remove_empty else ""
         return f"create   {self.path}: {self.context}, {end}"
 
 

@@ -144,7 +144,7 @@ def _require_idle(path: str) -> None:
     """Refuse while a VM of ours, of any user, has a file in the folder."""
     for holder in journal.all_folders():
         for entry in journal.entries(holder):
-            used = [step.path for step in entry.record.steps if step.path.startswith(f"{path}/")]
+            used = [step.path for step in entry.record.all_steps if step.path.startswith(f"{path}/")]
             if not used:
                 continue
             pid = restore.pid_of(entry)

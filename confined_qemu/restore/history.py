@@ -87,7 +87,9 @@ def _vm(entry: journal.Entry, *, end: int | None) -> Vm:
     # a journal is written once, at the start
     start = os.stat(entry.path).st_mtime_ns // 1_000_000
     files = tuple(
-        GivenFile(step.path, step.identity.inode, str(step.after)) for step in record.steps if isinstance(step, Relabel)
+        GivenFile(step.path, step.identity.inode, str(step.after))
+        for step in record.all_steps
+        if isinstance(step, Relabel)
     )
     return Vm(record.name, record.context, record.pid, start, end, files)
 

@@ -1,7 +1,8 @@
 """The journal: what was done to which inode, on disk and synced before it is done.
 
 One file for each VM in the user's folder. Its watcher holds the file's lock; a file that nobody holds, of a VM
-with no process left, is work that a crash left behind.
+with no process left, is work that a crash left behind. What a running VM is given later (`allow`) is in a second file
+beside it, so that the first, whose lock is held, is written once.
 """
 
 from __future__ import annotations
@@ -11,49 +12,24 @@ import json
 import os
 import stat
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from confined_qemu import locks, lsm, paths
-from confined_qemu.context import Context
 from confined_qemu.errors import JournalError, ValueProblem, printable, why
-from confined_qemu.facts import FileKind, Identity
-from confined_qemu.plan.steps import Bind, Create, JournalStep, KeepFolder, MakeFolder, Relabel, Sweep
+from confined_qemu.restore.record import decode, decode_grants, encode, encode_grants
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from confined_qemu.context import Context
+    from confined_qemu.restore.record import Grant, Record
 
 SUFFIX = ".vm.json"
 _LIVE_SUFFIX = ".vm.live"
-_FORMAT = 1
+_GRANTS_SUFFIX = ".vm.allowed"
 _PRIVATE_FOLDER = 0o700
-_CONTEXTS = frozenset({"before", "after", "restore", "context", "file_context", "socket_context", "given"})
-_STEPS: dict[str, type[JournalStep]] = {
-    "relabel": Relabel,
-    "create": Create,
-    "folder": MakeFolder,
-    "bind": Bind,
-    "keep-folder": KeepFolder,
-    "sweep": Sweep,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What the journal says of one VM. `pid` and `start_ticks` are the launcher's, which becomes QEMU.
-
-    `shared`: other VMs may run in its context too (static labels), so that no context tells its processes: they
-    hold its live file locked (`hold`).
-    """
-
-    name: str
-    boot_id: str
-    pid: int
-    start_ticks: int
-    accel: str
-    context: Context
-    steps: tuple[JournalStep, ...]
-    shared: bool = False
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +107,27 @@ def write(folder: str, record: Record) -> tuple[str, int]:
         JournalError: it cannot be written whole; nothing may be labelled then.
     """
     path = os.path.join(folder, f"{record.pid}.{record.start_ticks}{SUFFIX}")
-    temporary = f"{path}.new"
-    text = json.dumps(_encode(record), indent=1) + "\n"
+    return path, _write(path, encode(record))
+
+
+def write_grants(path: str, grants: tuple[Grant, ...]) -> None:
+    """Put what the VM whose journal is at `path` was given later on disk, synced; the caller holds the folder's lock.
+
+    Raises:
+        JournalError: it cannot be written whole; what was there before still is.
+    """
+    file = _grants_path(path)
+    if grants:
+        os.close(_write(file, encode_grants(grants)))
+    else:
+        _unlink(file)
+        _sync_folder(os.path.dirname(file))
+
+
+def _write(path: str, value: dict[str, Any]) -> int:
+    """Put a JSON object on disk, synced, and return a descriptor that holds the file's lock."""
+    folder, temporary = os.path.dirname(path), f"{path}.new"
+    text = json.dumps(value, indent=1) + "\n"
     try:
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
@@ -149,22 +144,28 @@ def write(folder: str, record: Record) -> tuple[str, int]:
             raise
     except OSError as error:
         raise JournalError(f"cannot be written: {why(error)}", where=path, hint="nothing was labelled") from error
-    return path, descriptor
+    return descriptor
 
 
 def read(path: str) -> Record | None:
-    """Return the record in `path`, None when it is gone.
+    """Return the record in `path` with the VM's grants, None when it is gone.
 
     Raises:
         JournalError: it cannot be read or understood.
     """
+    record = _read(path, decode)
+    grants = _read(_grants_path(path), decode_grants)
+    return replace(record, grants=grants) if record is not None and grants is not None else record
+
+
+def _read(path: str, of_json: Callable[[Any], _Value]) -> _Value | None:
     try:
         # root reads the folders of others: a link there must not lead it elsewhere, nor a pipe hold it up
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, encoding="ascii") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise ValueError("no regular file")  # noqa: TRY301 - told as every other thing that is none
-            return _decode(json.load(file))
+            return of_json(json.load(file))
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -217,6 +218,10 @@ def live_path(path: str) -> str:
     return path.removesuffix(SUFFIX) + _LIVE_SUFFIX
 
 
+def _grants_path(path: str) -> str:
+    return path.removesuffix(SUFFIX) + _GRANTS_SUFFIX
+
+
 def hold(path: str, context: Context) -> Hold:
     """Make the VM's live file, labelled `context` so that the VM may inherit it, and lock it.
 
@@ -262,6 +267,7 @@ def is_held(path: str) -> bool:
 def remove(path: str) -> None:
     """Forget a VM: all that its record names has been put back."""
     _unlink(live_path(path))
+    _unlink(_grants_path(path))
     _unlink(path)
     _sync_folder(os.path.dirname(path))
 
@@ -279,56 +285,3 @@ def _sync_folder(folder: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _encode(record: Record) -> dict[str, Any]:
-    names = {kind: name for name, kind in _STEPS.items()}
-    return {
-        "format": _FORMAT,
-        "name": record.name,
-        "boot_id": record.boot_id,
-        "pid": record.pid,
-        "start_ticks": record.start_ticks,
-        "accel": record.accel,
-        "context": str(record.context),
-        "shared": record.shared,
-        "steps": [{"step": names[type(step)], **_plain(step)} for step in record.steps],
-    }
-
-
-def _plain(step: JournalStep) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for name, value in ((name, getattr(step, name)) for name in step.__dataclass_fields__):
-        values[name] = (
-            asdict(value) if isinstance(value, Identity) else str(value) if isinstance(value, Context) else value
-        )
-    return values
-
-
-def _decode(data: Any) -> Record:
-    if data["format"] != _FORMAT:
-        raise ValueError(f"format {data['format']}")
-    return Record(
-        str(data["name"]),
-        str(data["boot_id"]),
-        int(data["pid"]),
-        int(data["start_ticks"]),
-        str(data["accel"]),
-        Context.parse(data["context"]),
-        tuple(_step(dict(step)) for step in data["steps"]),
-        bool(data.get("shared", False)),
-    )
-
-
-def _step(values: dict[str, Any]) -> JournalStep:
-    kind = _STEPS[values.pop("step")]
-    for name, value in values.items():
-        if name in _CONTEXTS and value is not None:
-            values[name] = Context.parse(value)
-        elif name == "identity" and value is not None:
-            values[name] = Identity(**value)
-        elif name == "kind":
-            values[name] = FileKind(value)
-        elif name == "path" and (not isinstance(value, str) or "\0" in value):
-            raise ValueError(f"path {value!r}")
-    return kind(**values)

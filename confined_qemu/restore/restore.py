@@ -16,7 +16,7 @@ from confined_qemu.plan.steps import Relabel, Sweep
 from confined_qemu.restore import history, journal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from confined_qemu.errors import ConfinedQemuError
     from confined_qemu.facts import Identity
@@ -76,14 +76,17 @@ def pid_of(entry: journal.Entry) -> int | None:
     return running[0] if running else None
 
 
-def holders(folders: list[str]) -> dict[Identity, tuple[Holder, ...]]:
-    """Return which live VMs of these folders use which inode, and which device behind it."""
+def holders(folders: list[str], *, without: str | None = None) -> dict[Identity, tuple[Holder, ...]]:
+    """Return which live VMs of these folders use which inode, and which device behind it.
+
+    The VM whose journal is at `without` does not count.
+    """
     found: dict[Identity, tuple[Holder, ...]] = {}
     for entry in readable_entries(folders):
         pid = pid_of(entry)
-        if pid is None:
+        if pid is None or entry.path == without:
             continue
-        for step in entry.record.steps:
+        for step in entry.record.all_steps:
             if isinstance(step, Relabel):
                 holder = Holder(entry.record.name, pid, step.exclusive, step.restore)
                 for identity in (step.identity, *_device(step)):
@@ -129,21 +132,29 @@ def restore(path: str) -> Restored | None:
         record = journal.read(path)
         if record is None:
             return None
-        others = {
-            step.identity
-            for entry in readable_entries(_neighbours(folder))
-            if entry.path != path and pid_of(entry) is not None
-            for step in entry.record.steps
-            if isinstance(step, Relabel)
-        }
-        steps = record.steps
+        steps = record.all_steps
         if record.boot_id != processes.boot_id():
             steps = tuple(_on_this_boot(step) for step in steps)
-        failed = label.undo_all(steps, lambda mine: any(mine.same(other) for other in others))
+        failed = label.undo_all(steps, held_by_others(path))
         if not failed:
             history.remember(journal.Entry(path, record))
             journal.remove(path)
     return Restored(journal.Entry(path, record), tuple(failed))
+
+
+def held_by_others(path: str) -> Callable[[Identity], bool]:
+    """Return what tells whether a live VM other than the one whose journal is at `path` uses an inode.
+
+    The caller holds the lock of the journal's folder.
+    """
+    others = {
+        step.identity
+        for entry in readable_entries(_neighbours(os.path.dirname(path)))
+        if entry.path != path and pid_of(entry) is not None
+        for step in entry.record.all_steps
+        if isinstance(step, Relabel)
+    }
+    return lambda mine: any(mine.same(other) for other in others)
 
 
 def _neighbours(folder: str) -> list[str]:

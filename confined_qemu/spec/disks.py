@@ -56,6 +56,15 @@ class DiskLabel:
 
 
 @dataclass(frozen=True, slots=True)
+class ExtraFile:
+    """A file that the VM will be told to open while it runs (QMP); one without a format is probed as QEMU would."""
+
+    file: str
+    readonly: bool = False
+    format: DiskFormat | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Disk:
     """One disk. `source` is the place that asked for it, for messages (`disks[0].file`)."""
 

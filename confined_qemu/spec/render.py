@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from confined_qemu import hostpaths
 from confined_qemu.errors import ValueProblem
 from confined_qemu.invocation import Accel, Invocation
-from confined_qemu.resource import Access, Listener, Role
+from confined_qemu.resource import PROBED, Access, Listener, Role
 from confined_qemu.spec import render_helpers
 from confined_qemu.spec.command import Command, options
 from confined_qemu.spec.devices import Char, CharKind, NetworkType, NicModel
@@ -185,6 +185,15 @@ def _network(command: Command) -> None:
     command.add("-device", device if card.mac is None else options(device, mac=card.mac))
 
 
+def _extra_files(command: Command) -> None:
+    """Note what QMP will name later: no argument of QEMU's says it."""
+    for number, extra in enumerate(command.vm.extra_files):
+        access = Access.READ if extra.readonly else Access.READ_WRITE
+        form = extra.format.value if extra.format is not None else PROBED
+        source = f"extra_files[{number}].file"
+        command.note(hostpaths.resource(command.path(extra.file), Role.EXTRA, access, source, format=form))
+
+
 def invocation(vm: VM, folder: str) -> Invocation:
     """Return QEMU's command line for a VM whose relative paths start at `folder` (absolute: the spec's own).
 
@@ -201,6 +210,7 @@ def invocation(vm: VM, folder: str) -> Invocation:
     parts = (_flash, _kernel, _disks, _cdrom, _characters, _network, render_helpers.tpm, render_helpers.shares)
     for part in parts:
         part(command)
+    _extra_files(command)
     command.add(*vm.qemu_args)
     return Invocation(
         name=vm.name,

@@ -9,7 +9,18 @@ from confined_qemu.spec.devices import Network, NetworkType
 from confined_qemu.spec.kinds import Choice, Integer, Key, ListOf, Table, Text, WordOr, YesNo
 from confined_qemu.spec.rules import size_in_bytes
 from confined_qemu.spec.table_helpers import SHARE, TPM
-from confined_qemu.spec.table_parts import CONTROL, DISK, NETWORK, PATH, PORT, PROCESS, YES, forbid, together
+from confined_qemu.spec.table_parts import (
+    CONTROL,
+    DISK,
+    EXTRA_FILE,
+    NETWORK,
+    PATH,
+    PORT,
+    PROCESS,
+    YES,
+    forbid,
+    together,
+)
 from confined_qemu.spec.vm import NEEDS, VM
 
 _NAMES_LABEL: Final = {"anyOf": [{"required": ["label"]}, {"properties": {"relabel": YES}, "required": ["relabel"]}]}
@@ -158,6 +169,12 @@ SPEC: Final = Table(
         ),
         Key("tpm", TPM, "A TPM for the guest, emulated by swtpm, which runs confined at the VM's pair."),
         Key("shares", ListOf(SHARE), "Folders of the host that the guest mounts.", ("share", "filesystems", "virtfs")),
+        Key(
+            "extra_files",
+            ListOf(EXTRA_FILE),
+            "Files that the VM opens while it runs, told so over QMP: they have its label from the start.",
+            ("extra_paths", "hotplug"),
+        ),
         Key(
             "qemu_args",
             ListOf(Text("an argument")),

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from confined_qemu.context import Context
 from confined_qemu.spec.devices import Char, Network, NetworkType, NicModel
-from confined_qemu.spec.disks import Bus, Disk, DiskFormat, DiskLabel
+from confined_qemu.spec.disks import Bus, Disk, DiskFormat, DiskLabel, ExtraFile
 from confined_qemu.spec.kinds import Choice, Integer, Key, ListOf, Table, Text, YesNo
 
 PATH: Final = Text("a path")
@@ -86,6 +86,29 @@ DISK: Final = Table(
                 together(("shareable", YES), ("format", {"not": {"const": DiskFormat.RAW.value}})),
                 together(("shareable", YES), ("bus", {"const": Bus.FDC.value})),
             ],
+        ),
+    ),
+)
+
+EXTRA_FILE: Final = Table(
+    of=ExtraFile,
+    about="a file that the VM opens while it runs, told so over QMP",
+    build=lambda values, _path: ExtraFile(**values),
+    keys=(
+        Key(
+            "file",
+            PATH,
+            "A disk, or what a command writes (a snapshot, a screen, a log); made when it is missing and not readonly.",
+            ("path", "source", "image", "filename"),
+            stand_in="/",
+            missing="add file: PATH",
+        ),
+        Key("readonly", YesNo(), "yes: the VM only reads it, and VMs may share it.", ("read_only", "ro")),
+        Key(
+            "format",
+            Choice(DiskFormat),
+            "What a disk image is; one whose header names other files must say it.",
+            ("type", "driver"),
         ),
     ),
 )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from confined_qemu.invocation import Accel, Confinement, Seclabel, SeclabelType
 from confined_qemu.spec.devices import Char, CharKind, Network
-from confined_qemu.spec.disks import Bus, Disk
+from confined_qemu.spec.disks import Bus, Disk, ExtraFile
 from confined_qemu.spec.helpers import Share, Tpm, share_violations
 from confined_qemu.spec.rules import Violation, refuse
 
@@ -84,6 +84,7 @@ class VM:
     network: Network = field(default_factory=Network)
     tpm: Tpm | None = None
     shares: tuple[Share, ...] = ()
+    extra_files: tuple[ExtraFile, ...] = ()
     qemu_args: tuple[str, ...] = ()
     confinement: Confinement = Confinement.SELINUX
     require_domain: bool = False
@@ -163,6 +164,8 @@ class VM:
     def _files(self) -> Iterator[tuple[str, str, bool]]:
         for number, disk in enumerate(self.disks):
             yield f"disks[{number}].file", disk.file, not disk.readonly
+        for number, extra in enumerate(self.extra_files):
+            yield f"extra_files[{number}].file", extra.file, not extra.readonly
         for key in ("cdrom", "kernel", "initrd", "dtb", "firmware", "nvram"):
             if (path := getattr(self, key)) is not None:
                 yield key, path, key == "nvram"
