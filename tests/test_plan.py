@@ -1,7 +1,8 @@
 """Plans as people and programs see them: golden texts, one folder for each case.
 
-`spec.yaml`, `domain.xml` or `argv` (an argument a line; `env` has variables) is what was asked for, `host.json` what is special about the
-host (tests/worlds.py), `plan.txt` and `plan.json` what comes of it. `pytest --update` writes the last two anew.
+`spec.yaml`, `domain.xml` or `argv` (an argument a line; `env` has variables) is what was asked for, `host.json` what is
+special about the host (tests/worlds.py), `plan.txt` and `plan.json` what comes of it. `pytest --update` writes the last
+two anew.
 """
 
 from __future__ import annotations

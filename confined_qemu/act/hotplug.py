@@ -78,8 +78,9 @@ def allow(name: str, path: str, *, readonly: bool, form: str | None, warn: Calla
             _give(vm, facts.files[path].real, steps)
     shown = shell_word(path)
     if not steps:
-        return f"{record.name}: {shown} is the VM's already"
-    return f"{record.name}: {shown} is labelled {lsm.context_of(os.path.realpath(path))}"
+        return f"{record.name}: {shown} may be used as it is"
+    made = "made, and labelled" if facts.files[path].kind is FileKind.MISSING else "labelled"
+    return f"{record.name}: {shown} is {made} {lsm.context_of(os.path.realpath(path))}"
 
 
 def revoke(name: str, path: str) -> str:
