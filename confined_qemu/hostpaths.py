@@ -23,8 +23,8 @@ _COMMON = frozenset(
     {"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/ptmx", "/dev/console"}
 )
 """Every process's devices: not a VM's, even where one is named as a disk."""
-_STOCK = ("bios", "edk2-", "efi-", "kvmvapic", "linuxboot", "multiboot", "pvh.bin", "pxe-", "qboot", "vgabios")
-"""What the firmware in QEMU's data folder is called (`pc-bios/`)."""
+_MAY_BE_MISSING = frozenset({"/etc/qemu-ifdown"})
+"""What QEMU runs by itself, and goes on without (`net/tap.c`)."""
 
 
 IOMMU_GROUP = "iommu_group"
@@ -82,15 +82,22 @@ def resource(  # noqa: PLR0913 - the fields of a Resource
 ) -> Resource | None:
     """Return what the plan must know of `path`, or None where it names no file of the host.
 
-    No file: the empty path, `/dev/fdset/N`, and the bare name of firmware that QEMU finds in its data folder.
-    How it is labelled is `svirt_table`'s decision.
+    No file: the empty path, and `/dev/fdset/N`. How it is labelled is `svirt_table`'s decision.
     """
     if path == "" or descriptor_set(path):
         return None
-    if role in _LOOKED_UP and path.startswith(_STOCK) and "/" not in path:
-        return None
     sharing = svirt_table.sharing(role, access, place(path), shareable=shareable)
     return Resource(path, role, access, sharing, source, format, stated=stated)
+
+
+def may_be_missing(wanted: Resource) -> bool:
+    """Tell whether QEMU finds another file, or does without, where this one is missing.
+
+    A bare name of firmware, a ROM or a keymap is tried in the working directory and then in QEMU's data folders
+    (`qemu_find_file`).
+    """
+    looked_up = wanted.role in _LOOKED_UP and "/" not in wanted.path
+    return looked_up or wanted.path in _MAY_BE_MISSING
 
 
 def settled(found: Resource, real: str, kind: FileKind) -> Resource:

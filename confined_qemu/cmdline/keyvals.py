@@ -33,7 +33,8 @@ def pairs(option: str, value: str, implied: str | None = None) -> tuple[tuple[st
 def _pairs(option: str, value: str, implied: str | None) -> Iterator[tuple[str, str]]:
     for number, item in enumerate(split(value)):
         key, equals, text = item.partition("=")
-        if not equals and number == 0 and implied is not None:
+        if number == 0 and implied is not None and (not equals or "," in key):
+            # QEMU takes it for the first key's value unless an equals sign comes before any comma
             yield implied, item
             continue
         if "," in key:

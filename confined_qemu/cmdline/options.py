@@ -142,7 +142,6 @@ _NETWORK = {
     "helper": _HELPER,
     "tftp": _SHARE,
     "smb": _SHARE,
-    "sock": Use(Role.SOCKET, _CONNECT),
     "vhostdev": _DEVICE,
     "passt:path": _HELPER,
     "map-path": _DEVICE,
@@ -198,7 +197,7 @@ OPTIONS: dict[str, Option] = {
     "virtfs": Option(Kind.OWN, "fsdriver", keys={"path": _TREE, "socket": _SOCKET}, strict=True),
     "fw_cfg": _list("name", {"file": Use(Role.FW_CFG, _READ)}),
     "icount": _list("shift", {"rrfile": _LOG}, strict=True),
-    "k": _path(_CONFIG),
+    "k": _path(_FIRMWARE),  # a layout, which is looked for as firmware is
     "kernel": _path(_KERNEL),
     "L": _path(Use(Role.FIRMWARE, _DIR)),
     "mem-path": _path(_MEMORY),

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from confined_qemu.cmdline.collector import Collector
 
 _UNIX = "unix:"
-_NETWORK_KEYS = ("bootfile", "guestfwd", "hostfwd", "path")
+_NETWORK_KEYS = ("bootfile", "guestfwd", "hostfwd", "path", "sock")
+_TAP_SCRIPTS = {"script": "/etc/qemu-ifup", "downscript": "/etc/qemu-ifdown"}
+"""What QEMU runs where it is told nothing else (`net/tap.c`)."""
 _DIRECTORIES = ("/dev/hugepages", "/dev/hugepages/")
 
 
@@ -42,8 +44,13 @@ def network(collector: Collector, option: str, value: str) -> None:
                 collector.add(last.get(key, ""), Role.SOCKET, access, f"-{option} {key}=")
         collector.add(last.get("local.path", ""), Role.SOCKET, Access.LISTEN, f"-{option} local.path=")
         collector.add(last.get("remote.path", ""), Role.SOCKET, Access.CONNECT, f"-{option} remote.path=")
-    if kind == "tap" and not {"fd", "fds", "helper", "script"} & last.keys():
-        collector.add("/etc/qemu-ifup", Role.HELPER, Access.READ, f"-{option} script=")
+    if kind == "tap" and not {"fd", "fds", "helper"} & last.keys():
+        for key, script in _TAP_SCRIPTS.items():
+            if key not in last:
+                collector.add(script, Role.HELPER, Access.READ, f"-{option} {key}=")
+    if kind == "vde" and "sock" in last:
+        # the switch's folder; its socket is in it (libvdeplug)
+        collector.add(f"{last['sock']}/ctl", Role.SOCKET, Access.CONNECT, f"-{option} sock=")
     for key, text in values:
         # guestfwd=tcp:ADDRESS:PORT-DEVICE, in the old syntax of character devices (`net/slirp.c`)
         if key.startswith("guestfwd") and "-" in text:

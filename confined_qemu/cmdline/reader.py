@@ -138,8 +138,6 @@ class _Reading:
                 self.accels.append(dict(pairs(option, value, "accel")).get("accel", ""))
 
     def _path(self, option: str, spec: Option, value: str) -> None:
-        if option == "k" and "/" not in value:
-            return  # a layout of QEMU's own (`keymaps/`)
         if option == "D" and "%" in value:
             raise CommandLineError(
                 f"-D {value!r}: the log's name would hold a process's number, and it is made before QEMU starts",

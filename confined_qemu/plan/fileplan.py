@@ -123,6 +123,8 @@ class FilePlanner:
         if not resource.made_if_missing or contexts is None:
             if resource.sharing is Sharing.UNLABELLED and resource.access in (Access.CONNECT, Access.LISTEN):
                 return Outcome()  # QEMU's own message about a socket is the better one
+            if hostpaths.may_be_missing(resource):
+                return Outcome()
             return _refused(wanted, f"no such file{_named(resource)}")
         label = resource.label or svirt.file_context(contexts, self.process, resource.sharing)
         if label is None:
