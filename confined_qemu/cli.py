@@ -49,6 +49,7 @@ def _parser() -> Parser:
     )
     plan.add_argument("--mcs", metavar="cA,cB", help="the category pair, for this plan only")
     plan.add_argument("--emulator", default=DEFAULT_EMULATOR, help="a name on PATH, or a path (with -- QEMU ARGS)")
+    launcher.add_unknown_options(plan)
     plan.add_argument("spec", nargs="?", metavar="SPEC.yaml")
     plan.epilog = "What follows -- is QEMU's: after a spec more of it, without one the whole VM."
     plan.set_defaults(action=_plan)
@@ -124,21 +125,21 @@ def _plan(chosen: argparse.Namespace) -> int:
     from confined_qemu.mcs import Pair
 
     descriptors = survey.inherited()
-    invocation = _invocation(chosen.spec, chosen.qemu, chosen.emulator)
+    invocation = _invocation(chosen)
     pair = Pair.parse(chosen.mcs) if chosen.mcs is not None else None
     plan = preview.plan(invocation, descriptors, pair=pair, policy_root=chosen.policy_root)
     _print_plan(plan, as_json=chosen.json)
     return LAUNCHER_FAILED if plan.refusals else 0
 
 
-def _invocation(spec: str | None, qemu: Sequence[str] | None, emulator: str) -> Invocation:
+def _invocation(chosen: argparse.Namespace) -> Invocation:
     from confined_qemu import requests
 
-    if spec is not None:
-        return requests.from_spec(spec, qemu or ())
-    if qemu is None:
+    if chosen.spec is not None:
+        return requests.from_spec(chosen.spec, chosen.qemu or ())
+    if chosen.qemu is None:
         raise UsageError("plan needs a spec, or -- and QEMU's arguments", hint="see confined-qemu plan --help")
-    return requests.from_arguments(emulator, qemu)
+    return requests.from_arguments(chosen.emulator, chosen.qemu, settings=launcher.settings_of(chosen))
 
 
 def _import(chosen: argparse.Namespace) -> int:

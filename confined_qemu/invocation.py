@@ -76,6 +76,9 @@ class Invocation:
     remarks: tuple[str, ...] = ()
     """What the reader has to say about the VM, for the plan's warnings: what of a libvirt domain was lost."""
 
+    given: tuple[str, ...] | None = None
+    """The arguments as they were given, where `arguments` differ from them (a listener became a descriptor)."""
+
     @property
     def is_bare(self) -> bool:
         """Tell whether QEMU keeps the caller's context, so that nothing is labelled."""

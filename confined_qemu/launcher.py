@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from confined_qemu.act.session import Caller
     from confined_qemu.invocation import Invocation
+    from confined_qemu.settings import Settings
 
 DEFAULT_EMULATOR = "qemu-system-x86_64"
 CONFINEMENTS = ("selinux", "auto", "none")
@@ -128,7 +129,7 @@ def _drop_in(argv0: str, arguments: Sequence[str], descriptors: tuple[int, ...])
 
 
 def _exec(chosen: argparse.Namespace, descriptors: tuple[int, ...]) -> int:
-    from confined_qemu import requests, settings
+    from confined_qemu import requests
     from confined_qemu.act import session
 
     invocation = requests.from_arguments(
@@ -136,9 +137,21 @@ def _exec(chosen: argparse.Namespace, descriptors: tuple[int, ...]) -> int:
         _without_dashes(chosen.arguments),
         name=chosen.name,
         confinement=chosen.confinement,
-        settings=settings.from_environment(os.environ),
+        settings=settings_of(chosen),
     )
     session.launch(invocation, session.Caller(initial(), descriptors, chosen.emulator), warn)
+
+
+def settings_of(chosen: argparse.Namespace) -> Settings:
+    """Return the settings of a verb that takes a raw command line: what was typed is stronger."""
+    from dataclasses import replace
+
+    from confined_qemu import settings
+
+    found = settings.from_environment(os.environ)
+    if chosen.unknown_options is None:
+        return found
+    return replace(found, unknown_options=settings.UnknownOptions(chosen.unknown_options))
 
 
 def _without_dashes(arguments: Sequence[str]) -> Sequence[str]:
@@ -328,6 +341,15 @@ def _parser() -> Parser:
     return parser
 
 
+def add_unknown_options(verb: Parser) -> None:
+    """Add the option that says what becomes of options of QEMU that are not known."""
+    verb.add_argument(
+        "--unknown-options",
+        choices=("refuse", "warn"),
+        help="what becomes of an option of QEMU that is not known and may name a file",
+    )
+
+
 def add_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     """Add the launch script's verbs to a parser."""
     run = verbs.add_parser(
@@ -337,6 +359,7 @@ def add_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     run.set_defaults(action=_run)
     execute = verbs.add_parser("exec", help="become QEMU with a raw command line, confined")
     execute.add_argument("--emulator", default=DEFAULT_EMULATOR, help="a name on PATH, or a path")
+    add_unknown_options(execute)
     execute.set_defaults(action=_exec)
     run.epilog = execute.epilog = "What follows -- is QEMU's."
     for verb in (run, execute):

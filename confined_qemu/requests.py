@@ -8,9 +8,10 @@ import shlex
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from confined_qemu.errors import HostError, SpecError, printable, why
+from confined_qemu.errors import HostError, SpecError, printable, shell_word, why
 from confined_qemu.invocation import Confinement
 from confined_qemu.resource import PROBED, Access, Role
+from confined_qemu.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from confined_qemu.invocation import Invocation
     from confined_qemu.libvirt.domainxml import Imported
     from confined_qemu.resource import Resource
-    from confined_qemu.settings import Settings
     from confined_qemu.spec.vm import VM
 
 _LARGEST_SPEC = 1 << 20
@@ -47,7 +47,10 @@ def from_spec(
     if first < len(rendered.arguments):
         from confined_qemu.cmdline import reader
 
-        rendered = _joined(rendered, first, reader.read(rendered.emulator, rendered.arguments[first:], name=vm.name))
+        # the spec's own arguments have -no-user-config
+        extra_arguments = rendered.arguments[first:]
+        read = reader.read(rendered.emulator, extra_arguments, name=vm.name, config=_config, user_config=False)
+        rendered = _joined(rendered, first, read)
     return _chosen(replace(rendered, remarks=remarks), name, confinement)
 
 
@@ -107,6 +110,7 @@ def _joined(rendered: Invocation, first: int, extra: Invocation) -> Invocation:
         needs_tmpdir=rendered.needs_tmpdir or extra.needs_tmpdir,
         daemonize=rendered.daemonize or extra.daemonize,
         snapshot=rendered.snapshot or extra.snapshot,
+        remarks=(*rendered.remarks, *extra.remarks),
     )
 
 
@@ -122,15 +126,15 @@ def from_arguments(
 
     Raises:
         CommandLineError: it names a host file in a way that cannot be followed.
+        HostError: a configuration file that it names cannot be read.
     """
     from confined_qemu.cmdline import reader
 
-    if confinement is None and settings is not None:
-        confinement = settings.confinement
-    invocation = reader.read(emulator, arguments, name=name)
-    if settings is not None and not invocation.query:
+    settings = settings or Settings()
+    invocation = reader.read(emulator, arguments, name=name, config=_config, unknown=settings.unknown_options)
+    if not invocation.query:
         invocation = replace(invocation, resources=(*invocation.resources, *_extra(settings)))
-    return _chosen(invocation, name, confinement)
+    return _chosen(invocation, name, confinement or settings.confinement)
 
 
 def _extra(settings: Settings) -> list[Resource]:
@@ -141,6 +145,31 @@ def _extra(settings: Settings) -> list[Resource]:
     wanted += [(path, Access.READ, "extra_readonly") for path in settings.extra_readonly]
     found = (hostpaths.resource(path, Role.EXTRA, access, key, format=PROBED) for path, access, key in wanted)
     return [resource for resource in found if resource is not None]
+
+
+def _config(path: str) -> str | None:
+    """Return the text of QEMU's configuration file, None where there is none.
+
+    Raises:
+        HostError: it cannot be read, or could not be read twice, by the launcher and by QEMU.
+    """
+    import stat
+
+    from confined_qemu.cmdline import configs
+
+    hint = f"see: ls -lZ {shell_word(path)}"
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise HostError("not a regular file, and QEMU would read it after the launcher", where=path, hint=hint)
+            data = file.read(configs.LARGEST + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise HostError(f"QEMU's configuration cannot be read: {why(error)}", where=path, hint=hint) from error
+    if len(data) > configs.LARGEST:
+        raise HostError(f"larger than {configs.LARGEST} bytes", where=path, hint="is it a configuration of QEMU's?")
+    return data.decode("utf-8", "surrogateescape")
 
 
 def _chosen(invocation: Invocation, name: str | None, confinement: str | None) -> Invocation:

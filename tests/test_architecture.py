@@ -19,7 +19,8 @@ PACKAGE = "confined_qemu"
 ORDER = """
     __init__ paths cmdline cmdline.commas cmdline.queries errors mcs context resource helper facts svirt_table
     invocation settings cmdline.keyvals hostpaths cmdline.options cmdline.collector cmdline.filenames cmdline.blocks
-    cmdline.chardevs cmdline.own cmdline.reader host host.chain spec spec.rules spec.disks spec.devices
+    cmdline.chardevs cmdline.own cmdline.configs cmdline.sequence cmdline.reader
+    host host.chain spec spec.rules spec.disks spec.devices
     spec.helpers spec.vm spec.yamlnodes spec.kinds spec.table_parts spec.table_helpers spec.table spec.schema
     spec.loader spec.writer libvirt libvirt.xmltree libvirt.carrying libvirt.domaindevices libvirt.domainhelpers
     libvirt.domainxml spec.command spec.render_helpers spec.render plan plan.svirt plan.levels

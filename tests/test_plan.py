@@ -1,8 +1,8 @@
 """Plans as people and programs see them: golden texts, one folder for each case.
 
-`spec.yaml`, `domain.xml` or `argv` (an argument a line; `env` has variables) is what was asked for, `host.json` what is
-special about the host (tests/worlds.py), `plan.txt` and `plan.json` what comes of it. `pytest --update` writes the last
-two anew.
+`spec.yaml`, `domain.xml` or `argv` (an argument a line; `env` has variables, and what `-readconfig` names lies beside
+it) is what was asked for, `host.json` what is special about the host (tests/worlds.py), `plan.txt` and `plan.json` what
+comes of it. `pytest --update` writes the last two anew.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def text_of(case: str, name: str) -> str | None:
 def asked(case: str, monkeypatch: pytest.MonkeyPatch) -> Invocation:
     argv = text_of(case, "argv")
     if argv is not None:
+        monkeypatch.setattr(requests, "_config", lambda path: text_of(case, path))
         environment = dict(line.partition("=")[::2] for line in (text_of(case, "env") or "").splitlines())
         chosen = settings.from_environment(environment)
         return requests.from_arguments("qemu-system-x86_64", argv.splitlines(), settings=chosen)
@@ -74,7 +75,8 @@ def test_golden(case: str, monkeypatch: pytest.MonkeyPatch, golden: Callable[[st
 
 
 def check_shape(printed: dict[str, Any]) -> None:
-    assert tuple(printed) == KEYS
+    assert tuple(key for key in printed if key != "given") == KEYS
+    assert printed.get("given") != printed["argv"]
     assert printed["schema"] == 1
     assert tuple(printed["accel"]) == ("chosen", "why")
     assert printed["argv"][0] == printed["emulator"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from confined_qemu.cmdline.collector import Collector, refuse_path
+from confined_qemu.cmdline.collector import Collector
 from confined_qemu.cmdline.filenames import FILES, FILTERS, PROTOCOLS, expand
 from confined_qemu.cmdline.keyvals import child, children, deep, objects, pairs, truth
 from confined_qemu.errors import CommandLineError
@@ -239,7 +239,7 @@ class Blocks:
                 if value:  # `backing=` and JSON's null: there is none
                     self._parents.setdefault(value, []).append(at.under(key, values))
             elif "." not in key:
-                refuse_path(at.option.lstrip("-"), key, value, _NO_FILES | _read_here(driver))
+                collector.unknown_path(at.option.lstrip("-"), key, value, _NO_FILES | _read_here(driver))
         for key in ("x-image", "x-raw"):
             if key in values:
                 inner = replace(at.under(key, values), format=None)
@@ -283,7 +283,7 @@ def header_files(source: str, values: dict[str, str], image: str | None) -> tupl
     Raises:
         CommandLineError: the options name another node, or something that is not known.
     """
-    collector = Collector(0, frozenset())
+    collector = Collector()
     blocks = Blocks()
     blocks.walk(collector, values, source, image)
     if blocks.refers:

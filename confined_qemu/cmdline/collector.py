@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from confined_qemu import hostpaths
-from confined_qemu.errors import CommandLineError
+from confined_qemu.errors import CommandLineError, printable
 from confined_qemu.resource import Access, Listener, Resource, Role
+from confined_qemu.settings import UnknownOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,9 +23,10 @@ _QOM = ("/machine", "/objects", "/chardevs", "/backend")
 class Collector:
     """Takes what the readers of the options find. `position` is that of the option being read."""
 
-    first: int
-    taken: frozenset[str]
+    taken: frozenset[str] = frozenset()
     """The chardev ids that the command line uses itself."""
+    unknown: UnknownOptions = UnknownOptions.REFUSE
+    """What becomes of a path where no file is expected."""
     position: int = 0
     arguments: list[str] = field(default_factory=list)
     listeners: list[Listener] = field(default_factory=list)
@@ -33,6 +35,8 @@ class Collector:
     counts: dict[str, int] = field(default_factory=dict)
     """How many sockets of each old option were rewritten."""
     needs_tmpdir: bool = False
+    remarks: list[str] = field(default_factory=list)
+    """Warnings: what was passed on unread."""
     _found: list[tuple[int, Resource]] = field(default_factory=list)
 
     def add(  # noqa: PLR0913 - the fields of a Resource
@@ -79,9 +83,22 @@ class Collector:
             number += 1
             unique = f"{name}-{number}"
         self.names.add(unique)
-        index = self.first + len(self.arguments)
+        index = len(self.arguments)
         self.listeners.append(Listener(unique, path, source, index, before, after, access))
         self.arguments.append(f"{before}{{{unique}}}{after}")
+
+    def unknown_path(self, option: str, key: str, value: str, harmless: frozenset[str] = frozenset()) -> None:
+        """Take an absolute path where no file is expected: QEMU might open it, and it will not be labelled.
+
+        Raises:
+            CommandLineError: `value` begins with a slash, and is no path of QEMU's own objects.
+        """
+        if not value.startswith("/") or value.startswith(_QOM) or key in harmless:
+            return
+        what = f"-{option} {key}={value!r}: it is not known whether QEMU opens this file"
+        if self.unknown is UnknownOptions.REFUSE:
+            raise CommandLineError(what, hint="leave the key out, or pass it on unread with --unknown-options=warn")
+        self.remarks.append(printable(f"{what}; it is not labelled"))
 
     @property
     def resources(self) -> tuple[Resource, ...]:
@@ -114,17 +131,4 @@ def read_keys(
         if use is not None:
             collector.use(value, use, f"-{option} {key}=")
         elif spec.strict and key not in known and key != spec.implied:
-            refuse_path(option, key, value, _TEXT)
-
-
-def refuse_path(option: str, key: str, value: str, harmless: frozenset[str] = frozenset()) -> None:
-    """Refuse an absolute path where no file is expected: QEMU might open it, and it would not be labelled.
-
-    Raises:
-        CommandLineError: `value` begins with a slash, and is no path of QEMU's own objects.
-    """
-    if value.startswith("/") and not value.startswith(_QOM) and key not in harmless:
-        raise CommandLineError(
-            f"-{option} {key}={value!r}: it is not known whether QEMU opens this file",
-            hint="report this option, or leave the key out",
-        )
+            collector.unknown_path(option, key, value, _TEXT)

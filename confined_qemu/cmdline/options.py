@@ -161,7 +161,7 @@ def _list(implied: str | None, keys: Mapping[str, Use], *, strict: bool = False)
 
 _NAMES = """
     accel action add-fd append compat cpu d dfilter echr g iscsi loadvm m mon msg name numa overcommit
-    prom-env rotate rtc runas sandbox seed semihosting-config smp usbdevice uuid vga watchdog-action xen-domid
+    prom-env rotate rtc runas sandbox seed semihosting-config set smp usbdevice uuid vga watchdog-action xen-domid
 """
 """Options whose value is a number, a word, an id, or the guest's own."""
 _DISKS = ("hda", "hdb", "hdc", "hdd", "fda", "fdb", "sd", "mtdblock", "cdrom", "pflash")
@@ -180,7 +180,7 @@ OPTIONS: dict[str, Option] = {
     **dict.fromkeys(("M", "machine"), _MACHINE),
     **dict.fromkeys(("netdev", "nic", "net"), Option(Kind.OWN, "type", keys=_NETWORK, strict=True)),
     **dict.fromkeys(("audiodev", "audio"), _list("driver", _AUDIO, strict=True)),
-    **dict.fromkeys(("global", "incoming", "initrd", "readconfig", "set", "vnc"), Option(Kind.OWN)),
+    **dict.fromkeys(("global", "incoming", "initrd", "vnc"), Option(Kind.OWN)),
     "acpitable": _list(None, {"file": _TABLES, "data": _TABLES}, strict=True),
     "bios": _path(_FIRMWARE),
     "blockdev": Option(Kind.BLOCKDEV, "driver"),
@@ -206,6 +206,7 @@ OPTIONS: dict[str, Option] = {
     "pidfile": _path(Use(Role.PIDFILE, _CREATE)),
     "plugin": _list("file", {"file": _HELPER}),
     "qtest-log": _path(_LOG),
+    "readconfig": _path(_CONFIG),
     "run-with": _list(None, {"chroot": _SHARE}, strict=True),
     "smbios": _list(None, {"file": Use(Role.SMBIOS, _READ), "path": Use(Role.SMBIOS, _READ)}),
     "spice": Option(

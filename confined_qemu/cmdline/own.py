@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from confined_qemu.cmdline import chardevs
-from confined_qemu.cmdline.collector import read_keys, refuse_path
+from confined_qemu.cmdline.collector import read_keys
 from confined_qemu.cmdline.commas import split
 from confined_qemu.cmdline.keyvals import child, json_pairs, objects, pairs, truth
 from confined_qemu.cmdline.options import OPTIONS
-from confined_qemu.errors import CommandLineError
 from confined_qemu.resource import Access, Role
 
 if TYPE_CHECKING:
@@ -137,7 +136,7 @@ def incoming(collector: Collector, option: str, value: str) -> None:
             elif name == "filename":
                 collector.add(text, Role.STATE, Access.READ, source)
             elif child(last, f"{place}.args") == {}:
-                refuse_path(option, key, text)
+                collector.unknown_path(option, key, text)
     elif value.startswith(_UNIX):
         collector.add(value.removeprefix(_UNIX), Role.SOCKET, Access.LISTEN, f"-{option} {_UNIX}")
     elif value.startswith("file:"):
@@ -199,48 +198,6 @@ def global_(collector: Collector, option: str, value: str) -> None:
     read_keys(collector, option, OPTIONS["device"], [("driver", driver), (key, text)])
 
 
-def set_(collector: Collector, option: str, value: str) -> None:  # noqa: ARG001 - the readers' common shape
-    """Read `-set GROUP.ID.KEY=VALUE`, which changes another option afterwards.
-
-    Raises:
-        CommandLineError: the key names a file, which would not be the one that was read.
-    """
-    name, _, text = value.partition("=")
-    group, _, rest = name.partition(".")
-    key = rest.rpartition(".")[2]
-    spec = OPTIONS.get(group)
-    known = {part.rpartition(":")[2].rpartition(".")[2] for part in spec.keys} if spec is not None else set()
-    if key in known | _SET_REFUSED or "/" in text:
-        raise CommandLineError(
-            f"-{option} {value!r}: it changes which file is opened after the options were read",
-            hint=f"put {key}= into the -{group} option itself",
-        )
-
-
-_SET_REFUSED = {
-    "file",
-    "filename",
-    "path",
-    "logfile",
-    "server",
-    "driver",
-    "backend",
-    "readonly",
-    "read-only",
-    "snapshot",
-}
-"""Keys that decide about files in groups that are no plain list (`drive`, `chardev`)."""
-
-
-def readconfig(collector: Collector, option: str, value: str) -> None:  # noqa: ARG001 - the readers' shape
-    """Refuse `-readconfig FILE`: the options in that file may name others.
-
-    Raises:
-        CommandLineError: always.
-    """
-    raise CommandLineError(f"-{option} {value!r}: not read yet", hint="put its options on the command line")
-
-
 READERS: dict[str, Callable[[Collector, str, str], None]] = {
     "netdev": network,
     "fsdev": filesystem,
@@ -254,7 +211,5 @@ READERS: dict[str, Callable[[Collector, str, str], None]] = {
     "initrd": initrd,
     "object": object_,
     "global": global_,
-    "set": set_,
-    "readconfig": readconfig,
 }
 """The readers of the options of kind OWN."""

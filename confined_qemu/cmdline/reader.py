@@ -10,66 +10,87 @@ import posixpath
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from confined_qemu.cmdline import chardevs, own
+from confined_qemu.cmdline import chardevs, own, sequence
 from confined_qemu.cmdline.blocks import Blocks
 from confined_qemu.cmdline.collector import Collector, read_keys
 from confined_qemu.cmdline.keyvals import objects, pairs
 from confined_qemu.cmdline.options import OPTIONS, Kind, Option
-from confined_qemu.cmdline.queries import is_query, walk
-from confined_qemu.errors import CommandLineError
+from confined_qemu.cmdline.queries import is_query
+from confined_qemu.errors import CommandLineError, printable
 from confined_qemu.invocation import Accel, Invocation
+from confined_qemu.resource import Access, Role
+from confined_qemu.settings import UnknownOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+    from confined_qemu.cmdline.sequence import Item
 
 _DEFAULT_NAME = "qemu"
 _FLASH = ("pflash0", "pflash1")
 
 
-def read(emulator: str, arguments: Sequence[str], *, name: str | None = None, first: int = 0) -> Invocation:
+def read(  # noqa: PLR0913 - what a caller may want otherwise
+    emulator: str,
+    arguments: Sequence[str],
+    *,
+    name: str | None = None,
+    config: sequence.Reader | None = None,
+    user_config: bool = True,
+    unknown: UnknownOptions = UnknownOptions.REFUSE,
+) -> Invocation:
     """Return what QEMU would make of `arguments` (without the emulator itself).
 
     The result's arguments are the given ones, but that a unix socket that listens is to be made by the launcher:
-    `fd={NAME}` stands for its path, and the listener of that name says where. `name` is the VM's where `-name`
-    gives none. `first` is added to the listeners' index, for arguments that follow others. A query
+    `fd={NAME}` stands for its path, and the listener of that name says where; a configuration file with such a socket
+    in it is written out as options. `name` is the VM's where `-name` gives none. `config` returns the text of a
+    configuration file, None where there is none; `user_config` False is for arguments that
+    follow `-no-user-config`. `unknown` says what becomes of an option that is not known. A query
     (`-device help`) has no resources.
 
     Raises:
         CommandLineError: an option is not known, or cannot be read, or may name a file that cannot be told.
+        HostError: from `config`.
     """
     if is_query(arguments):
         return Invocation(name or _DEFAULT_NAME, emulator, tuple(arguments), query=True)
-    reading = _Reading(Collector(first, _ids(arguments)), last=_last(arguments))
-    for position, option, value in walk(arguments):
-        reading.collector.position = position
-        if option is None:
-            reading.positional(position, value or "")
-        else:
-            reading.option(arguments[position], option, value)
+    items = sequence.take_apart(arguments, config, user_config=user_config)
+    reading = _Reading(Collector(_ids(items), unknown), last=_last(items))
+    for item in items:
+        reading.take(item)
     reading.blocks.finish(reading.collector, snapshot=reading.snapshot)
     collector = reading.collector
+    executed = tuple(collector.arguments)
     return Invocation(
         name=reading.name or name or _DEFAULT_NAME,
         emulator=emulator,
-        arguments=tuple(collector.arguments),
+        arguments=executed,
         resources=collector.resources,
         listeners=tuple(collector.listeners),
         accel=_accel(reading.accels, emulator),
         needs_tmpdir=collector.needs_tmpdir,
         daemonize=reading.daemonize,
         snapshot=reading.snapshot,
+        remarks=tuple(collector.remarks),
+        given=tuple(arguments) if executed != tuple(arguments) else None,
     )
 
 
-def _ids(arguments: Sequence[str]) -> frozenset[str]:
+def _all(items: Sequence[Item]) -> Iterator[Item]:
+    for item in items:
+        yield item
+        yield from item.inside
+
+
+def _ids(items: Sequence[Item]) -> frozenset[str]:
     """Return the ids that the command line gives its own character devices."""
-    lists = (value for _, option, value in walk(arguments) if option == "chardev" and value is not None)
+    lists = (item.value for item in _all(items) if item.option == "chardev" and item.value is not None)
     return frozenset(text for value in lists for key, text in pairs("chardev", value) if key == "id")
 
 
-def _last(arguments: Sequence[str]) -> dict[str, int]:
+def _last(items: Sequence[Item]) -> dict[str, int]:
     """Return the position of each option's last occurrence: of two `-kernel`, QEMU opens the second alone."""
-    return {option: position for position, option, _ in walk(arguments) if option is not None}
+    return {item.option: item.position for item in items if item.option is not None}
 
 
 @dataclass
@@ -84,19 +105,40 @@ class _Reading:
     daemonize: bool = False
     snapshot: bool = False
 
-    def positional(self, position: int, value: str) -> None:
-        """Take a disk image without an option."""
-        self.blocks.disk(position, None, value)
-        self.collector.arguments.append(value)
+    merged: set[int] = field(default_factory=set)
+    """Positions of `-set` options that a rewritten option holds already."""
 
-    def option(self, argument: str, option: str, value: str | None) -> None:
+    def take(self, item: Item) -> None:
+        """Take one option; what is not rewritten stays as it was written."""
+        collector = self.collector
+        collector.position = item.position
+        if item.option is None:
+            self.blocks.disk(item.position, None, item.value or "")
+            collector.arguments.append(item.value or "")
+            return
+        if item.option == "set" and item.position in self.merged:
+            return
+        start, sockets = len(collector.arguments), len(collector.listeners)
+        if not item.argument:
+            collector.arguments.append("-no-user-config")  # stays where the defaults are written out
+        for inner in item.inside:
+            self.take(inner)
+        if item.option != "readconfig" or item.value is None:
+            self._option(item.argument, item.option, item.meant)
+        rewritten = len(collector.listeners) > sockets
+        if rewritten:
+            self.merged |= {position for position, _, _ in item.changes}
+        elif item.value is not None:
+            collector.arguments[start:] = [item.argument, item.value] if item.argument else []
+        if item.option == "readconfig" and item.value is not None and not rewritten:
+            collector.add(item.value, Role.CONFIG, Access.READ, "-readconfig" if item.argument else "QEMU's defaults")
+
+    def _option(self, argument: str, option: str, value: str | None) -> None:
         """Take one option, written as `argument`; its value is None where it has none."""
         spec = OPTIONS.get(option)
         if spec is None:
-            raise CommandLineError(
-                f"{argument}: this option is not known, so neither are the files that it may name",
-                hint="leave it out, or use a version of confined-qemu that knows it",
-            )
+            self._unknown(argument, value)
+            return
         if spec.kind is Kind.FLAG:
             self._flag(option)
             self.collector.arguments.append(argument)
@@ -110,6 +152,18 @@ class _Reading:
         else:
             self._value(option, spec, value)
             self.collector.arguments += [argument, value]
+
+    def _unknown(self, argument: str, value: str | None) -> None:
+        collector = self.collector
+        if collector.unknown is UnknownOptions.REFUSE:
+            raise CommandLineError(
+                f"{argument}: this option is not known, so neither are the files that it may name",
+                hint="leave it out, or pass it on unread with --unknown-options=warn",
+            )
+        collector.arguments += [argument] if value is None else [argument, value]
+        taken = "" if value is None else f"; {value!r} is taken for its value"
+        remark = f"{argument}: this option is not known: no file that it names is labelled{taken}"
+        collector.remarks.append(printable(remark))
 
     def _flag(self, option: str) -> None:
         self.daemonize |= option == "daemonize"

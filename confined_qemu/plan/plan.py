@@ -41,7 +41,8 @@ class PlannedResource:
 class Plan:
     """Frozen: `run` executes exactly this. A plan with refusals is never executed.
 
-    `arguments` are the emulator's, without itself; a descriptor opened at launch shows as `fd={NAME}`.
+    `arguments` are the emulator's, without itself; a descriptor opened at launch shows as `fd={NAME}`. `given` are the
+    caller's own, None where they are the same.
     `process` is None where nothing confines the VM; `back_to` is then the caller's context, where the launcher has
     left it for its own domain. `live` is the label of the file that tells the VM's processes, where others may run in
     its context too (static labels). `temporary` is the folder that TMPDIR will name.
@@ -54,6 +55,7 @@ class Plan:
     confinement: str
     process: Context | None
     pair: Pair | None
+    given: tuple[str, ...] | None = None
     back_to: Context | None = None
     live: Context | None = None
     resources: tuple[PlannedResource, ...] = ()
@@ -71,6 +73,7 @@ class Plan:
             f"accel    {self.accel.chosen}: {self.accel.why}",
             f"process  {self.process if self.process is not None else 'not confined'}",
             *(step.describe() for step in self.steps),
+            *([f"given    {shlex.join((self.emulator, *self.given))}"] if self.given is not None else []),
             f"exec     {shlex.join((self.emulator, *self.arguments))}",
             *(f"warning  {warning}" for warning in self.warnings),
             *(f"refused  {refusal}" for refusal in self.refusals),
@@ -84,6 +87,7 @@ class Plan:
             "name": self.name,
             "emulator": self.emulator,
             "argv": [self.emulator, *self.arguments],
+            **({"given": [self.emulator, *self.given]} if self.given is not None else {}),
             "accel": {"chosen": self.accel.chosen, "why": self.accel.why},
             "confinement": self.confinement,
             "process_context": _text(self.process),

@@ -310,6 +310,7 @@ class _Draft:
             name=self.invocation.name,
             emulator=self.facts.emulator.path,
             arguments=self._arguments(),
+            given=self._given(),
             accel=self.accel,
             confinement="selinux" if self.confined else "none",
             process=self.process,
@@ -325,12 +326,17 @@ class _Draft:
             refusals=tuple(dict.fromkeys(self.refusals)),
         )
 
+    def _given(self) -> tuple[str, ...] | None:
+        given = self.invocation.given
+        return given if given is not None and given != self._arguments() else None
+
     def _arguments(self) -> tuple[str, ...]:
+        if not self.confined and self.invocation.given is not None:
+            return self.invocation.given  # nobody labels a socket, so QEMU may as well make it itself
         arguments = list(self.invocation.arguments)
         if self.invocation.accel_index is not None:
             arguments[self.invocation.accel_index] = self.accel.chosen
         for listener in self.invocation.listeners:
-            # nobody labels the socket, so QEMU may as well make it itself
             if not self.confined or listener.index in self.unmade:
                 before = listener.before.removesuffix("fd=")
                 arguments[listener.index] = f"{before}path={escape(listener.path)}{listener.after}"
