@@ -109,10 +109,9 @@ def _booted() -> int:
 
 
 def _explained(denials: Sequence[Denial], vms: Sequence[Vm]) -> tuple[Group, ...]:
-    contexts = lsm.policy_contexts()
-    domains = contexts.domains | {vm.context.type for vm in vms}
+    domains = lsm.policy_contexts().domains | {vm.context.type for vm in vms}
     with _asking() as ask:
-        return tuple(grouped(denials, Known(vms, domains, ask, _default, contexts.image.type)))
+        return tuple(grouped(denials, Known(vms, domains, ask, _default)))
 
 
 @contextmanager

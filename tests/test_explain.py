@@ -45,6 +45,7 @@ class Example:
     fields: str = ""
     default: str | None = None
     given: str | None = None
+    running: str | None = None
 
     def case(self) -> Case:
         target = self.target if ":" in self.target.partition("_t")[0] else f"system_u:object_r:{self.target}"
@@ -54,7 +55,7 @@ class Example:
         )
         (denial,) = avc.denials([record])
         default = Context.parse(self.default) if self.default is not None else None
-        return Case(denial, self.answer, self.owner, self.path, default, self.given)
+        return Case(denial, self.answer, self.owner, self.path, default, self.given, self.running)
 
 
 EXAMPLES = {
@@ -116,6 +117,19 @@ EXAMPLES = {
     ),
     "an image opened later": Example(
         "read", "virt_image_t:s0", "file", path=f"{IMAGES}/c.img", default="system_u:object_r:virt_image_t:s0"
+    ),
+    "the same, and the VM runs": Example(
+        "read write", "virt_image_t:s0", "file", path=f"{IMAGES}/it's\n.img", running="a b",
+        default="system_u:object_r:virt_image_t:s0",
+    ),
+    "the same, moved there": Example(
+        "read", "user_home_t:s0", "file", path=f"{IMAGES}/c.img", running="a",
+        default="system_u:object_r:virt_image_t:s0",
+    ),
+    "the same, path unknown": Example("read", "virt_image_t:s0", "file", fields='name="c.img" ino=7', running="a"),
+    "a screen's file, and the VM runs": Example("write", "virt_image_t:s0", "dir", path=IMAGES, running="a"),
+    "a disk of the host, and the VM runs": Example(
+        "read", "fixed_disk_device_t:s0", "blk_file", path="/dev/sdb", running="a"
     ),
     "an image opened later, path unknown": Example("read", "virt_image_t:s0", "file", fields='name="c.img" ino=7'),
     "a place for other things": Example("read", "default_t:s0", "file", path="/builds/it's/x.img"),

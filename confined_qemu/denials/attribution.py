@@ -155,14 +155,13 @@ class Known:
     """What denials are judged by.
 
     `vms` in the order of their start. `domains` are the types that VMs run in: a denial of theirs without a known VM
-    is a group of its own. `ask` is the policy, `default` its label for a path and class, `image` the type of images.
+    is a group of its own. `ask` is the policy, `default` its label for a path and class.
     """
 
     vms: Sequence[Vm]
     domains: frozenset[str]
     ask: Ask
     default: Default
-    image: str = "svirt_image_t"
 
 
 def grouped(denials: Iterable[Denial], known: Known) -> list[Group]:
@@ -206,7 +205,8 @@ def _add(group: Group, denial: Denial, known: Known) -> None:
         # looked up only where it may matter: reading all file contexts takes time
         by_type = answer.reason is Reason.TYPES and owner is None
         label = known.default(path, denial.kind) if by_type and path is not None else None
-        explanation = explain(Case(denial, answer, owner, path, label, _given(group.vm, path), known.image))
+        case = Case(denial, answer, owner, path, label, _given(group.vm, path), _running(group.vm))
+        explanation = explain(case)
         if explanation.verdict is Verdict.HARMLESS:  # on what is of no interest
             same = (denial.permissions, denial.kind, explanation.why)
         line = group.lines.setdefault(same, Line(denial, path, explanation, first=denial.stamp.time))
@@ -227,6 +227,10 @@ def _owner(denial: Denial, vm: Vm | None, vms: Sequence[Vm]) -> str | None:
 def _given(vm: Vm | None, path: str | None) -> str | None:
     """Return the label that the VM's own file at `path` got at its start; None for any other."""
     return next((file.label for file in vm.files if file.path == path), None) if vm is not None else None
+
+
+def _running(vm: Vm | None) -> str | None:
+    return vm.name if vm is not None and vm.end is None else None
 
 
 def path_of(denial: Denial, vms: Sequence[Vm]) -> str | None:

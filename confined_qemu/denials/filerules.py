@@ -14,6 +14,7 @@ _CHANGES = frozenset(
     "write append create unlink link rename setattr add_name remove_name reparent rmdir".split()  # noqa: SIM905
 )
 _RUNS = frozenset({"execute", "execute_no_trans", "entrypoint", "execmod"})
+_DECLARE = "name it beforehand: extra_files: in the spec, or CONFINED_QEMU_EXTRA_PATHS"
 _SYSTEM = frozenset(
     """
     etc_t etc_runtime_t usr_t bin_t sbin_t lib_t ld_so_t boot_t root_t locale_t net_conf_t kernel_t modules_object_t
@@ -71,7 +72,8 @@ def _makes_files(case: Case) -> Explanation | None:
         return Explanation(
             Verdict.MEND,
             "a VM makes files in its own folders only",
-            advice="name the file in the spec or on the command line: it is then made for the VM beforehand",
+            advice="name the file in the spec or on the command line: it is then made for the VM beforehand"
+            + _or(case.allowing("PATH")),
         )
     return None
 
@@ -93,6 +95,7 @@ def _device(case: Case) -> Explanation | None:
         Verdict.MEND,
         "it is a device that this VM was not given",
         advice="name it in the spec or on the command line: it then gets the VM's label",
+        command=case.allow if case.denial.kind == "blk_file" else None,
     )
 
 
@@ -105,18 +108,17 @@ def _not_its_own(case: Case) -> Explanation | None:
         return Explanation(
             Verdict.MEND,
             f"{why}, and its label is not the one of its place ({case.default.type})",
-            advice="name it in the spec",
-            command=f"restorecon -Fv {quoted(case.path)}",
+            advice=_DECLARE,
+            command=f"restorecon -Fv {quoted(case.path)}" + (f" && {case.allow}" if case.allow is not None else ""),
         )
     if case.denial.target.type in places.GENERIC and case.path is not None:
         return adopted(case.path, case.denial.target.type, f"{why}, and {case.denial.target.type} is no type of images")
-    level = f" -l {case.denial.source.range}" if case.denial.source.range is not None else ""
-    return Explanation(
-        Verdict.MEND,
-        why,
-        advice="name it in the spec; or, for one that the VM shall open while it runs (QMP), label it as the VM's",
-        command=f"chcon -t {case.image}{level} {quoted(case.path)}" if case.path is not None else None,
-    )
+    later = _or(case.allowing("PATH")) if case.allow is None else ""
+    return Explanation(Verdict.MEND, why, advice=f"{_DECLARE}{later}", command=case.allow)
+
+
+def _or(command: str | None) -> str:
+    return f"; or, for the VM that runs: {command}" if command is not None else ""
 
 
 RULES: tuple[Callable[[Case], Explanation | None], ...] = (

@@ -61,8 +61,8 @@ class Case:
     """A denial and what is known about it.
 
     `owner` names the other VM that has the target's categories, `path` is the file where it is known, `default` the
-    label that the policy has for that path, `given` the label that the VM's own file got at its start, `image` the type
-    that a VM's own images get.
+    label that the policy has for that path, `given` the label that the VM's own file got, `running` the name of
+    the VM where it may still run.
     """
 
     denial: Denial
@@ -71,7 +71,16 @@ class Case:
     path: str | None = None
     default: Context | None = None
     given: str | None = None
-    image: str = "svirt_image_t"
+    running: str | None = None
+
+    @property
+    def allow(self) -> str | None:
+        """The command that gives the file to the VM while it runs; None where the VM or the whole path is not known."""
+        return self.allowing(quoted(self.path)) if self.path is not None else None
+
+    def allowing(self, word: str) -> str | None:
+        """Return that command for a file that `word` stands for; None where the VM is not known or has ended."""
+        return f"confined-qemu allow {quoted(self.running)} {word}" if self.running is not None else None
 
     @property
     def by_launcher(self) -> bool:

@@ -1,0 +1,277 @@
+"""Files that a VM opens while it runs: declared, or given by `allow`; all else is denied, and each label goes back."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from integration.suite import harness
+from integration.suite.test_hosts import user  # noqa: F401 - a fixture
+
+if TYPE_CHECKING:
+    import pwd
+    import subprocess
+    from collections.abc import Callable, Iterator
+
+TRIAL = "/usr/local/libexec/confined-qemu/trial"
+DENIED = "Permission denied"
+
+
+class Disks:
+    """Plugs files into a VM over QMP."""
+
+    def __init__(self, path: str) -> None:
+        self.client = harness.Qmp(path)
+        self.client.greeting()
+        self.client.ask("qmp_capabilities")
+
+    def add(self, path: str, *, readonly: bool = False) -> str:
+        """Open a file as an image named as the file; return QEMU's error, empty where there is none."""
+        file = {"driver": "file", "filename": path}
+        return self.ask("blockdev-add", **{
+            "driver": "raw", "node-name": _node(path), "file": file, "read-only": readonly,
+        })  # fmt: skip
+
+    def remove(self, path: str) -> None:
+        """Close it again."""
+        assert self.ask("blockdev-del", **{"node-name": _node(path)}) == ""
+
+    def ask(self, command: str, **arguments: Any) -> str:
+        """Run a command and return its error, empty where there is none."""
+        answer = self.client.ask(command, **arguments)
+        return str(answer["error"]["desc"]) if "error" in answer else ""
+
+
+def _node(path: str) -> str:
+    return "n" + "".join(c for c in os.path.basename(path) if c.isalnum())
+
+
+def make(folder: str, *names: str) -> list[str]:
+    """Make images of 64 KiB, labelled as the policy labels them."""
+    paths = [os.path.join(folder, name) for name in names]
+    for path in paths:
+        with open(path, "wb") as file:
+            file.write(bytes(1 << 16))
+    harness.run("restorecon", "-RF", folder)
+    return paths
+
+
+def said(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the one line of a command that was refused."""
+    assert done.returncode == 125, done
+    (line,) = done.stderr.splitlines()
+    return line.removeprefix("confined-qemu: ")
+
+
+def good(*arguments: str) -> str:
+    """Return the one line of a command that went well."""
+    done = harness.confined(*arguments)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    (line,) = done.stdout.splitlines()
+    return line
+
+
+# ---- declared, denied, allowed, taken back; two VMs
+
+
+def test_two_vms_and_their_files(
+    make_image: Callable[[str], harness.Image], folder: str, audit: harness.AuditTrail
+) -> None:
+    a, b = make_image("hot-a"), make_image("hot-b")
+    later, odd, disc = make(folder, "later.img", "o\nd,d' .img", "disc.iso")
+    shot, unused, more = (os.path.join(folder, name) for name in ("shot.ppm", "unused.log", "more.ppm"))
+    extra = [{"file": "later.img", "format": "raw"}, {"file": "shot.ppm"}, {"file": "unused.log"}]
+    a.write_spec(qmp=f"unix:{folder}/a.qmp", extra_files=extra)
+    b.write_spec(qmp=f"unix:{folder}/b.qmp")
+    vm_a, vm_b = harness.boot_spec(a), harness.boot_spec(b)
+    qmp_a, qmp_b = Disks(f"{folder}/a.qmp"), Disks(f"{folder}/b.qmp")
+    mine = harness.short_label(a.path)
+
+    # declared: labelled from the start, what was missing too
+    assert [harness.short_label(path) for path in (later, shot, unused)] == [mine] * 3
+    assert qmp_a.add(later) == ""
+    assert qmp_a.ask("device_add", driver="virtio-blk-pci", drive=_node(later), id="d0") == ""
+    assert qmp_a.ask("screendump", filename=shot) == ""
+    assert os.path.getsize(shot) > 0
+    assert DENIED in qmp_b.add(later)
+
+    # not declared: denied, and the VM lives
+    assert DENIED in qmp_a.add(odd)
+    assert audit.has("read", "svirt_t", "virt_image_t:s0", "file")
+    assert DENIED in qmp_a.ask("screendump", filename=more)
+    assert audit.has("write", "svirt_t", "virt_image_t:s0", "dir")
+    _mended_by_its_denial(odd, qmp_a, qmp_b)
+    _not_twice(a, b, odd, folder)
+
+    # taken back: not while it is open
+    line = said(harness.confined("revoke", "hot-a", odd))
+    assert line.endswith("has it open; unplug it first (QMP: device_del, then blockdev-del)")
+    qmp_a.remove(odd)
+    assert good("revoke", "hot-a", odd).startswith("hot-a: ")
+    assert harness.short_label(odd) == harness.UNUSED
+    assert DENIED in qmp_a.add(odd)
+    assert "was not allowed" in said(harness.confined("revoke", "hot-a", odd))
+
+    # read by both, and counted
+    pid = str(harness.qemu_of(b.path))
+    for name, qmp in (("hot-a", qmp_a), (pid, qmp_b)):
+        good("allow", name, disc, "--readonly")
+        assert qmp.add(disc, readonly=True) == ""
+    assert harness.short_label(disc) == "virt_content_t:s0"
+    assert "confined-qemu revoke hot-a" in said(harness.confined("allow", "hot-a", disc))
+    qmp_a.remove(disc)
+    good("revoke", "hot-a", disc)
+    assert harness.short_label(disc) == "virt_content_t:s0"
+    assert harness.power_off(vm_b) == 0
+    assert harness.short_label(disc) == harness.UNUSED
+
+    # the rest with the VM
+    good("allow", "hot-a", odd)
+    assert harness.power_off(vm_a) == 0
+    assert {harness.short_label(path) for path in (later, odd, shot, a.path)} == {harness.UNUSED}
+    assert not os.path.exists(unused)
+    assert "no confined VM of yours runs that is called hot-a" in said(harness.confined("allow", "hot-a", odd))
+
+
+def _mended_by_its_denial(odd: str, qmp_a: Disks, qmp_b: Disks) -> None:
+    lines = harness.confined("denials", "hot-a").stdout.splitlines()
+    (line,) = (line for line in lines if "o\\nd" in line)
+    # the kernel says the name only
+    assert line.endswith("for the VM that runs: confined-qemu allow hot-a PATH")
+    assert harness.short_label(odd) == harness.UNUSED
+    assert "o\\012d" in good("allow", "hot-a", odd)
+    assert qmp_a.add(odd) == ""
+    assert DENIED in qmp_b.add(odd)
+
+
+def _not_twice(a: harness.Image, b: harness.Image, odd: str, folder: str) -> None:
+    """Say what is refused, and what is there already."""
+    assert "in use by the VM hot-a" in said(harness.confined("allow", "hot-b", odd))
+    assert "in use by the VM hot-b" in said(harness.confined("allow", "hot-a", b.path))
+    assert good("allow", "hot-a", odd).endswith("may be used as it is")
+    assert good("allow", "hot-a", a.path).endswith("may be used as it is")
+    assert "was started with it" in said(harness.confined("revoke", "hot-a", a.path))
+    assert "a folder cannot be used as extra" in said(harness.confined("allow", "hot-a", folder))
+    os.link(odd, f"{odd}.2")
+    done = harness.confined("allow", "hot-b", "--readonly", f"{odd}.2")
+    assert "in use by the VM hot-a" in said(done)
+    os.unlink(f"{odd}.2")
+    done = harness.confined("allow", "hot-a", "/etc/shadow")
+    assert (done.returncode, "shadow_t" in done.stderr) == (125, True)
+    assert harness.label("/etc/shadow").endswith(":shadow_t:s0")
+
+
+# ---- crashes, in a VM of a raw command line
+
+
+@contextmanager
+def trial(code: str) -> Iterator[str]:
+    """The launch script, with something done to it: `label.apply` is `original` in `code`, which defines `apply`."""
+    with open(harness.LAUNCH, encoding="utf-8") as file:
+        script = file.read()
+    change = "import os\nfrom confined_qemu.labelling import label\noriginal = label.apply\n"
+    change += f"{code}\nlabel.apply = apply\n"
+    with open(TRIAL, "w", encoding="utf-8") as file:
+        file.write(script.replace("from confined_qemu.launcher", change + "from confined_qemu.launcher"))
+    os.chmod(TRIAL, 0o755)
+    harness.run("chcon", "-t", "confined_qemu_exec_t", TRIAL)
+    yield TRIAL
+    os.unlink(TRIAL)
+
+
+DIES = "def apply(*_):\n    os.kill(os.getpid(), 9)"
+LOSES_THE_VM = """
+def apply(*rest):
+    from confined_qemu.host import processes
+    original(*rest)
+    pid = int(os.environ["VICTIM"])
+    os.kill(pid, 9)
+    while not processes.is_zombie(pid):
+        pass
+"""
+
+
+def test_whatever_is_killed(image: harness.Image, folder: str) -> None:
+    later, disc, third = make(folder, "later.img", "disc.iso", "third.img")
+    top = os.path.join(folder, "top.qcow2")
+    harness.run("qemu-img", "create", "-q", "-f", "qcow2", "-b", third, "-F", "raw", top)
+    harness.run("restorecon", "-F", top)
+    variables = {"CONFINED_QEMU_EXTRA_PATHS": later, "CONFINED_QEMU_EXTRA_READONLY": disc}
+    command = [harness.COMMAND, "exec", "--name", "raw", "--", *harness.raw_arguments(image.path)]
+    vm = harness.boot(*command, "-qmp", f"unix:{folder}/q,server=on,wait=off", env=os.environ | variables)
+    mine = harness.short_label(image.path)
+    assert [harness.short_label(path) for path in (later, disc)] == [mine, "virt_content_t:s0"]
+    qmp = Disks(f"{folder}/q")
+    assert qmp.add(later) == ""
+    assert qmp.add(disc, readonly=True) == ""
+
+    # a chain: only with its format, and each layer by its use
+    assert "state it: format=qcow2" in said(harness.confined("allow", "raw", top))
+    with trial(DIES) as dying:
+        done = harness.run(dying, "allow", "raw", top, "--format", "qcow2", check=False)
+        assert done.returncode == -signal.SIGKILL
+    assert {harness.short_label(path) for path in (top, third)} == {harness.UNUSED}
+    good("allow", "raw", top, "--format", "qcow2")
+    assert [harness.short_label(path) for path in (top, third)] == [mine, "virt_content_t:s0"]
+    assert "is a layer of" in said(harness.confined("revoke", "raw", third))
+
+    # the watcher, then QEMU: the journal has all of it
+    for watcher in harness.watchers():
+        harness.kill(watcher)
+    harness.until("no watcher", lambda: not harness.watchers())
+    harness.kill(vm.pid)
+    vm.wait()
+    assert harness.short_label(top) == mine
+    assert harness.confined("recover").stdout == "raw: labels put back\n"
+    assert {harness.short_label(path) for path in (image.path, later, disc, top, third)} == {harness.UNUSED}
+
+    # the VM, while its file is labelled
+    vm = harness.boot_spec(image)
+    victim = harness.qemu_of(image.path)
+    with trial(LOSES_THE_VM) as losing:
+        done = harness.run(losing, "allow", "a", later, check=False, env=os.environ | {"VICTIM": str(victim)})
+        assert "has ended; its labels go back by themselves" in said(done)
+    vm.wait()
+    harness.settle()
+    assert {harness.short_label(path) for path in (image.path, later)} == {harness.UNUSED}
+
+
+# ---- whose VM it is
+
+
+def test_an_ordinary_users_vm(user: pwd.struct_passwd) -> None:  # noqa: F811
+    image = harness.Image(user.pw_dir, "theirs")
+    mine, roots, both = (os.path.join(user.pw_dir, name) for name in ("mine.img", "roots.img", "both.img"))
+    for path in (mine, roots, both):
+        with open(path, "wb") as file:
+            file.write(bytes(1 << 16))
+    for path in (image.path, image.spec, mine, both):
+        os.chown(path, user.pw_uid, user.pw_gid)
+    harness.run("restorecon", "-RF", user.pw_dir)
+    before = harness.label(mine)
+    as_user = ["runuser", "-u", user.pw_name, "--"]
+    shell = f"cat | {harness.COMMAND} run {image.spec} 2>/dev/null | cat"
+    vm = harness.boot(*as_user, "sh", "-c", shell)
+    given = harness.short_label(image.path)
+
+    def users(verb: str, path: str) -> tuple[str, str]:
+        done = harness.run(*as_user, "sh", "-c", f"{harness.COMMAND} {verb} theirs {path} 2>&1 | cat")
+        return done.stdout, harness.short_label(path)
+
+    assert users("allow", mine)[1] == given
+    text, label = users("allow", roots)
+    assert "only its owner or root may relabel it" in text
+    assert label != given
+    # root has the owner's rights there, for the owner's watcher puts it back
+    good("allow", "theirs", both)
+    assert harness.short_label(both) == given
+    assert "only its owner or root may relabel it" in said(harness.confined("allow", "theirs", roots))
+    assert users("revoke", mine)[0] == f"theirs: {mine} is taken back\n"
+    assert harness.label(mine) == before
+    vm.send(b"q")
+    vm.popen.stdin.close()  # type: ignore[union-attr]
+    vm.wait()
+    harness.until("labels are back", lambda: harness.label(both) == before)
+    assert harness.label(image.path) == before
