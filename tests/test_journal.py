@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import tempfile
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +20,7 @@ from confined_qemu.errors import JournalError
 from confined_qemu.facts import FileKind, Identity
 from confined_qemu.plan.steps import Bind, Create, MakeFolder, Relabel
 from confined_qemu.restore import journal
-from confined_qemu.restore.record import Record, encode
+from confined_qemu.restore.record import Grant, Record, encode
 from tests import strategies
 
 if TYPE_CHECKING:
@@ -86,6 +87,55 @@ def test_every_record_comes_back(folder: str, record: Record) -> None:
         assert journal.read(path) is None
         assert journal.entries(own) == []
         assert os.listdir(own) == []
+
+
+_grants = st.builds(Grant, strategies.paths, st.lists(_relabels | _creates, max_size=3).map(tuple))
+
+
+@given(record=records, grants=st.lists(_grants, min_size=1, max_size=3).map(tuple))
+@settings(max_examples=30)
+def test_what_a_vm_is_given_later_comes_back_with_its_record(
+    folder: str, record: Record, grants: tuple[Grant, ...]
+) -> None:
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        path, descriptor = journal.write(own, record)
+        os.close(descriptor)
+        journal.write_grants(path, grants)
+        whole = replace(record, grants=grants)
+        assert journal.entries(own) == [journal.Entry(path, whole)]
+        assert whole.all_steps == (*record.steps, *(step for grant in grants for step in grant.steps))
+        journal.write_grants(path, ())
+        assert journal.read(path) == record
+        journal.write_grants(path, grants)
+        journal.remove(path)
+        assert os.listdir(own) == []
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"format": 2}', '{"format": 1, "grants": [{"path": 5, "steps": []}]}'])
+def test_damaged_grants_are_told_and_nothing_is_taken_for_all(tmp_path: Path, text: str) -> None:
+    path, descriptor = journal.write(str(tmp_path), record())
+    os.close(descriptor)
+    (tmp_path / "7.99.vm.allowed").write_text(text)
+    with pytest.raises(JournalError, match="is no journal"):
+        journal.read(path)
+
+
+def test_grants_that_cannot_be_written_leave_the_old_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, descriptor = journal.write(str(tmp_path), record())
+    os.close(descriptor)
+    old = (Grant("/a", (Create("/a", IMAGE, IMAGE, remove=False),)),)
+    journal.write_grants(path, old)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "injected")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(JournalError, match="No space left"):
+            journal.write_grants(path, (*old, Grant("/b", ())))
+    found = journal.read(path)
+    assert found is not None
+    assert found.grants == old
 
 
 # ---- writing

@@ -154,8 +154,9 @@ def read(path: str) -> Record | None:
         JournalError: it cannot be read or understood.
     """
     record = _read(path, decode)
-    grants = _read(_grants_path(path), decode_grants)
-    return replace(record, grants=grants) if record is not None and grants is not None else record
+    if record is None:
+        return None
+    return replace(record, grants=_read(_grants_path(path), decode_grants) or ())
 
 
 def _read(path: str, of_json: Callable[[Any], _Value]) -> _Value | None:
