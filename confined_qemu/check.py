@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from confined_qemu import lsm
 from confined_qemu.errors import ConfinedQemuError, printable
 from confined_qemu.facts import SelinuxMode
-from confined_qemu.host import survey
+from confined_qemu.host import emulator, survey
+from confined_qemu.host.inherited import inherited
 from confined_qemu.launcher import DEFAULT_EMULATOR
 from confined_qemu.restore import journal, restore
 
@@ -103,7 +104,7 @@ def _kvm() -> Iterator[Finding]:
 
 
 def _emulator() -> Iterator[Finding]:
-    path = survey.find_emulator(DEFAULT_EMULATOR, os.environ.get("PATH", ""))
+    path = emulator.find(DEFAULT_EMULATOR, os.environ.get("PATH", ""))
     yield Finding(Verdict.OK, "emulator", path)
 
 
@@ -125,7 +126,7 @@ def _labels() -> Iterator[Finding]:
 def _spec(spec: str) -> Iterator[Finding]:
     from confined_qemu import preview, requests
 
-    plan = preview.plan(requests.from_spec(spec), survey.inherited())
+    plan = preview.plan(requests.from_spec(spec), inherited())
     for warning in plan.warnings:
         yield Finding(Verdict.WARN, spec, warning)
     for refusal in plan.refusals:

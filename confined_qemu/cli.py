@@ -69,6 +69,11 @@ def _parser() -> Parser:
     imported.add_argument("domain", metavar="DOMAIN.xml", help="the file, - for standard input")
     imported.add_argument("-o", "--output", metavar="FILE", help="write the spec there")
     imported.set_defaults(action=_import)
+    shim = verbs.add_parser("install-shim", help="put the launch script in the emulator's place, and back")
+    shim.add_argument("folder", nargs="?", metavar="DIR", help="a folder for PATH: the emulator's names become links")
+    shim.add_argument("--system", action="store_true", help="the system's own emulator, by dpkg-divert; root's")
+    shim.add_argument("--remove", action="store_true", help="undo it")
+    shim.set_defaults(action=_install_shim)
     policy = verbs.add_parser("policy", help="install, inspect or remove the SELinux policy module")
     steps = policy.add_subparsers(dest="step", required=True, metavar="STEP", parser_class=Parser, prog=policy.prog)
     install = steps.add_parser("install", help="load the module, write the launch script and the state folder")
@@ -121,10 +126,10 @@ def _denials(chosen: argparse.Namespace) -> int:
 
 def _plan(chosen: argparse.Namespace) -> int:
     from confined_qemu import preview
-    from confined_qemu.host import survey
+    from confined_qemu.host.inherited import inherited
     from confined_qemu.mcs import Pair
 
-    descriptors = survey.inherited()
+    descriptors = inherited()
     invocation = _invocation(chosen)
     pair = Pair.parse(chosen.mcs) if chosen.mcs is not None else None
     plan = preview.plan(invocation, descriptors, pair=pair, policy_root=chosen.policy_root)
@@ -200,6 +205,29 @@ def _schema(_: argparse.Namespace) -> int:
     return 0
 
 
+# ---- install-shim
+
+
+def _install_shim(chosen: argparse.Namespace) -> int:
+    import os
+
+    from confined_qemu import shim
+
+    if chosen.system == (chosen.folder is not None):
+        raise UsageError("install-shim takes a folder or --system", hint="see confined-qemu install-shim --help")
+    if chosen.system:
+        done = shim.remove_system() if chosen.remove else shim.install_system()
+    elif chosen.remove:
+        done = shim.remove(chosen.folder)
+    else:
+        done = shim.install(chosen.folder, os.environ.get("PATH", os.defpath))
+    for line in done.lines:
+        say(printable(line))
+    for line in done.warnings:
+        launcher.warn(printable(line))
+    return 0
+
+
 # ---- policy
 
 
@@ -239,9 +267,15 @@ def _policy_adopt(chosen: argparse.Namespace) -> int:
 
 
 def _policy_remove(_: argparse.Namespace) -> int:
+    from confined_qemu import shim
     from confined_qemu.policy import install
     from confined_qemu.restore import journal, restore
 
+    if shim.is_system():
+        raise ConfinedQemuError(
+            "the system's emulator leads to the launch script, which goes with the policy",
+            hint="run first: confined-qemu install-shim --system --remove",
+        )
     for folder in journal.all_folders():
         for entry in journal.entries(folder):
             pid = restore.pid_of(entry)

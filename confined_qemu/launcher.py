@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu.arguments import REMAINDER, Parser, parse
 from confined_qemu.errors import LAUNCHER_FAILED, TIMED_OUT, ConfinedQemuError, UsageError, printable, why
+from confined_qemu.host import emulator
 from confined_qemu.host.environment import initial
+from confined_qemu.host.inherited import inherited
 
 if TYPE_CHECKING:
     import argparse
@@ -41,11 +43,8 @@ def serve(arguments: Sequence[str]) -> int:
 
 
 def _serve(argv0: str, arguments: Sequence[str]) -> int:
-    from confined_qemu.host import survey
-
-    descriptors = survey.inherited()
-    name = os.path.basename(argv0)
-    if name.startswith("qemu-system-") or name == "qemu-kvm":
+    descriptors = inherited()
+    if emulator.is_name(os.path.basename(argv0)):
         return _drop_in(argv0, arguments, descriptors)
     chosen = parsed(arguments)
     code: int = chosen.action(chosen, descriptors)

@@ -200,7 +200,7 @@ def test_the_script_is_isolated(package: Path, monkeypatch: pytest.MonkeyPatch) 
     lines = script.text(script.Script.LAUNCH).splitlines()
     assert lines[0] == "#!/usr/bin/python3 -IS"
     assert lines[3] == f"sys.path += ['/usr/lib/python3/dist-packages', {str(package)!r}]"
-    assert lines[-2:] == ["from confined_qemu.launcher import main", "main()"]
+    assert lines[-2:] == ["from confined_qemu.dropin import main", "main()"]
     compile(script.text(script.Script.LAUNCH), "launch", "exec")
 
 
@@ -221,7 +221,7 @@ def test_a_folder_that_others_write_is_refused(
 @pytest.mark.parametrize("tmp_mode", [0o755, 0o1777])
 def test_roots_own_folder_is_trusted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_mode: int) -> None:
     fake_stat(monkeypatch, {str(tmp_path): (tmp_mode, 0)})
-    assert "launcher import main" in script.text(script.Script.LAUNCH)
+    assert "dropin import main" in script.text(script.Script.LAUNCH)
 
 
 def fake_stat(monkeypatch: pytest.MonkeyPatch, said: dict[str, tuple[int, int]]) -> None:

@@ -57,6 +57,22 @@ QUERIES = """
 -drive format=raw,format=help
 -L help
 -tpmdev help
+-action help
+-add-fd ?
+-audio help
+-blockdev help
+-boot ?
+-compat help
+-global help
+-iscsi ?
+-msg help
+-nic help
+-overcommit ?
+-rtc help
+-smbios help
+-smp ?
+-spice help
+-vnc help
 """.strip().splitlines()
 
 VMS = """
@@ -83,11 +99,11 @@ help
 -device e1000,foo=help
 -device {"driver":"help"}
 -netdev user,help
--nic help
+-nic help,x=y
 -net help
--global help
--blockdev help
--smp help
+-global help,x=y
+-blockdev help,x=y
+-smp 1,help
 -serial help
 -qmp help
 -unknown -version

@@ -15,7 +15,7 @@ from confined_qemu import lsm, paths
 from confined_qemu.act import acts, pairs, spawn
 from confined_qemu.errors import ConfinedQemuError, JournalError, Refused
 from confined_qemu.facts import Facts, Holder, Identity, Occupant, SelinuxFacts, SelinuxMode
-from confined_qemu.host import processes, survey
+from confined_qemu.host import emulator, processes, survey
 from confined_qemu.invocation import Invocation, SeclabelType
 from confined_qemu.mcs import Window
 from confined_qemu.plan.decisions import NO_POLICY
@@ -76,12 +76,12 @@ def collect(
 ) -> Facts:
     """Return the facts about this invocation, without a pair."""
     search = survey.environment_text(caller.environment, "PATH")
-    emulator = survey.find_emulator(invocation.emulator, search)
+    program = emulator.find(invocation.emulator, search)
     served, programs = _helped(invocation, selinux)
     return Facts(
         selinux=selinux,
         kvm=survey.accelerator(),
-        emulator=survey.file(emulator, selinux),
+        emulator=survey.file(program, selinux),
         files=survey.files((resource.path for resource in invocation.resources), selinux),
         folders=served,
         programs=programs,

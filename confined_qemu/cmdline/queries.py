@@ -26,8 +26,14 @@ FLAGS = frozenset(
 
 _PRINTING = frozenset({"h", "help", "version", "audio-help"})
 _WORDS = ("help", "?")
-_ONLY_WORD = frozenset({"M", "machine", "L", "audiodev", "cpu", "d", "display", "tpmdev", "vga"})
-"""Options that print help when the whole value is the word."""
+_ONLY_WORD = frozenset(
+    """
+    L M action add-fd audio audiodev blockdev boot compat cpu d display global iscsi machine msg nic overcommit rtc
+    smbios smp spice tpmdev vga vnc
+    """.split()  # noqa: SIM905 - as above
+)
+"""Options that end QEMU when the whole value is the word: most print help, `blockdev`, `compat`, `nic` and `smbios` say
+that they have none."""
 _FIRST_KEY = {
     "accel": "accel",
     "chardev": "backend",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 from confined_qemu import lsm, paths
 from confined_qemu.errors import HostError, LsmError, why
 from confined_qemu.facts import SelinuxMode
-from confined_qemu.host import chain, survey
+from confined_qemu.host import chain, selinuxfs
 from confined_qemu.host.chain import Layer
 from confined_qemu.plan.svirt import RESTORED_TYPE
 from confined_qemu.resource import PROBED, Role
@@ -77,7 +77,7 @@ def _domain() -> Context | None:
     wanted = replace(own, type=DOMAIN)
     if lsm.is_valid(wanted) and not lsm.denied(own, wanted, "process", ("transition",)):
         return wanted
-    if own.type == survey.DOMAIN:
+    if own.type == selinuxfs.DOMAIN:
         raise HostError(
             f"the policy lets the launcher start nothing as {wanted}", hint="run: confined-qemu policy install"
         )

@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from confined_qemu import hostpaths, lsm, paths
-from confined_qemu.errors import EmulatorNotExecutable, EmulatorNotFound, HostError, LsmError, why
+from confined_qemu.errors import HostError, LsmError, why
 from confined_qemu.facts import DescriptorFacts, FileFacts, FileKind, Identity, SelinuxFacts, SelinuxMode
-from confined_qemu.host import devices, kvm, mounts, processes
+from confined_qemu.host import devices, kvm, mounts, processes, selinuxfs
 from confined_qemu.labelling import label
 from confined_qemu.mcs import Level
 
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
     from confined_qemu.context import Context
     from confined_qemu.facts import KvmFacts
-
-DOMAIN = "confined_qemu_t"
-"""The launcher's own type, from our policy module."""
 
 
 def selinux(*, scan: bool = True) -> SelinuxFacts:
@@ -36,7 +33,7 @@ def selinux(*, scan: bool = True) -> SelinuxFacts:
     if mode is SelinuxMode.DISABLED:
         return SelinuxFacts(mode)
     own = lsm.own_context()
-    in_domain = own.type == DOMAIN
+    in_domain = own.type == selinuxfs.DOMAIN
     caller = lsm.previous_context() if in_domain else own
     contexts = lsm.policy_contexts()
     mls = lsm.is_valid(contexts.content.at(Level(1)))
@@ -60,41 +57,12 @@ def as_launched(found: SelinuxFacts) -> SelinuxFacts:
     if script is None:
         return found
     launcher = lsm.created(found.own, script, "process")
-    return replace(found, own=launcher, in_domain=launcher.type == DOMAIN)
+    return replace(found, own=launcher, in_domain=launcher.type == selinuxfs.DOMAIN)
 
 
 def accelerator() -> KvmFacts:
     """Return whether VT-x or AMD-V can be used, by using it."""
     return kvm.host()
-
-
-def find_emulator(name: str, search: str) -> str:
-    """Return the absolute path of an emulator: a path as it is, a name by `search` (PATH) without meeting ourselves.
-
-    Raises:
-        EmulatorNotFound: there is none.
-        EmulatorNotExecutable: it may not be executed.
-    """
-    if "/" in name:
-        path = os.path.abspath(name)
-        if not os.path.exists(path):
-            raise EmulatorNotFound(
-                "no such emulator", where=path, hint="install QEMU, for example: apt install qemu-system-x86"
-            )
-        if not os.access(path, os.X_OK) or os.path.isdir(path):
-            raise EmulatorNotExecutable("the emulator cannot be executed", where=path, hint=f"see: ls -lZ {path}")
-        return path
-    for folder in (search or os.defpath).split(os.pathsep):
-        path = os.path.join(os.path.abspath(folder or "."), name)
-        if (
-            os.path.isfile(path)
-            and os.access(path, os.X_OK)
-            and os.path.realpath(path) != os.path.realpath(paths.LAUNCH_SCRIPT)
-        ):
-            return path
-    raise EmulatorNotFound(
-        "no such emulator on PATH", where=name, hint="install QEMU, for example: apt install qemu-system-x86"
-    )
 
 
 def files(names: Iterable[str], selinux_facts: SelinuxFacts) -> dict[str, FileFacts]:
@@ -203,19 +171,6 @@ def _problem(error: OSError) -> str:
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return "no such file or folder"
     return f"cannot be looked at: {why(error)}"
-
-
-def inherited() -> tuple[int, ...]:
-    """Return the descriptors that the caller handed over: those that are not closed at exec."""
-    found = []
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            flags = fcntl.fcntl(int(name), fcntl.F_GETFD)
-        except OSError:
-            continue  # the listing's own
-        if not flags & fcntl.FD_CLOEXEC:
-            found.append(int(name))
-    return tuple(sorted(found))
 
 
 def descriptors(numbers: Iterable[int], selinux_facts: SelinuxFacts) -> tuple[DescriptorFacts, ...]:

@@ -119,10 +119,10 @@ class _Draft:
         contexts, seclabel = self.facts.selinux.contexts, self.invocation.seclabel
         in_domain = self.facts.selinux.in_domain
         # a question to QEMU starts no VM: what the launch script can start answers it as well
-        if wanted is Confinement.NONE and not (self.invocation.query and in_domain):
+        as_the_caller = wanted is Confinement.NONE or (self.invocation.query and contexts is None)
+        if as_the_caller and not (self.invocation.query and in_domain):
             self.bare = "confinement: none"
-            if not self.invocation.query:  # a question to QEMU starts no VM, and its answer is read by programs
-                self.warnings.append("confinement: none: nothing confines this VM, it has your own rights")
+            self.warnings.append("confinement: none: nothing confines this VM, it has your own rights")
         elif mode is SelinuxMode.DISABLED or contexts is None:
             if wanted is Confinement.AUTO:
                 self.warnings.append("SELinux is disabled: nothing confines this VM, it has your own rights")
@@ -175,7 +175,7 @@ class _Draft:
         selinux = self.facts.selinux
         if self.bare is None or self.policy is None or not selinux.in_domain:
             return
-        if problem := processplan.way_back(selinux, self.policy, self.bare):
+        if problem := processplan.way_back(self.facts, self.policy, self.bare):
             self.deny(problem)
         self.back_to = selinux.caller
 
@@ -322,7 +322,8 @@ class _Draft:
             temporary=self.temporary,
             user=self.invocation.user,
             daemonize=self.invocation.daemonize,
-            warnings=tuple(self.warnings),
+            # the answer to a question is read by programs
+            warnings=() if self.invocation.query else tuple(self.warnings),
             refusals=tuple(dict.fromkeys(self.refusals)),
         )
 

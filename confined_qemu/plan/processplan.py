@@ -9,7 +9,7 @@ from confined_qemu.invocation import SeclabelType
 
 if TYPE_CHECKING:
     from confined_qemu.context import Context
-    from confined_qemu.facts import Facts, Occupant, SelinuxFacts
+    from confined_qemu.facts import Facts, Occupant
     from confined_qemu.invocation import Seclabel
     from confined_qemu.plan.decisions import Policy
 
@@ -79,14 +79,15 @@ def _setsebool(names: list[str]) -> str:
     return f"setsebool -P {names[0]} on" if len(names) == 1 else "setsebool -P " + " ".join(f"{n}=on" for n in names)
 
 
-def way_back(selinux: SelinuxFacts, policy: Policy, what: str) -> str | None:
+def way_back(facts: Facts, policy: Policy, what: str) -> str | None:
     """Say why the launcher may not give QEMU the caller's context back; None when it may."""
-    own, caller = selinux.own, selinux.caller
+    own, caller = facts.selinux.own, facts.selinux.caller
     if own is None or caller is None or not policy.denied(own, caller, "process", ("transition",)):
         return None
     return (
         f"{what}: QEMU would keep your context, and the launch script may start nothing as {caller.type}; "
-        f"use the command confined-qemu or plain QEMU, or run: setsebool -P {USERDOMAIN} on"
+        f"start it by confined-qemu run or exec, or {facts.emulator.path} itself, or run: "
+        f"setsebool -P {USERDOMAIN} on"
     )
 
 

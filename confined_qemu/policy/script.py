@@ -36,7 +36,7 @@ class Script(Enum):
 
     LAUNCH = (
         "its label brings QEMU's launcher into its own domain",
-        "from confined_qemu.launcher import main\nmain()\n",
+        "from confined_qemu.dropin import main\nmain()\n",
     )
     DENIALS = (
         "its label brings what reads the audit log into a domain that may do that and nothing else",

@@ -1,0 +1,121 @@
+"""`install-shim DIR`: links for PATH, made once, taken back whole, and nothing of others touched."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from confined_qemu import paths, shim
+from confined_qemu.errors import ConfinedQemuError, EmulatorNotFound, HostError
+from confined_qemu.host import emulator
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NAME = "qemu-system-x86_64"
+
+
+def make(path: Path, content: bytes = b"\x7fELF") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of emulators, one of them real, and a launch script."""
+    monkeypatch.setattr(emulator, "FOLDERS", ())
+    launch = make(tmp_path / "libexec" / "launch", b"#!/bin/sh\n# Written by `confined-qemu policy install`\n")
+    monkeypatch.setattr(paths, "LAUNCH_SCRIPT", str(launch))
+    make(tmp_path / "bin" / NAME)
+    (tmp_path / "ours").mkdir()
+    return tmp_path
+
+
+def listing(folder: Path) -> dict[str, str]:
+    return {entry.name: os.readlink(entry) if entry.is_symlink() else "" for entry in folder.iterdir()}
+
+
+def test_links_for_what_the_host_has_and_back(host: Path) -> None:
+    ours, search = host / "ours", f"{host}/ours:{host}/bin"
+    done = shim.install(str(ours), search)
+    assert listing(ours) == {NAME: paths.LAUNCH_SCRIPT}
+    assert done.warnings == ()
+    assert shim.install(str(ours), search).lines == (f"{ours}/{NAME} is there already",)
+    make(host / "bin" / "qemu-kvm")
+    (host / "bin" / "kvm").symlink_to(NAME)
+    shim.install(str(ours), search)
+    assert set(listing(ours)) == {NAME, "qemu-kvm", "kvm"}
+    (ours / "qemu-system-aarch64").symlink_to(paths.LAUNCH_SCRIPT)
+    make(ours / "other")
+    os.unlink(paths.LAUNCH_SCRIPT)  # `policy remove` came first
+    shim.remove(str(ours))
+    assert set(listing(ours)) == {"other", "qemu-system-aarch64"}
+    assert "no link of ours" in shim.remove(str(ours)).lines[0]
+
+
+def test_what_is_not_ours_stays_and_nothing_is_half_made(host: Path) -> None:
+    make(host / "bin" / "qemu-kvm")
+    mine = make(host / "ours" / "qemu-kvm", b"#!/bin/sh\nmy own\n")
+    with pytest.raises(HostError, match="not ours") as raised:
+        shim.install(f"{host}/ours", f"{host}/bin")
+    assert str(raised.value).endswith(f"mv {mine} {mine}.orig")
+    assert listing(host / "ours") == {"qemu-kvm": ""}
+    shim.remove(f"{host}/ours")
+    assert listing(host / "ours") == {"qemu-kvm": ""}
+
+
+def test_a_dangling_link_of_another_is_not_ours(host: Path) -> None:
+    (host / "ours" / NAME).symlink_to("/nowhere/launch")
+    with pytest.raises(HostError, match="not ours"):
+        shim.install(f"{host}/ours", f"{host}/bin")
+
+
+@pytest.mark.parametrize(
+    ("search", "said"),
+    [("{}/bin:{}/ours", "before {}/bin"), ("{}/bin", "before {}/bin"), ("", "is not on PATH, "), ("{}/ours", None)],
+)
+def test_it_says_when_path_leads_elsewhere(
+    host: Path, search: str, said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(emulator, "FOLDERS", (f"{host}/bin",))
+    monkeypatch.setattr(os, "defpath", "/nowhere")
+    done = shim.install(f"{host}/ours", search.replace("{}", str(host)))
+    if said is None:
+        assert done.warnings == ()
+    else:
+        (line,) = done.warnings
+        assert said.replace("{}", str(host)) in line
+        assert line.endswith(f'run: export PATH={host}/ours:"$PATH"')
+
+
+def test_what_is_missing_is_one_line(host: Path) -> None:
+    for folder, search, said in (
+        (f"{host}/none", f"{host}/bin", "mkdir -p"),
+        (f"{host}/ours", f"{host}/ours", "no emulator on PATH"),
+    ):
+        with pytest.raises(ConfinedQemuError, match=said) as raised:
+            shim.install(folder, search)
+        assert "\n" not in str(raised.value)
+    os.unlink(paths.LAUNCH_SCRIPT)
+    with pytest.raises(HostError, match="policy install"):
+        shim.install(f"{host}/ours", f"{host}/bin")
+
+
+def test_a_hostile_folder(host: Path) -> None:
+    folder = host / "a b\n,'\x1b"
+    folder.mkdir()
+    done = shim.install(str(folder), f"{host}/bin")
+    assert listing(folder) == {NAME: paths.LAUNCH_SCRIPT}
+    assert len(done.warnings) == 1
+    shim.remove(str(folder))
+    assert listing(folder) == {}
+
+
+def test_without_qemu_there_is_nothing_to_stand_for(host: Path) -> None:
+    os.unlink(host / "bin" / NAME)
+    with pytest.raises(EmulatorNotFound):
+        shim.install(f"{host}/ours", f"{host}/bin:{host}/ours")
