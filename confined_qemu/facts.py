@@ -121,13 +121,26 @@ class FileFacts:
 class FolderFacts:
     """A folder that a VM or its helper uses, and what lies in it.
 
-    `entries` are a TPM's files, all of them; of a share one for each kind and label, in the first thousands.
+    `entries` are a TPM's files, all of them; of a share one for each kind and label, in the first thousands, or, where
+    the tree is to be labelled, in all of it; `counts` says how many of each there are. A file with other names (hard
+    links), or in use by another VM, is one of its own kind.
     """
 
     folder: FileFacts
     entries: tuple[FileFacts, ...] = ()
     problem: str | None = None
     """Why it could not be looked into."""
+    counts: tuple[int, ...] = ()
+    more: bool = False
+    """There is more in it than was looked at."""
+    closed: str | None = None
+    """What in it could not be looked into, or, where it is the folder's own path, nothing could; and why."""
+    mount: bool = False
+    """It is the root of a mount."""
+    homes: tuple[str, ...] = ()
+    """The homes that it is, or that lie in it."""
+    above: tuple[Identity, ...] = ()
+    """The folders that it lies in."""
 
 
 @dataclass(frozen=True, slots=True)

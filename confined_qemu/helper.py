@@ -32,6 +32,8 @@ class Helper:
     """The guest may only read the folder."""
     version: str = ""
     """The TPM's: `2.0`."""
+    relabel: bool = False
+    """The folder and all that is in it may be labelled for the VM."""
 
 
 @dataclass(frozen=True, slots=True)

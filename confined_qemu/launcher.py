@@ -114,6 +114,19 @@ def warn(text: str) -> None:
     _say("warning: ", text)
 
 
+_MANY = 1000
+"""Entries of a tree that take long enough to be told about."""
+
+
+def progress(folder: str, done: int, count: int) -> None:
+    """Show a person at a terminal how far the labelling of a tree is; nobody else."""
+    if count < _MANY or sys.stderr is None or not sys.stderr.isatty():
+        return
+    line = f"labelling {printable(folder)}: {done:,} of {count:,}" if done < count else ""
+    sys.stderr.write(f"\r\033[K{line}")
+    sys.stderr.flush()
+
+
 # ---- the drop-in and `exec`
 
 
@@ -124,7 +137,7 @@ def _drop_in(argv0: str, arguments: Sequence[str], descriptors: tuple[int, ...])
     invocation = requests.from_arguments(
         os.path.basename(argv0), arguments, settings=settings.from_environment(os.environ)
     )
-    session.launch(invocation, session.Caller(initial(), descriptors, argv0), warn)
+    session.launch(invocation, session.Caller(initial(), descriptors, argv0), warn, progress)
 
 
 def _exec(chosen: argparse.Namespace, descriptors: tuple[int, ...]) -> int:
@@ -138,7 +151,7 @@ def _exec(chosen: argparse.Namespace, descriptors: tuple[int, ...]) -> int:
         confinement=chosen.confinement,
         settings=settings_of(chosen),
     )
-    session.launch(invocation, session.Caller(initial(), descriptors, chosen.emulator), warn)
+    session.launch(invocation, session.Caller(initial(), descriptors, chosen.emulator), warn, progress)
 
 
 def settings_of(chosen: argparse.Namespace) -> Settings:
@@ -172,7 +185,7 @@ def _become(invocation: Invocation, descriptors: tuple[int, ...], report: int) -
     from confined_qemu.act import session
 
     caller: Caller = session.Caller(initial(), descriptors, "", report)
-    os._exit(guarded(lambda: session.launch(invocation, caller, warn)))
+    os._exit(guarded(lambda: session.launch(invocation, caller, warn, progress)))
 
 
 def _clean_up(pid: int) -> None:

@@ -134,6 +134,8 @@ def from_arguments(
     invocation = reader.read(emulator, arguments, name=name, config=_config, unknown=settings.unknown_options)
     if not invocation.query:
         invocation = replace(invocation, resources=(*invocation.resources, *_extra(settings)))
+    if settings.label_trees:
+        invocation = _with_trees(invocation, settings.label_trees)
     return _chosen(invocation, name, confinement or settings.confinement)
 
 
@@ -170,6 +172,18 @@ def _config(path: str) -> str | None:
     if len(data) > configs.LARGEST:
         raise HostError(f"larger than {configs.LARGEST} bytes", where=path, hint="is it a configuration of QEMU's?")
     return data.decode("utf-8", "surrogateescape")
+
+
+def _with_trees(invocation: Invocation, trees: Sequence[str]) -> Invocation:
+    """Return the invocation with its shares marked that lie in one of `trees`: they may be labelled."""
+    allowed = [os.path.realpath(tree) for tree in trees]
+
+    def marked(resource: Resource) -> Resource:
+        real = os.path.realpath(resource.path)
+        wanted = any(real == tree or real.startswith(f"{tree.rstrip('/')}/") for tree in allowed)
+        return replace(resource, relabel=True) if wanted and resource.role is Role.FILESYSTEM else resource
+
+    return replace(invocation, resources=tuple(marked(resource) for resource in invocation.resources))
 
 
 def _chosen(invocation: Invocation, name: str | None, confinement: str | None) -> Invocation:

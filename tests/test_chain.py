@@ -88,7 +88,7 @@ REFUSED = {
     ("new:thing", "raw"): "no protocol that is known",
     ("a\0b", "raw"): "not UTF-8",
     ("\N{REPLACEMENT CHARACTER}", "raw"): "not UTF-8",
-    ("fat:rw:/etc", "raw"): "wants /etc as share",
+    ("fat:rw:/etc", "raw"): "wants /etc as filesystem",
     ("/dev/fd/3", "raw"): "a descriptor",
     ("/proc/self/fd/3", "raw"): "a descriptor",
     ("json:{", "raw"): "cannot be read",

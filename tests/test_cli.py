@@ -195,7 +195,7 @@ def test_a_module_that_is_not_installed_is_one_line_and_125(capsys: pytest.Captu
 def test_the_emulators_names_are_the_emulator(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     started: list[str] = []
 
-    def launch(invocation: object, caller: session.Caller, _: object) -> NoReturn:
+    def launch(invocation: object, caller: session.Caller, *_: object) -> NoReturn:
         started.append(f"{getattr(invocation, 'emulator', '')} as {caller.argv0}")
         raise Executed(0)
 

@@ -171,6 +171,8 @@ def test_the_launcher_relabels_images_only() -> None:
         # the folder of a TPM's state, and what a VM made in a folder that it shares
         ("confined_qemu_image", "dir"),
         ("svirt_image_t", "lnk_file"),
+        # the links in a tree that is labelled
+        ("confined_qemu_image", "lnk_file"),
         ("svirt_image_t", "fifo_file"),
         ("svirt_image_t", "sock_file"),
     }

@@ -104,6 +104,8 @@ class World:
         return replace(invocation, resources=resources, problems=tuple(problems))
 
     entries: dict[str, dict[str, str | None]] = field(default_factory=dict)
+    looked: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What else looking into a shared folder has shown: any field of FolderFacts; `above` is paths."""
     programs: bool = True
     """Are swtpm and virtiofsd installed?"""
 
@@ -175,10 +177,16 @@ class World:
         entries = []
         for name, label in self.entries.get(path, {}).items():
             said: dict[str, Any] = {"label": label or str(folder.label)} if folder.label is not None else {}
+            said |= self.files.get(f"{path}/{name}", {})
             self.files[f"{path}/{name}"] = said
             resource = Resource(f"{path}/{name}", Role.SHARE, Access.READ_WRITE, Sharing.UNLABELLED, "entry")
             entries.append(self.file(resource))
-        return FolderFacts(folder, tuple(entries))
+        said = dict(self.looked.get(path, {}))
+        for name in ("homes", "counts"):
+            said[name] = tuple(said.get(name, ()))
+        said["counts"] = said["counts"] or (1,) * len(entries)
+        said["above"] = tuple(_identity(above) for above in said.get("above", ()))
+        return FolderFacts(folder, tuple(entries), **said)
 
     def _program(self, path: str) -> FileFacts:
         if not self.programs:

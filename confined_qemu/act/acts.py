@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, NoReturn
 from confined_qemu import lsm
 from confined_qemu.errors import EmulatorNotExecutable, HostError, LabelError, why
 from confined_qemu.labelling import label
-from confined_qemu.plan.steps import Bind, Connect, Relay, Retag, StartHelper
+from confined_qemu.plan.steps import Bind, Connect, LabelTree, Relabel, Relay, Retag, StartHelper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from socket import socket
 
     from confined_qemu.act.helperstart import Running
+    from confined_qemu.labelling.trees import Progress
     from confined_qemu.plan.plan import Plan
     from confined_qemu.restore.journal import Hold
 
@@ -49,7 +50,25 @@ class Done:
             helper.end()
 
 
-def perform(plan: Plan, leash: socket | None = None, hold: Hold | None = None) -> Done:
+@dataclass(frozen=True, slots=True)
+class Trees:
+    """Where a VM's journal is, and who is told how far the labelling of a tree is."""
+
+    journal: str
+    progress: Progress
+
+    def give(self, step: LabelTree, plan: Plan) -> None:
+        """Label one."""
+        from confined_qemu.labelling import trees
+        from confined_qemu.restore.journal import notes_path
+
+        apart = {
+            (other.identity.device, other.identity.inode) for other in plan.steps if isinstance(other, Relabel)
+        }  # fmt: skip
+        trees.give(step, notes_path(self.journal, step.number), apart, self.progress)
+
+
+def perform(plan: Plan, leash: socket | None = None, hold: Hold | None = None, trees: Trees | None = None) -> Done:
     """Do every step in order; `leash` is where the watcher learns of helpers, and QEMU will inherit `hold`.
 
     Raises:
@@ -57,14 +76,14 @@ def perform(plan: Plan, leash: socket | None = None, hold: Hold | None = None) -
     """
     done = Done(hold=hold)
     try:
-        _perform(plan, done, leash)
+        _perform(plan, done, leash, trees)
     except BaseException:
         done.end_helpers()
         raise
     return done
 
 
-def _perform(plan: Plan, done: Done, leash: socket | None) -> None:
+def _perform(plan: Plan, done: Done, leash: socket | None, trees: Trees | None) -> None:
     # folders first: a socket may lie in one
     for step in plan.steps:
         match step:
@@ -78,6 +97,8 @@ def _perform(plan: Plan, done: Done, leash: socket | None) -> None:
                 _retag(step)
             case Relay():
                 _relay_descriptor(step, done)
+            case LabelTree() if trees is not None:
+                trees.give(step, plan)
             case Connect():
                 done.numbers[step.name] = _connected(step.path)
             case _:

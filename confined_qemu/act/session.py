@@ -20,7 +20,7 @@ from confined_qemu.invocation import Invocation, SeclabelType
 from confined_qemu.mcs import Window
 from confined_qemu.plan.decisions import NO_POLICY
 from confined_qemu.plan.planner import plan as make_plan
-from confined_qemu.plan.steps import JournalStep, StartHelper
+from confined_qemu.plan.steps import JournalStep, LabelTree, StartHelper
 from confined_qemu.restore import journal, restore
 from confined_qemu.restore.record import Record
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from confined_qemu.context import Context
     from confined_qemu.facts import FileFacts, FolderFacts
     from confined_qemu.helper import HelperKind
+    from confined_qemu.labelling.trees import Progress
     from confined_qemu.mcs import Pair
     from confined_qemu.plan.decisions import Policy
     from confined_qemu.plan.plan import Plan
@@ -77,7 +78,7 @@ def collect(
     """Return the facts about this invocation, without a pair."""
     search = survey.environment_text(caller.environment, "PATH")
     program = emulator.find(invocation.emulator, search)
-    served, programs = _helped(invocation, selinux)
+    served, programs = _helped(invocation, selinux, holders or {})
     return Facts(
         selinux=selinux,
         kvm=survey.accelerator(),
@@ -96,7 +97,7 @@ def collect(
 
 
 def _helped(
-    invocation: Invocation, selinux: SelinuxFacts
+    invocation: Invocation, selinux: SelinuxFacts, holders: Mapping[Identity, tuple[Holder, ...]]
 ) -> tuple[Mapping[str, FolderFacts], Mapping[HelperKind, FileFacts]]:
     """Return the folders that are shared or served, and the programs that serve them; most VMs have none."""
     from confined_qemu.plan import helperplan
@@ -105,7 +106,7 @@ def _helped(
         return {}, {}
     from confined_qemu.host import helperhost
 
-    return helperhost.folders(invocation, selinux), helperhost.programs(invocation, selinux)
+    return helperhost.folders(invocation, selinux, holders), helperhost.programs(invocation, selinux)
 
 
 def _runtime_folder(caller: Caller) -> str:
@@ -115,8 +116,16 @@ def _runtime_folder(caller: Caller) -> str:
     return os.path.join(base, "confined-qemu")
 
 
-def launch(invocation: Invocation, caller: Caller, warn: Callable[[str], None]) -> NoReturn:
+def _untold(folder: str, done: int, count: int) -> None:
+    """Take no notice of how far a tree's labelling is."""
+
+
+def launch(
+    invocation: Invocation, caller: Caller, warn: Callable[[str], None], progress: Progress = _untold
+) -> NoReturn:
     """Become QEMU, confined as the plan says; labels are put back by the watcher.
+
+    `progress` is told how far the labelling of a tree is.
 
     Raises:
         ConfinedQemuError: nothing was started, and what had been labelled is as it was.
@@ -138,7 +147,7 @@ def launch(invocation: Invocation, caller: Caller, warn: Callable[[str], None]) 
             watcher = spawn.watcher(
                 path, str(plan.process), (record, registry), spawn.Channels(caller.report, its, live)
             )
-            done = acts.perform(plan, mine, hold)
+            done = acts.perform(plan, mine, hold, acts.Trees(path, progress))
             watcher.await_ready()
         except BaseException:
             held.close()
@@ -272,11 +281,21 @@ def dead(folder: str, invocation: Invocation) -> list[journal.Entry]:
     mine = {os.path.realpath(resource.path) for resource in invocation.resources}
     mine |= {os.path.realpath(listener.path) for listener in invocation.listeners}
     mine |= {os.path.realpath(helper.folder) for helper in invocation.helpers}
+    trees = {os.path.realpath(resource.path) for resource in invocation.resources if resource.relabel}
+    trees |= {os.path.realpath(helper.folder) for helper in invocation.helpers if helper.relabel}
     return [
         entry
         for entry in journal.entries(folder)
-        if restore.pid_of(entry) is None and any(os.path.realpath(step.path) in mine for step in entry.record.all_steps)
+        if restore.pid_of(entry) is None and any(_meets(step, mine, trees) for step in entry.record.all_steps)
     ]
+
+
+def _meets(step: JournalStep, mine: set[str], trees: set[str]) -> bool:
+    """Tell whether a step is about one of these files; a tree's is about all that lie in it."""
+    path = os.path.realpath(step.path)
+    if isinstance(step, LabelTree) and any(one.startswith(f"{path}/") for one in mine):
+        return True
+    return path in mine or any(path.startswith(f"{tree}/") for tree in trees)
 
 
 def folders() -> list[str]:

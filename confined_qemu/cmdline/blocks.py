@@ -258,7 +258,10 @@ class Blocks:
             source = at.source("filename")
             collector.add(values["filename"], at.role, access, source, format=image or PROBED, stated=at.stated)
         if driver == "vvfat" and "dir" in values:
-            collector.add(values["dir"], Role.SHARE, Access.DIRECTORY, at.source("dir"))
+            # `rw` is what QEMU writes back to the folder (`block/vvfat.c`)
+            writes = truth(values, "rw") and not at.readonly
+            kind = Access.DIRECTORY if writes else Access.READ
+            collector.add(values["dir"], Role.FILESYSTEM, kind, at.source("dir"))
             collector.needs_tmpdir = True
         if driver == "blkdebug" and "config" in values:
             collector.add(values["config"], Role.CONFIG, Access.READ, at.source("config"))

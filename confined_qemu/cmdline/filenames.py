@@ -78,7 +78,8 @@ def _fat(rest: str) -> dict[str, str]:
         colon = -1  # a drive letter, as on Windows
     elif colon > 1 and rest[colon - 2] == ":" and rest[colon - 1].isascii() and rest[colon - 1].isalpha():
         colon -= 2
-    return {"driver": "vvfat", "dir": rest[colon + 1 :]}
+    writes = {"rw": "on"} if ":rw:" in f":{rest}" else {}  # wherever it stands, QEMU takes it so
+    return {"driver": "vvfat", "dir": rest[colon + 1 :], **writes}
 
 
 def _nbd(rest: str) -> dict[str, str]:

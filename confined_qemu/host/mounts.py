@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from confined_qemu.errors import HostError, why
 from confined_qemu.host import mountinfo
+from confined_qemu.labelling import walk
 
 if TYPE_CHECKING:
     from confined_qemu.facts import Mount
@@ -28,7 +29,7 @@ class Mounts:
         Raises:
             HostError: /proc cannot be read.
         """
-        number = _number(descriptor)
+        number = walk.mount_number(descriptor)
         if number is None:
             return None
         if self._text is None:
@@ -37,14 +38,6 @@ class Mounts:
         if found is None or (found.labels and not found.read_only):
             return found  # nobody will be told to mount it anew
         return replace(found, source=_lasting(found.source))
-
-
-def _number(descriptor: int) -> int | None:
-    for line in _read(f"/proc/self/fdinfo/{descriptor}").split("\n"):
-        name, _, value = line.partition(":")
-        if name == "mnt_id":
-            return int(value)
-    return None
 
 
 def _lasting(source: str) -> str:

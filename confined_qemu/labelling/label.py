@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from confined_qemu import lsm
 from confined_qemu.errors import ConfinedQemuError, LabelError, why
 from confined_qemu.facts import FileKind, Identity
-from confined_qemu.plan.steps import Bind, Create, JournalStep, KeepFolder, MakeFolder, Relabel, Sweep
+from confined_qemu.plan.steps import Bind, Create, JournalStep, KeepFolder, LabelTree, MakeFolder, Relabel, Sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,8 +101,8 @@ def apply(step: JournalStep, bind: Callable[[Bind], None]) -> None:
             _create(step)
         case MakeFolder() | KeepFolder():
             _make_folder(step)
-        case Sweep():
-            pass
+        case Sweep() | LabelTree():
+            pass  # at the end, and by `trees`
         case Bind():
             bind(step)
 
@@ -169,6 +169,8 @@ def undo(step: JournalStep, others_hold: Callable[[Identity], bool]) -> None:
             from confined_qemu.labelling import sweep
 
             sweep.sweep(step)
+        case LabelTree():
+            pass  # by `restore`, which knows where the notes are
 
 
 def _is_empty(path: str) -> bool:

@@ -1,6 +1,7 @@
 """What happens to the folders of a VM that helpers serve or QEMU shares, and which helper is started. Pure.
 
-A shared folder keeps its labels: the plan finds out whether they will do. A TPM's state is the VM's own.
+A shared folder keeps its labels, and the plan finds out whether they will do, unless the user has it labelled
+(`treeplan`). A TPM's state is the VM's own.
 """
 
 from __future__ import annotations
@@ -8,14 +9,15 @@ from __future__ import annotations
 import posixpath
 import shlex
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from confined_qemu.facts import FileFacts, FileKind, FolderFacts
 from confined_qemu.helper import PROGRAMS, STATE_FILES, Helper, HelperKind, arguments
-from confined_qemu.plan import svirt
+from confined_qemu.plan import svirt, treeplan
 from confined_qemu.plan.fileplan import FilePlanner, Outcome, Wanted
 from confined_qemu.plan.plan import PlannedResource
-from confined_qemu.plan.steps import KeepFolder, StartHelper, Step, Sweep
+from confined_qemu.plan.steps import KeepFolder, LabelTree, StartHelper, Step, Sweep
 from confined_qemu.resource import Access, Resource, Role, Sharing
 
 if TYPE_CHECKING:
@@ -26,19 +28,6 @@ if TYPE_CHECKING:
     from confined_qemu.invocation import Invocation
     from confined_qemu.plan.decisions import Policy
 
-_SYSTEM = frozenset(
-    "/ /bin /boot /dev /etc /home /lib /lib64 /opt /proc /root /run /sbin /srv /sys /tmp /usr /var".split()  # noqa: SIM905 - a table
-)
-_BELOW_SYSTEM = ("/bin/", "/boot/", "/dev/", "/etc/", "/lib/", "/lib64/", "/proc/", "/run/", "/sbin/", "/sys/", "/usr/")
-_READS = {
-    FileKind.DIRECTORY: ("getattr", "open", "read", "search"),
-    FileKind.REGULAR: ("getattr", "open", "read"),
-    FileKind.SYMLINK: ("getattr", "read"),
-}
-_WRITES = {
-    FileKind.DIRECTORY: ("write", "add_name", "remove_name"),
-    FileKind.REGULAR: ("write",),
-}
 _STATE_NEEDS = {
     FileKind.DIRECTORY: ("open", "read", "search", "write", "add_name", "remove_name"),
     FileKind.REGULAR: ("open", "read", "write", "create", "unlink", "rename"),
@@ -55,17 +44,35 @@ class Found:
     resources: tuple[PlannedResource, ...] = ()
     refusals: tuple[str, ...] = ()
     denials: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    trees: tuple[LabelTree, ...] = ()
+    """They are labelled when every file with a label of its own has got it."""
+
+
+class Use(Enum):
+    """What a folder that must be looked into is to a VM."""
+
+    STATE = "state"
+    """A TPM's."""
+    SHARED = "shared"
+    LABELLED = "labelled"
+    """Shared, and labelled with all that is in it."""
 
 
 def shares(invocation: Invocation) -> list[Resource]:
-    """Return the folders that QEMU itself shares (9p): those that need more than a look at the folder's own label."""
+    """Return the folders that QEMU itself shares (9p, `fat:`): those of which more than their own label counts."""
     return [resource for resource in invocation.resources if resource.role is Role.FILESYSTEM]
 
 
-def folders(invocation: Invocation) -> Mapping[str, bool]:
-    """Return each folder that must be looked into, and whether it is a TPM's state."""
-    found = {resource.path: False for resource in shares(invocation)}
-    return found | {helper.folder: helper.kind is HelperKind.SWTPM for helper in invocation.helpers}
+def folders(invocation: Invocation) -> Mapping[str, Use]:
+    """Return each folder that must be looked into, and what it is."""
+    found = {resource.path: Use.LABELLED if resource.relabel else Use.SHARED for resource in shares(invocation)}
+    for helper in invocation.helpers:
+        if helper.kind is HelperKind.SWTPM:
+            found[helper.folder] = Use.STATE
+        elif found.get(helper.folder) is not Use.LABELLED:
+            found[helper.folder] = Use.LABELLED if helper.relabel else Use.SHARED
+    return found
 
 
 @dataclass
@@ -83,6 +90,8 @@ class HelperPlanner:
     resources: list[PlannedResource] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
     denials: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    trees: list[LabelTree] = field(default_factory=list)
 
     def plan(self) -> Found:
         """Return what happens."""
@@ -92,59 +101,87 @@ class HelperPlanner:
             self._helped(helper)
         return Found(
             tuple(self.first), tuple(self.steps), tuple(self.last), tuple(self.resources), tuple(self.refusals),
-            tuple(self.denials),
+            tuple(self.denials), tuple(self.warnings), tuple(self.trees),
         )  # fmt: skip
 
     # ---- shares
 
     def _shared_by_qemu(self, resource: Resource) -> None:
-        found = self.facts.folders[resource.path]
-        readonly = resource.access is Access.READ
-        self.resources.append(PlannedResource(resource, found.folder.path, None, None))
-        if self._usable(found, self.process, resource.source, readonly=readonly) and not readonly:
+        found, readonly = self.facts.folders[resource.path], resource.access is Access.READ
+        if self._share(resource, found, self.process) and not readonly:
             self._sweep_what_qemu_makes(found.folder)
 
-    def _usable(self, found: FolderFacts, who: Context | None, source: str, *, readonly: bool) -> bool:
-        """Tell whether `who` may use the folder with the labels that it has; note why not."""
+    def _share(self, resource: Resource, found: FolderFacts, who: Context | None) -> bool:
+        """Decide about a folder that `who` shares; tell whether it is to be used with the labels that it has."""
+        outcome = self._labelled(resource, found, who) if resource.relabel else None
+        given = outcome.context if outcome is not None else None
+        restore = found.folder.label if given is not None else None
+        self.resources.append(PlannedResource(resource, found.folder.path, given, restore))
+        if outcome is not None:
+            return False
+        return self._usable(found, who, resource, readonly=resource.access is Access.READ)
+
+    def _labelled(self, resource: Resource, found: FolderFacts, who: Context | None) -> treeplan.Outcome | None:
+        """Label the folder and all that is in it, as the user said; None where it keeps its labels."""
+        place = f"{found.folder.path} ({resource.source})"
+        readonly = resource.access is Access.READ
+        if who is None or self.process is None or self._no_folder(found, place) is not None:
+            return None
+        inside = f"{found.folder.real}/"
+        for other in self.trees:
+            if inside.startswith(f"{other.path}/") or other.path.startswith(inside):
+                line = f"{place}: this VM shares {other.path} too, which is labelled; share one of the two"
+                self.refusals.append(line)
+                return treeplan.Outcome()
+        planner = treeplan.TreePlanner(self.facts, self.policy, self.process, who)
+        outcome = planner.label(found, place, len(self.trees), readonly=readonly)
+        if outcome is not None:
+            self.trees.extend(outcome.steps)
+            self.refusals.extend(outcome.refusals)
+            self.denials.extend(outcome.denials)
+            self.warnings.extend(outcome.warnings)
+        return outcome
+
+    def _no_folder(self, found: FolderFacts, place: str) -> str | None:
+        """Return, and note, why there is no folder to share."""
         folder = found.folder
-        place = f"{folder.path} ({source})"
         problem = folder.problem or found.problem
         if problem is None and folder.kind is FileKind.MISSING:
             problem = f"no such folder; run: mkdir {shlex.quote(folder.path)}"
         elif problem is None and folder.kind is not FileKind.DIRECTORY:
             problem = "no folder"
-        if problem is not None:
+        if problem is not None and f"{place}: {problem}" not in self.refusals:
             self.refusals.append(f"{place}: {problem}")
+        return problem
+
+    def _usable(self, found: FolderFacts, who: Context | None, resource: Resource, *, readonly: bool) -> bool:
+        """Tell whether `who` may use the folder with the labels that it has; note why not, and what it will not see."""
+        folder = found.folder
+        place = f"{folder.path} ({resource.source})"
+        if self._no_folder(found, place) is not None:
             return False
-        if who is None or self.policy is None:
+        if who is None or self.process is None or self.policy is None:
             return True
-        for entry in (folder, *found.entries):
-            missing = self._missing(who, entry, readonly=readonly)
-            if missing:
-                what = "this folder" if entry is folder else f"what is in it ({entry.path})"
-                self.denials.append(
-                    f"{place}: {who} may not {' and '.join(missing)} {what}, labelled {entry.label}; "
-                    + self._mend(folder, readonly=readonly)
-                )
-                return False
+        planner = treeplan.TreePlanner(self.facts, self.policy, self.process, who)
+        missing = planner.missing(folder, readonly=readonly)
+        if missing:
+            self.denials.append(
+                f"{place}: {who} may not {' and '.join(missing)} this folder, labelled {folder.label}; "
+                + self._ways(folder, resource, readonly=readonly)
+            )
+            return False
+        seen = planner.seen(found, place, readonly=readonly)
+        self.warnings += [seen] if seen is not None else []
         return True
 
-    def _missing(self, who: Context, entry: FileFacts, *, readonly: bool) -> tuple[str, ...]:
-        if self.policy is None or entry.label is None:
-            return ()
-        needs = _READS.get(entry.kind, ())
-        if not readonly:
-            needs += _WRITES.get(entry.kind, ())
-        return self.policy.denied(who, entry.label, entry.kind, needs)
-
-    def _mend(self, folder: FileFacts, *, readonly: bool) -> str:
+    def _ways(self, folder: FileFacts, resource: Resource, *, readonly: bool) -> str:
         contexts = self.facts.selinux.contexts
-        place = folder.real
-        homes = posixpath.dirname(place) == "/home" or place.startswith("/root/.")
-        if contexts is None or place in _SYSTEM or f"{place}/".startswith(_BELOW_SYSTEM) or homes:
-            return "a system's folder or a home keeps its labels; share a folder of its own"
+        if folder.real == "/":
+            return treeplan.root_hint()
+        if contexts is None:
+            return "share a folder of its own"
         label = contexts.content if readonly else contexts.image
-        return f"run: chcon -R -t {label.type} -l {label.range} {shlex.quote(place)}"
+        return treeplan.ways(folder, label, spec=not resource.source.startswith("-"))
 
     def _sweep_what_qemu_makes(self, folder: FileFacts) -> None:
         """What QEMU makes has its own level, which dies with the VM: at the end it gets the folder's label."""
@@ -171,10 +208,7 @@ class HelperPlanner:
         if helper.kind is HelperKind.SWTPM:
             self._state(helper, found, context)
         else:
-            self._usable(found, context, helper.source, readonly=helper.readonly)
-            access = Access.READ if helper.readonly else Access.DIRECTORY
-            resource = Resource(helper.folder, Role.FILESYSTEM, access, Sharing.UNLABELLED, helper.source)
-            self.resources.append(PlannedResource(resource, found.folder.path, None, None))
+            self._served(helper, found, context)
         self.last.append(
             StartHelper(
                 helper.kind,
@@ -188,6 +222,13 @@ class HelperPlanner:
                 self.own_folder,
             )
         )
+
+    def _served(self, helper: Helper, found: FolderFacts, context: Context | None) -> None:
+        access = Access.READ if helper.readonly else Access.DIRECTORY
+        resource = Resource(
+            helper.folder, Role.FILESYSTEM, access, Sharing.UNLABELLED, helper.source, relabel=helper.relabel or None
+        )
+        self._share(resource, found, context)
 
     def _context(self, type_name: str) -> Context | None:
         """Return the helper's context: its own domain at the VM's level."""

@@ -297,9 +297,10 @@ class _Draft:
         folder = self._own_folder() if self.process is not None and self.invocation.helpers else None
         found = helperplan.HelperPlanner(self.invocation, self.facts, self.policy, self.process, folder).plan()
         # undone last: by then every file with a label of its own has got it back
-        self.steps = [*found.first, *self.steps, *found.steps, *found.last]
+        self.steps = [*found.first, *self.steps, *found.steps, *found.trees, *found.last]
         self.resources += found.resources
         self.refusals.extend(printable(line) for line in found.refusals)
+        self.warnings.extend(printable(line) for line in found.warnings)
         for line in found.denials:
             self.deny(line)
 

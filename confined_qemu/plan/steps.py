@@ -162,6 +162,28 @@ class Sweep:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelTree:
+    """Give a shared folder and all that is in it the label `given`; at the end each gets back its own.
+
+    `before` is the folder's own label, `number` tells the trees of a VM apart, `count` is how many entries there are.
+    `exclusive`: no other VM may share it meanwhile.
+    """
+
+    path: str
+    identity: Identity
+    before: Context
+    given: Context
+    exclusive: bool
+    number: int
+    count: int
+
+    def describe(self) -> str:
+        """Return what is labelled and what follows at the end."""
+        much = f"{self.count:,} entr{'y' if self.count == 1 else 'ies'}"
+        return f"tree     {self.path}: {much}: {self.given}, at the end each its own label again"
+
+
+@dataclass(frozen=True, slots=True)
 class StartHelper:
     """Start a program that serves a folder to the VM; it ends with the VM.
 
@@ -199,6 +221,6 @@ class Connect:
         return f"connect  {self.path}: by the launcher"
 
 
-Step = Relabel | Create | MakeFolder | Bind | Retag | Relay | KeepFolder | Sweep | StartHelper | Connect
-JournalStep = Relabel | Create | MakeFolder | Bind | KeepFolder | Sweep
+Step = Relabel | Create | MakeFolder | Bind | Retag | Relay | KeepFolder | Sweep | LabelTree | StartHelper | Connect
+JournalStep = Relabel | Create | MakeFolder | Bind | KeepFolder | Sweep | LabelTree
 """The steps that leave something on disk."""

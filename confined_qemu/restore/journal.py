@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SUFFIX = ".vm.json"
 _LIVE_SUFFIX = ".vm.live"
 _GRANTS_SUFFIX = ".vm.allowed"
+_TREE_SUFFIX = ".vm.tree"
 _PRIVATE_FOLDER = 0o700
 _Value = TypeVar("_Value")
 
@@ -223,6 +224,11 @@ def _grants_path(path: str) -> str:
     return path.removesuffix(SUFFIX) + _GRANTS_SUFFIX
 
 
+def notes_path(path: str, tree: int) -> str:
+    """Return the file of the labels that a tree of the VM had (`labelling.notes`), whose journal is at `path`."""
+    return f"{path.removesuffix(SUFFIX)}{_TREE_SUFFIX}{tree}"
+
+
 def hold(path: str, context: Context) -> Hold:
     """Make the VM's live file, labelled `context` so that the VM may inherit it, and lock it.
 
@@ -269,6 +275,10 @@ def remove(path: str) -> None:
     """Forget a VM: all that its record names has been put back."""
     _unlink(live_path(path))
     _unlink(_grants_path(path))
+    folder, name = os.path.split(path)
+    prefix = name.removesuffix(SUFFIX) + _TREE_SUFFIX
+    for notes in (found for found in os.listdir(folder) if found.startswith(prefix)):
+        _unlink(os.path.join(folder, notes))
     _unlink(path)
     _sync_folder(os.path.dirname(path))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from confined_qemu.context import Context
 from confined_qemu.facts import FileKind, Identity
-from confined_qemu.plan.steps import Bind, Create, JournalStep, KeepFolder, MakeFolder, Relabel, Sweep
+from confined_qemu.plan.steps import Bind, Create, JournalStep, KeepFolder, LabelTree, MakeFolder, Relabel, Sweep
 
 _FORMAT = 1
 _CONTEXTS = frozenset({"before", "after", "restore", "context", "file_context", "socket_context", "given"})
@@ -18,6 +18,7 @@ _STEPS: dict[str, type[JournalStep]] = {
     "bind": Bind,
     "keep-folder": KeepFolder,
     "sweep": Sweep,
+    "tree": LabelTree,
 }
 
 

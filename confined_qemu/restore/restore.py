@@ -8,17 +8,16 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from confined_qemu.errors import JournalError
+from confined_qemu.errors import ConfinedQemuError, JournalError
 from confined_qemu.facts import FileKind, Holder
 from confined_qemu.host import devices, processes
 from confined_qemu.labelling import label
-from confined_qemu.plan.steps import Relabel, Sweep
+from confined_qemu.plan.steps import LabelTree, Relabel, Sweep
 from confined_qemu.restore import history, journal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from confined_qemu.errors import ConfinedQemuError
     from confined_qemu.facts import Identity
     from confined_qemu.plan.steps import JournalStep
 
@@ -87,10 +86,12 @@ def holders(folders: list[str], *, without: str | None = None) -> dict[Identity,
         if pid is None or entry.path == without:
             continue
         for step in entry.record.all_steps:
-            if isinstance(step, Relabel):
-                holder = Holder(entry.record.name, pid, step.exclusive, step.restore)
-                for identity in (step.identity, *_device(step)):
-                    found[identity] = (*found.get(identity, ()), holder)
+            if not isinstance(step, Relabel | LabelTree):
+                continue
+            restored, more = (step.restore, _device(step)) if isinstance(step, Relabel) else (None, ())
+            holder = Holder(entry.record.name, pid, step.exclusive, restored)
+            for identity in (step.identity, *more):
+                found[identity] = (*found.get(identity, ()), holder)
     return found
 
 
@@ -135,7 +136,13 @@ def restore(path: str) -> Restored | None:
         steps = record.all_steps
         if record.boot_id != processes.boot_id():
             steps = tuple(_on_this_boot(step) for step in steps)
-        failed = label.undo_all(steps, held_by_others(path))
+        held = held_by_others(path)
+        # files before the folders that they lie in
+        failed = label.undo_all(steps, held)
+        own = {step.identity for step in steps if isinstance(step, Relabel)}
+        for step in reversed([step for step in steps if isinstance(step, LabelTree)]):
+            error = _undo_tree(step, path, lambda mine: held(mine) or any(mine.same(one) for one in own))
+            failed += [error] if error is not None else []
         if not failed:
             history.remember(journal.Entry(path, record))
             journal.remove(path)
@@ -157,6 +164,29 @@ def held_by_others(path: str) -> Callable[[Identity], bool]:
     return lambda mine: any(mine.same(other) for other in others)
 
 
+def _undo_tree(step: LabelTree, path: str, held: Callable[[Identity], bool]) -> ConfinedQemuError | None:
+    """Put a tree back, or hand its notes to a live VM that shares it too; return what failed."""
+    from confined_qemu.labelling import notes, trees
+
+    mine = journal.notes_path(path, step.number)
+    sharing = [
+        (entry, journal.notes_path(entry.path, other.number))
+        for entry in readable_entries(_neighbours(os.path.dirname(path)))
+        if entry.path != path
+        for other in entry.record.steps
+        if isinstance(other, LabelTree) and other.identity.same(step.identity)
+    ]
+    try:
+        for entry, its in sharing:
+            if pid_of(entry) is not None:
+                notes.append(its, notes.read([mine]).values())
+                return None
+        trees.undo(step, [mine, *(its for _, its in sharing)], held)
+    except ConfinedQemuError as error:
+        return error
+    return None
+
+
 def _neighbours(folder: str) -> list[str]:
     """Return the folders whose VMs may use the same files: root sees all, others their own."""
     return sorted({folder, *journal.all_folders()}) if os.geteuid() == 0 else [folder]
@@ -164,7 +194,7 @@ def _neighbours(folder: str) -> list[str]:
 
 def _on_this_boot(step: JournalStep) -> JournalStep:
     """Return the step with the device number that its path has now: numbers of another boot may differ."""
-    if not isinstance(step, Relabel | Sweep) or step.identity is None:
+    if not isinstance(step, Relabel | Sweep | LabelTree) or step.identity is None:
         return step
     try:
         device = os.lstat(step.path).st_dev

@@ -49,6 +49,7 @@ class Share:
     tag: str
     driver: ShareDriver = ShareDriver.VIRTIOFS
     readonly: bool = False
+    relabel: bool = False
 
 
 def share_violations(shares: tuple[Share, ...]) -> Iterator[Violation]:

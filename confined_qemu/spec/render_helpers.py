@@ -41,7 +41,14 @@ def shares(command: Command) -> None:
 def _virtiofs(command: Command, number: int, share: Share) -> None:
     name = f"share{number}"
     source = f"shares[{number}].dir"
-    helper = Helper(HelperKind.VIRTIOFSD, name, command.path(share.dir), source, readonly=share.readonly)
+    helper = Helper(
+        HelperKind.VIRTIOFSD,
+        name,
+        command.path(share.dir),
+        source,
+        readonly=share.readonly,
+        relabel=share.relabel,
+    )
     command.helpers.append(helper)
     bus = "device" if command.vm.machine == "microvm" else "pci"
     command.add("-chardev", f"socket,id=vm-{name},fd={{{name}}}")
@@ -51,7 +58,9 @@ def _virtiofs(command: Command, number: int, share: Share) -> None:
 def _nine_p(command: Command, number: int, share: Share) -> None:
     name, path = f"vm-share{number}", command.path(share.dir)
     access = Access.READ if share.readonly else Access.DIRECTORY
-    command.resources.append(Resource(path, Role.FILESYSTEM, access, Sharing.UNLABELLED, f"shares[{number}].dir"))
+    source = f"shares[{number}].dir"
+    found = Resource(path, Role.FILESYSTEM, access, Sharing.UNLABELLED, source, relabel=share.relabel or None)
+    command.resources.append(found)
     # mapped: QEMU's domain may set no owner, so owners and modes are kept in attributes of the files
     readonly = "on" if share.readonly else "off"
     fixed = f"local,id={name},security_model=mapped-xattr,multidevs=remap,readonly={readonly}"

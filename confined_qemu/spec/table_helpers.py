@@ -34,7 +34,7 @@ SHARE: Final = Table(
         Key(
             "dir",
             PATH,
-            "The folder of the host; it keeps its label, so it must be one that VMs may use.",
+            "The folder of the host; without relabel it keeps its label, so it must be one that VMs may use.",
             ("path", "source", "folder"),
             stand_in="/",
             missing="add dir: FOLDER",
@@ -49,5 +49,11 @@ SHARE: Final = Table(
         ),
         Key("driver", Choice(ShareDriver), "virtiofs (by virtiofsd) or 9p (by QEMU itself).", ("type",)),
         Key("readonly", YesNo(), "yes: the guest cannot write it.", ("read_only", "ro")),
+        Key(
+            "relabel",
+            YesNo(),
+            "yes: the folder and all that is in it is labelled for the VM, and gets its own labels back at the end.",
+            ("seclabel",),
+        ),
     ),
 )
