@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -104,3 +105,17 @@ def test_the_report(golden: Callable[[str, str], None]) -> None:
 def test_denials_of_others_are_left_out() -> None:
     found = grouped([denial(1, "system_u:system_r:httpd_t:s0", IMAGE_B)], KNOWN)
     assert found == []
+
+
+def test_of_two_runs_of_a_vm_the_one_that_lives_is_told_what_to_do_now() -> None:
+    rest = 'name="c.img" dev="vda" ino=3 tcontext=system_u:object_r:virt_image_t:s0 tclass=file'
+    vms = (Vm("a", A, 1, START, START + 10), Vm("a", B, 2, START + 20))
+    first, second = denial(1, A, rest), denial(30, B, rest)
+    known = replace(KNOWN, vms=vms)
+    (group,) = grouped([first, second], known)
+    (line,) = group.lines.values()
+    assert line.count == 2
+    assert line.describe().endswith("for the VM that runs: confined-qemu allow a PATH")
+    (group,) = grouped([first], known)
+    (line,) = group.lines.values()
+    assert "allow" not in line.describe()

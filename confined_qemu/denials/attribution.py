@@ -65,6 +65,8 @@ class Line:
     explanation: Explanation
     count: int = 0
     first: int = 0
+    running: str | None = None
+    """The name of its VM, if that may still run: of several runs the latest counts, as for `denial`."""
 
     @property
     def matters(self) -> bool:
@@ -199,17 +201,18 @@ def _add(group: Group, denial: Denial, known: Known) -> None:
         path or denial.path or denial.name or denial.inode,
         denial.permissive,
     )
-    line = group.lines.get(same)
-    if line is None:
+    line, running = group.lines.get(same), _running(group.vm)
+    if line is None or line.running != running:
         answer, owner = known.ask(denial), _owner(denial, group.vm, known.vms)
         # looked up only where it may matter: reading all file contexts takes time
         by_type = answer.reason is Reason.TYPES and owner is None
         label = known.default(path, denial.kind) if by_type and path is not None else None
-        case = Case(denial, answer, owner, path, label, _given(group.vm, path), _running(group.vm))
+        case = Case(denial, answer, owner, path, label, _given(group.vm, path), running)
         explanation = explain(case)
         if explanation.verdict is Verdict.HARMLESS:  # on what is of no interest
             same = (denial.permissions, denial.kind, explanation.why)
         line = group.lines.setdefault(same, Line(denial, path, explanation, first=denial.stamp.time))
+        line.explanation, line.running = explanation, running
     line.count += 1
     line.denial = denial
 

@@ -82,7 +82,9 @@ def test_two_vms_and_their_files(
     a, b = make_image("hot-a"), make_image("hot-b")
     later, odd, disc = make(folder, "later.img", "o\nd,d' .img", "disc.iso")
     shot, unused, more = (os.path.join(folder, name) for name in ("shot.ppm", "unused.log", "more.ppm"))
-    extra = [{"file": "later.img", "format": "raw"}, {"file": "shot.ppm"}, {"file": "unused.log"}]
+    snap = os.path.join(folder, "snap.qcow2")
+    extra = [{"file": name} for name in ("snap.qcow2", "shot.ppm", "unused.log")]
+    extra.append({"file": "later.img", "format": "raw"})
     a.write_spec(qmp=f"unix:{folder}/a.qmp", extra_files=extra)
     b.write_spec(qmp=f"unix:{folder}/b.qmp")
     vm_a, vm_b = harness.boot_spec(a), harness.boot_spec(b)
@@ -95,6 +97,9 @@ def test_two_vms_and_their_files(
     assert qmp_a.ask("device_add", driver="virtio-blk-pci", drive=_node(later), id="d0") == ""
     assert qmp_a.ask("screendump", filename=shot) == ""
     assert os.path.getsize(shot) > 0
+    names = {"node-name": _node(later), "snapshot-file": snap, "snapshot-node-name": "snap", "format": "qcow2"}
+    assert qmp_a.ask("blockdev-snapshot-sync", **names) == ""
+    assert os.path.getsize(snap) > 0
     assert DENIED in qmp_b.add(later)
 
     # not declared: denied, and the VM lives
@@ -130,7 +135,7 @@ def test_two_vms_and_their_files(
     # the rest with the VM
     good("allow", "hot-a", odd)
     assert harness.power_off(vm_a) == 0
-    assert {harness.short_label(path) for path in (later, odd, shot, a.path)} == {harness.UNUSED}
+    assert {harness.short_label(path) for path in (later, odd, shot, snap, a.path)} == {harness.UNUSED}
     assert not os.path.exists(unused)
     assert "no confined VM of yours runs that is called hot-a" in said(harness.confined("allow", "hot-a", odd))
 
