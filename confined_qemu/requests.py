@@ -49,7 +49,7 @@ def from_spec(
 
         # the spec's own arguments have -no-user-config
         extra_arguments = rendered.arguments[first:]
-        read = reader.read(rendered.emulator, extra_arguments, name=vm.name, config=_config, user_config=False)
+        read = reader.read(rendered.emulator, extra_arguments, name=vm.name, config=_config, after=rendered)
         rendered = _joined(rendered, first, read)
     return _chosen(replace(rendered, remarks=remarks), name, confinement)
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
 
 from confined_qemu.context import Context
 
@@ -116,13 +116,25 @@ class Resource:
         return self.access is Access.CREATE or (self.role is Role.EXTRA and self.access is Access.READ_WRITE)
 
 
+class Takes(Enum):
+    """What stands in an argument for a socket."""
+
+    DESCRIPTOR = auto()
+    """The number of a descriptor: the launcher makes the socket."""
+    PATH = auto()
+    """A path: QEMU can be handed no descriptor here, and makes the socket itself in the VM's own folder."""
+    LISTED_PATH = auto()
+    """The same in a comma list."""
+
+
 @dataclass(frozen=True, slots=True)
 class Listener:
     """A unix socket that the launcher makes for QEMU and hands over as a descriptor.
 
     It listens at `path`, or (`access` CONNECT) is connected to what listens there.
     The argument number `index` of the emulator's arguments is `before`, the descriptor's number, `after`.
-    `name` stands for the number in a printed plan (`fd={name}`).
+    `name` stands for the number in a printed plan (`fd={name}`). `given` is the whole argument as it was, None where
+    `path=` in the place of `fd=` makes it.
     """
 
     name: str
@@ -132,3 +144,5 @@ class Listener:
     before: str
     after: str
     access: Access = Access.LISTEN
+    takes: Takes = Takes.DESCRIPTOR
+    given: str | None = None

@@ -13,7 +13,7 @@ from confined_qemu.cmdline.options import OPTIONS
 from confined_qemu.cmdline.reader import read
 from confined_qemu.errors import CommandLineError
 from confined_qemu.invocation import Accel, Invocation
-from confined_qemu.resource import PROBED, Access, Listener, Role, Sharing
+from confined_qemu.resource import PROBED, Access, Listener, Role, Sharing, Takes
 from tests.strategies import paths
 
 QEMU = "qemu-system-x86_64"
@@ -200,22 +200,33 @@ FILES = {
     "-netdev tap,id=n": ["/etc/qemu-ifup helper ro unlabelled", "/etc/qemu-ifdown helper ro unlabelled"],
     "-netdev tap,id=n,fd=3,vhostfd=4": [],
     "-netdev bridge,id=n,helper=/h": ["/h helper ro unlabelled"],
-    "-netdev stream,id=n,server=on,addr.type=unix,addr.path=/s": ["/s socket listen private"],
-    "-netdev stream,id=n,server=off,addr.type=unix,addr.path=/s": ["/s socket connect unlabelled"],
     "-netdev dgram,id=n,local.type=unix,local.path=/l,remote.type=unix,remote.path=/r": [
         "/l socket listen private",
         "/r socket connect unlabelled",
     ],
     # displays, migration
-    "-vnc unix:/v,password=on": ["/v socket listen private"],
+    "-netdev stream,id=n,addr.type=unix,addr.path=/s,reconnect=1": ["/s socket connect unlabelled"],
+    "-netdev stream,id=n,addr.type=unix,addr.path=s,addr.abstract=on": [],
+    "-nic stream,server=on,addr.type=unix,addr.path=/s": ["/s socket listen private"],
+    '-chardev {"id":"c","backend":{"type":"file","data":{"out":"o","in":"i","logfile":"l"}}}': [
+        "l log create private",
+        "o chardev create private",
+        "i chardev ro content",
+    ],
+    '-chardev {"id":"c","backend":{"type":"serial","data":{"device":"/dev/ttyS0"}}}': [
+        "/dev/ttyS0 chardev rw unlabelled"
+    ],
+    '-chardev {"id":"c","backend":{"type":"socket","data":{"addr":{"type":"unix","data":{"path":"/s"}}}}}': [
+        "/s socket listen private"
+    ],
+    '-chardev {"backend":{"type":"socket","data":{"addr":{"type":"unix","data":{"path":"/s"}},"server":false}}}': [
+        "/s socket connect unlabelled"
+    ],
     "-vnc unix:/v,reverse=on": ["/v socket connect unlabelled"],
     "-vnc :1 -display none": [],
-    "-display vnc=unix:/v": ["/v socket listen private"],
     "-display egl-headless,rendernode=/dev/dri/renderD128": ["/dev/dri/renderD128 host_device rw unlabelled"],
     "-display dbus,addr=unix:path=/b": ["/b socket connect unlabelled"],
-    "-spice unix=on,addr=/s,x509-key-file=k": ["k secret ro private", "/s socket listen private"],
     "-spice port=1,addr=::1": [],
-    "-incoming unix:/m": ["/m socket listen private"],
     "-incoming file:m,offset=4": ["m state ro private"],
     "-incoming tcp:0:1 -loadvm /tag": [],
     # what QEMU itself refuses
@@ -336,6 +347,38 @@ LISTENERS = {
 }
 
 
+_PATH, _LISTED, _DESCRIPTOR = Takes.PATH, Takes.LISTED_PATH, Takes.DESCRIPTOR
+OTHER_SOCKETS = {
+    "-vnc unix:/v,,w,password=on": ("-vnc vnc=unix:{vnc},password=on", "/v,w", _LISTED),
+    "-vnc password=on,vnc=:1,vnc=unix:/v": ("-vnc password=on,vnc=unix:{vnc}", "/v", _LISTED),
+    "-display vnc=unix:/v,to=1": ("-display vnc=vnc=unix:{vnc},to=1", "/v", _LISTED),
+    "-spice addr=/o,unix,addr=/s,tls-port=1": ("-spice unix,addr={spice},tls-port=1", "/s", _LISTED),
+    "-incoming unix:/m,n": ("-incoming unix:{incoming}", "/m,n", _PATH),
+    "-netdev stream,id=n,server=on,addr.type=unix,addr.path=/s,,t": (
+        "-netdev stream,id=n,server=on,addr.type=fd,addr.str={n}", "/s,t", _DESCRIPTOR,
+    ),
+    "-netdev addr.path=/s,type=stream,id=n,addr.type=unix,server=off": (
+        "-netdev addr.type=fd,addr.str={n},type=stream,id=n,server=off", "/s", _DESCRIPTOR,
+    ),
+    '-netdev {"type":"stream","addr":{"type":"unix","path":"/s"},"id":"n","server":true}': (
+        '-netdev {"type": "stream", "id": "n", "server": true, "addr": {"type": "fd", "str": "{n}"}}', "/s",
+        _DESCRIPTOR,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("line", OTHER_SOCKETS)
+def test_sockets_of_displays_networks_and_migration(line: str) -> None:
+    arguments, path, takes = OTHER_SOCKETS[line]
+    invocation = read(QEMU, line.split())
+    assert " ".join(invocation.arguments) == arguments
+    [listener] = invocation.listeners
+    assert (listener.path, listener.takes, listener.given) == (path, takes, line.split()[1])
+    connects = "off" in line
+    assert listener.access is (Access.CONNECT if connects else Access.LISTEN)
+    assert [resource.path for resource in invocation.resources] == (["/s"] if connects else [])
+
+
 @pytest.mark.parametrize("line", LISTENERS)
 def test_sockets_that_listen_are_made_by_the_launcher(line: str) -> None:
     arguments, listener = LISTENERS[line]
@@ -433,7 +476,8 @@ REFUSED = {
     "-blockdev driver=raw,file=/x": "block node",
     "-blockdev {": "JSON",
     "-blockdev {'driver':'file'}": "double quotes",
-    "-chardev {}": "JSON",
+    "-chardev {": "JSON",
+    "-netdev stream,id=n,server=on,addr.type=unix,addr.path=s,addr.abstract=on": "abstract",
     "-chardev socket,id=c,path=a,abstract=on,server=on": "abstract",
     "-device new-thing,image=/x": "image=",
     "-object new-thing,image=/x": "image=",
@@ -489,7 +533,7 @@ def test_any_arguments_are_read_or_refused(arguments: list[str]) -> None:
         refusal = str(error)
     assert "\n" not in refusal
     for listener in invocation.listeners:
-        assert listener.before.endswith("fd=")
+        assert listener.takes is not Takes.DESCRIPTOR or listener.before.endswith(("fd=", "str=", '"str": "'))
 
 
 @given(paths)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 from confined_qemu.cmdline.reader import read
+from confined_qemu.resource import Takes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,6 +49,10 @@ CASES = [
     pytest.param(["-debugcon", "unix:@,server=on,wait=off"], SILENT, id="debugcon"),
     pytest.param(["-gdb", "unix:@,server=on,wait=off"], SILENT, id="gdb"),
     pytest.param(["-qtest", "unix:@,server=on,wait=off"], SILENT, id="qtest"),
+    pytest.param(["-netdev", "stream,id=n,server=on,addr.type=unix,addr.path=@"], SILENT, id="stream"),
+    pytest.param(
+        ["-netdev", '{"type":"stream","id":"n","server":true,"addr":{"type":"unix","path":"@"}}'], SILENT, id="json"
+    ),
 ]
 
 
@@ -106,7 +111,8 @@ def test_a_socket_made_by_the_launcher_serves_like_qemus_own(
 ) -> None:
     path = str(tmp_path / "s,ock")
     text = path.replace(",", ",,")
-    with launch([argument.replace("@", text) for argument in arguments], path) as machine:
+    written = [argument.replace("@", path if argument.startswith("{") else text) for argument in arguments]
+    with launch(written, path) as machine:
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(20)
             client.connect(path)
@@ -133,3 +139,49 @@ def test_the_monitor_of_a_multiplexed_serial_line_is_there(tmp_path: Path) -> No
                 heard += piece
         machine.ask("qmp_capabilities")
         assert machine.quit() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "greeting"),
+    [
+        pytest.param(["-vnc", "unix:@,password=off"], b"RFB 003.008\n", id="vnc"),
+        pytest.param(["-display", "vnc=unix:@"], b"RFB 003.008\n", id="display"),
+        pytest.param(["-incoming", "unix:@"], SILENT, id="incoming"),
+    ],
+)
+def test_a_socket_that_qemu_makes_is_where_it_was_told_to(
+    tmp_path: Path, arguments: list[str], greeting: bytes
+) -> None:
+    inner = str(tmp_path / "s.c1,c2")
+    found = read("qemu-system-x86_64", [argument.replace("@", "/else,,where") for argument in arguments])
+    [listener] = found.listeners
+    final = list(found.arguments)
+    text = inner.replace(",", ",,") if listener.takes is Takes.LISTED_PATH else inner
+    final[listener.index] = f"{listener.before}{text}{listener.after}"
+    with socket.socket(socket.AF_UNIX) as unused, Machine(final, unused) as machine:
+        machine.ask("qmp_capabilities")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(20)
+            client.connect(inner)
+            assert b"".join(client.recv(1) for _ in greeting) == greeting
+        # what hangs up is no virtual machine that comes in
+        assert (machine.process.wait(20) if "-incoming" in arguments else machine.quit()) == ("-incoming" in arguments)
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "stream,id=n,server=off,addr.type=unix,addr.path=/s",
+        '{"type":"stream","id":"n","server":false,"addr":{"type":"unix","path":"/s"}}',
+    ],
+)
+def test_a_network_takes_a_connection_of_the_launchers(argument: str) -> None:
+    found = read("qemu-system-x86_64", ["-netdev", argument])
+    [listener] = found.listeners
+    final = list(found.arguments)
+    ours, qemus = socket.socketpair()
+    with ours, qemus:
+        final[listener.index] = f"{listener.before}{qemus.fileno()}{listener.after}"
+        with Machine(final, qemus) as machine:
+            machine.ask("qmp_capabilities")
+            assert machine.quit() == 0

@@ -18,6 +18,7 @@ from confined_qemu.cmdline.options import OPTIONS
 from confined_qemu.cmdline.reader import read
 from confined_qemu.errors import CommandLineError, HostError
 from confined_qemu.invocation import Accel, Invocation
+from confined_qemu.resource import Listener
 from confined_qemu.settings import Settings, UnknownOptions
 
 if TYPE_CHECKING:
@@ -241,6 +242,13 @@ def test_what_is_not_known_can_be_passed_on_with_a_warning(line: str) -> None:
     assert all(word in remark for word in WARNED[line])
     with pytest.raises(CommandLineError, match="--unknown-options=warn"):
         read(QEMU, line.split())
+
+
+def test_sockets_of_a_spec_keep_their_names() -> None:
+    spec = Invocation("vm", QEMU, (), listeners=(Listener("qmp", "/q", "qmp", 1, "socket,fd=", ""),))
+    line = ["-chardev", "socket,id=qmp,path=/other,server=on"]
+    assert [one.name for one in read(QEMU, line, after=spec).listeners] == ["qmp-1"]
+    assert read(QEMU, [], config={DEFAULT: "[nonsense]\n"}.get, after=spec).arguments == ()
 
 
 def test_the_setting_reaches_the_reader() -> None:

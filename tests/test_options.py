@@ -7,19 +7,24 @@ import re
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from confined_qemu.cmdline.options import OPTIONS, Kind
 from confined_qemu.cmdline.own import READERS
 from confined_qemu.cmdline.queries import FLAGS
+from confined_qemu.cmdline.reader import read
+from confined_qemu.errors import CommandLineError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 QEMU = shutil.which("qemu-system-x86_64") or ""
 needs_qemu = pytest.mark.skipif(not QEMU, reason="qemu-system-x86_64 is not installed")
 
-_LATER = {"run-with", "perfmap", "jitdump"}
-"""Options of 8.x and 9.x."""
+_LATER = {"run-with", "perfmap", "jitdump", "shim"}
+"""Options of 8.x to 10.x."""
 _EARLIER = {"no-kvm"}
 """Options that QEMU had before 7.2, and that clients still give."""
 
@@ -120,3 +125,98 @@ def test_every_file_property_of_every_device_is_known() -> None:
     assert {"romfile", "rootdir", "sysfsdev"} <= suspicious
     known = {key.rpartition(":")[2] for key in OPTIONS["device"].keys}
     assert suspicious - known == set()
+
+
+# ---- the schema of QMP: what `-object`, `-netdev`, `-chardev`, `-blockdev`, `-display` and `-audiodev` take
+
+_SUSPICIOUS = re.compile(
+    r"file|path|dir$|sock|dev|log|conf|script|helper|key|tftp|smb|rendernode|addr|server|^(in|out)$"
+)
+_HARMLESS = {
+    "blockdev": "gluster:path key-secret nfs:path nvme:device ssh:path",
+    "chardev": "chardev udp:path",
+    "display": "addr audiodev",
+    "netdev": "addr bootfile chardev devname localaddr macaddr netdev smbserver tftp-server-name",
+    "object": "addr chardev devid indev input-barrier:server keyid netdev notify_dev outdev x-vfio-user-server:device",
+}
+"""Members that are named like files and are none: ids, addresses, names on a server. A D-Bus address (`addr`) is taken
+apart before it is one; what stands alone is refused as soon as it looks like a path, so that nothing is missed."""
+MARK = "/srv/mark"
+_ENTRIES = {
+    "blockdev": ("blockdev-add", "arg-type"),
+    "chardev": ("chardev-add", "arg-type"),
+    "netdev": ("netdev_add", "arg-type"),
+    "object": ("object-add", "arg-type"),
+    "display": ("query-display-options", "ret-type"),
+    "audiodev": ("query-audiodevs", "ret-type"),
+}
+"""The commands whose arguments, or answers, have the option's type; not every QEMU has each."""
+
+
+def _schema() -> dict[str, dict[str, Any]]:
+    commands: list[dict[str, Any]] = [{"execute": "qmp_capabilities"}, {"execute": "query-qmp-schema"}]
+    done = subprocess.run(
+        [QEMU, "-M", "none", "-display", "none", "-nodefaults", "-S", "-qmp", "stdio"],
+        input="\n".join(map(json.dumps, [*commands, {"execute": "quit"}])),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    answers = (json.loads(line) for line in done.stdout.splitlines())
+    return next({item["name"]: item for item in one["return"]} for one in answers if one.get("return"))
+
+
+def _strings(schema: dict[str, dict[str, Any]], name: str, above: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
+    """Yield an object for each member of type str, at any depth, with MARK in it and the variants that lead there."""
+    found = schema[name]
+    if name in above:
+        return
+    inside = (*above, name)
+    if found["meta-type"] == "array":
+        yield from _strings(schema, found["element-type"], above)
+    for member in found.get("members", ()) if found["meta-type"] != "enum" else ():
+        if found["meta-type"] == "alternate":
+            yield from _strings(schema, member["type"], inside)
+        elif member["type"] == "str":
+            yield {member["name"]: MARK}
+        elif found["meta-type"] == "object":
+            yield from ({member["name"]: one} for one in _strings(schema, member["type"], inside))
+    for variant in found.get("variants", ()):
+        yield from ({found["tag"]: variant["case"], **one} for one in _strings(schema, variant["type"], inside))
+
+
+def _member(value: dict[str, Any], driver: str = "") -> tuple[str, str]:
+    """Return the member that is MARK, and the innermost but one variant that it is in: a driver, a type of backend."""
+    for key, inner in value.items():
+        if inner == MARK:
+            return driver, key
+        if isinstance(inner, dict):
+            outer = value.get("driver") or value.get("qom-type") or (value["type"] if "data" in value else "")
+            return _member(inner, driver or outer or "")
+    raise AssertionError(value)
+
+
+def _is_known(option: str, value: dict[str, Any]) -> bool:
+    driver, member = _member(value)
+    driver = driver or value.get("driver") or value.get("qom-type") or value.get("type") or ""
+    if {member, f"{driver}:{member}"} & set(_HARMLESS.get(option, "").split()):
+        return True
+    try:
+        found = read("qemu", [f"-{option}", json.dumps(value)])
+    except CommandLineError:
+        return False
+    paths = {one.path for one in found.resources} | {one.path for one in found.listeners}
+    return any(path.startswith(MARK) for path in paths)
+
+
+@pytest.mark.touches_host
+@needs_qemu
+def test_every_member_of_the_schema_that_may_be_a_file_is_known() -> None:
+    """A new option of a newer QEMU shows up here: a file of the plan, or one more harmless word."""
+    schema = _schema()
+    entries = {option: (name, kind) for option, (name, kind) in _ENTRIES.items() if name in schema}
+    values = [(option, one) for option, (name, kind) in entries.items() for one in _strings(schema, schema[name][kind])]
+    suspicious = [(option, one) for option, one in values if _SUSPICIOUS.search(_member(one)[1])]
+    assert {"filename", "logfile", "mem-path", "rendernode", "sock"} <= {_member(one)[1] for _, one in suspicious}
+    assert [(option, json.dumps(one)) for option, one in suspicious if not _is_known(option, one)] == []

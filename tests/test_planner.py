@@ -210,6 +210,44 @@ def test_a_socket_is_made_for_qemu() -> None:
     assert [(r.path, r.resource.access) for r in found.resources] == [(bind.path, Access.LISTEN)]
 
 
+def test_a_socket_that_qemu_makes_lies_in_the_vms_own_folder() -> None:
+    world = World()
+    invocation = read("qemu", ["-vnc", "unix:/v", "-incoming", "unix:m"])
+    found = plan(invocation, world.facts(invocation), world.rules())
+    folder, vnc, incoming = found.steps
+    assert isinstance(folder, MakeFolder)
+    assert isinstance(vnc, Bind)
+    assert isinstance(incoming, Bind)
+    assert [(one.path, one.inner, one.by_qemu) for one in (vnc, incoming)] == [
+        ("/v", f"{folder.path}/vnc", True),
+        ("/srv/vm/m", f"{folder.path}/incoming", True),
+    ]
+    assert "," in folder.path
+    assert found.arguments == (
+        "-vnc", f"vnc=unix:{folder.path.replace(',', ',,')}/vnc", "-incoming", f"unix:{folder.path}/incoming",
+    )  # fmt: skip
+    assert found.given == ("-vnc", "unix:/v", "-incoming", "unix:m")
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("-netdev dgram,id=n,local.type=unix,local.path=/s", "use -netdev stream,"),
+        ("-netdev user,id=n,guestfwd=tcp:10.0.2.9:9-unix:/s,,server", "name a -chardev socket,"),
+        ("-object x-vfio-user-server,id=o,socket.path=/s", "name a -chardev socket,"),
+    ],
+)
+def test_a_socket_that_nobody_can_make_for_qemu_is_refused(line: str, hint: str) -> None:
+    world = World()
+    invocation = read("qemu", line.split())
+    found = plan(invocation, world.facts(invocation), world.rules())
+    [refusal] = found.refusals
+    assert refusal.startswith("/s (-")
+    assert hint in refusal
+    bare = replace(invocation, confinement=Confinement.NONE)
+    assert plan(bare, world.facts(bare), world.rules()).refusals == ()
+
+
 @pytest.mark.parametrize("world", [World(selinux="disabled"), World()])
 def test_unconfined_qemu_makes_its_socket_itself(world: World) -> None:
     found = made(world, arguments=SOCKET, listeners=(QMP,), confinement=Confinement.NONE)

@@ -241,9 +241,37 @@ def test_clients_reach_qemu_each_by_a_socket_of_the_vms_label(
 def test_a_client_that_comes_too_late_is_told_so(running: Running, tmp_path: Path) -> None:
     outer = listening(tmp_path / "outer")
     outer.settimeout(None)
-    running.relay.listen(outer, str(tmp_path / "missing"))
+    gone = listening(tmp_path / "gone")
+    gone.close()
+    running.relay.listen(outer, str(tmp_path / "gone"))
     running.start()
     client = connected(tmp_path / "outer")
+    assert client.recv(1) == b""
+    client.close()
+
+
+def test_a_client_that_comes_before_qemu_has_made_its_socket_waits(running: Running, tmp_path: Path) -> None:
+    outer = listening(tmp_path / "outer")
+    outer.settimeout(None)
+    running.relay.listen(outer, str(tmp_path / "later"))
+    running.start()
+    client = connected(tmp_path / "outer")
+    client.sendall(b"hello")
+    inner = listening(tmp_path / "later")
+    qemu, _ = inner.accept()
+    qemu.settimeout(PATIENCE)
+    assert receive(qemu, 5) == b"hello"
+    for end in (client, qemu, inner):
+        end.close()
+
+
+def test_a_client_for_which_no_socket_came_is_told_so_at_the_end(running: Running, tmp_path: Path) -> None:
+    outer = listening(tmp_path / "outer")
+    outer.settimeout(None)
+    running.relay.listen(outer, str(tmp_path / "never"))
+    running.start()
+    client = connected(tmp_path / "outer")
+    running.end()
     assert client.recv(1) == b""
     client.close()
 

@@ -29,6 +29,9 @@ _LONGEST_ADDRESS = 107
 _FIRST_NUMBER = 64
 """Where descriptors of ours start: above what callers hand over by number."""
 
+_BEFORE_NUMBER = ("fd=", "addr.str=", '"str": "')
+"""What stands before a descriptor's number: in a character device, and in a network's address and its JSON."""
+
 
 @dataclass
 class Done:
@@ -119,9 +122,10 @@ def _bind(step: Bind, done: Done) -> None:
     inner_path = step.inner or step.path
     if not step.relayed:
         _unlink_stale(step.path)
-    with lsm.creating_sockets(step.socket_context), lsm.creating(step.inner_context):
-        inner = _listening(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), inner_path)
-    done.numbers[step.name] = _high(inner)
+    if not step.by_qemu:
+        with lsm.creating_sockets(step.socket_context), lsm.creating(step.inner_context):
+            inner = _listening(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), inner_path)
+        done.numbers[step.name] = _high(inner)
     if step.relayed:
         _unlink_stale(step.path)
         with lsm.creating(step.file_context):
@@ -248,7 +252,8 @@ def become(plan: Plan, done: Done, environment: Mapping[bytes, bytes], argv0: st
     arguments = list(plan.arguments)
     for name, number in done.numbers.items():
         os.set_inheritable(number, True)  # noqa: FBT003 - positional by definition
-        arguments = [argument.replace(f"fd={{{name}}}", f"fd={number}") for argument in arguments]
+        for before in _BEFORE_NUMBER:
+            arguments = [argument.replace(f"{before}{{{name}}}", f"{before}{number}") for argument in arguments]
     if done.hold is not None:
         os.set_inheritable(_high(done.hold.held), True)  # noqa: FBT003 - positional by definition
     if plan.user is not None:

@@ -18,6 +18,8 @@ CHUNK = 65536
 """Bytes copied at a time."""
 _BACKLOG_OF_BYTES = 4 * CHUNK
 """Bytes held for a slow reader before the writer waits."""
+_SOON, _TRIES = 0.02, 25
+"""Seconds between two looks for a socket that a client waits for, and how often one that refuses is asked again."""
 
 
 class _Half:
@@ -40,6 +42,7 @@ class _Relay:
         self.sinks: dict[socket.socket, _Half] = {}
         self.listeners: dict[socket.socket, str] = {}
         self.registered: dict[socket.socket, int] = {}
+        self.early: list[tuple[socket.socket, str, int]] = []
 
     def connect_pair(self, outer: socket.socket, inner: socket.socket) -> None:
         for source, sink in ((outer, inner), (inner, outer)):
@@ -58,12 +61,22 @@ class _Relay:
             outer, _address = listener.accept()
         except OSError:
             return
+        self._reach(outer, self.listeners[listener], _TRIES)
+
+    def _reach(self, outer: socket.socket, path: str, tries: int) -> None:
+        """Connect a client to QEMU; a socket that QEMU makes itself may still be on its way."""
         try:
-            inner = self._as_vm(self.listeners[listener])
+            self.connect_pair(outer, self._as_vm(path))
+        except FileNotFoundError:
+            self.early.append((outer, path, tries))
+        except ConnectionRefusedError:
+            # between QEMU's bind and its listen; or it has hung up for good (-incoming)
+            if tries:
+                self.early.append((outer, path, tries - 1))
+            else:
+                outer.close()
         except OSError:
             outer.close()
-            return
-        self.connect_pair(outer, inner)
 
     def _as_vm(self, path: str) -> socket.socket:
         """Connect with a socket at the VM's level, so that what QEMU accepts is at that level too.
@@ -147,7 +160,11 @@ class _Relay:
         self.selector.register(pidfd, selectors.EVENT_READ, None)
         alive = True
         while True:
-            for key, events in self.selector.select():
+            ready = self.selector.select(_SOON if self.early else None)
+            waiting, self.early = self.early, []
+            for outer, path, tries in waiting:
+                self._reach(outer, path, tries)
+            for key, events in ready:
                 if key.data is None:
                     self.selector.unregister(pidfd)
                     os.close(pidfd)
@@ -162,7 +179,9 @@ class _Relay:
                 return
 
     def _drain(self) -> None:
-        """Hand on what QEMU wrote last."""
+        """Hand on what QEMU wrote last, and end what waits for it."""
+        for outer, _, _ in self.early:
+            outer.close()
         for half in list(self.halves.values()):
             try:
                 half.sink.sendall(half.buffer)

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from confined_qemu.cmdline.collector import Socket
 from confined_qemu.cmdline.commas import escape, split
-from confined_qemu.cmdline.keyvals import pairs, truth
+from confined_qemu.cmdline.keyvals import json_pairs, pairs, truth
 from confined_qemu.errors import CommandLineError
 from confined_qemu.resource import Access, Role
 
@@ -33,7 +34,9 @@ def chardev(collector: Collector, argument: str, value: str) -> None:
         CommandLineError: the list cannot be read, or an abstract socket would listen.
     """
     if value.startswith("{"):
-        raise CommandLineError("-chardev {…}: JSON is not read here", hint="write BACKEND,id=ID,KEY=VALUE,…")
+        files(collector, _from_json(value), "-chardev")
+        collector.arguments += [argument, value]
+        return
     values = dict(pairs("chardev", value, "backend"))
     made = files(collector, values, "-chardev", rewritten=True)
     collector.arguments.append(argument)
@@ -46,7 +49,25 @@ def chardev(collector: Collector, argument: str, value: str) -> None:
     keep = [(number, escape(item)) for number, item in enumerate(items) if number not in places]
     before = "".join(f"{item}," for number, item in keep if number < places[-1])
     after = "".join(f",{item}" for number, item in keep if number > places[-1])
-    collector.socket(_name(values.get("id", "")), path, "-chardev path=", f"{before}fd=", after, access=made)
+    name = plain_name(values.get("id", ""), "chardev")
+    collector.socket(Socket(name, path, "-chardev path=", f"{before}fd=", after, made))
+
+
+def _from_json(text: str) -> dict[str, str]:
+    """Return the options of `-chardev JSON`, which has the form of QMP's `chardev-add` (`qapi/char.json`)."""
+    flat = dict(json_pairs("chardev", text))
+    values = {
+        ".".join(part for part in key.split(".") if part not in {"backend", "data"}): item for key, item in flat.items()
+    }
+    path = next((values[key] for key in ("out", "device", "addr.path", "path") if key in values), "")
+    return {
+        "server": "on",  # unlike a comma list's
+        **values,
+        "backend": values.get("type", ""),
+        "path": path,
+        "input-path": values.get("in", ""),
+        "abstract": values.get("addr.abstract", "off"),
+    }
 
 
 def legacy(collector: Collector, option: str, argument: str, value: str) -> None:
@@ -63,7 +84,7 @@ def legacy(collector: Collector, option: str, argument: str, value: str) -> None
     name = option if option in _FIXED_IDS else _new_id(collector, option)
     others = "".join(f",{key}={escape(text)}" for key, text in values.items() if key not in {"backend", "path"})
     collector.arguments.append("-chardev")
-    collector.socket(name, values["path"], f"-{option} unix:", f"socket,id={name},fd=", others, access=made)
+    collector.socket(Socket(name, values["path"], f"-{option} unix:", f"socket,id={name},fd=", others, made))
     collector.arguments += [argument, f"chardev:{name}"]
     if value.startswith("mon:") and option not in _MONITORS:
         collector.arguments += ["-mon", f"chardev={name},mode=readline"]
@@ -78,10 +99,10 @@ def _new_id(collector: Collector, option: str) -> str:
     return name
 
 
-def _name(identifier: str) -> str:
-    """Return a chardev's id as a name for a printed plan; QEMU refuses an id with other characters."""
+def plain_name(identifier: str, otherwise: str) -> str:
+    """Return an id as a name for a printed plan; QEMU refuses an id with other characters."""
     plain = all(c.isascii() and (c.isalnum() or c in "._-") for c in identifier)
-    return identifier if identifier and plain else "chardev"
+    return identifier if identifier and plain else otherwise
 
 
 def compat(option: str, value: str) -> dict[str, str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from confined_qemu import hostpaths
 from confined_qemu.errors import CommandLineError, printable
-from confined_qemu.resource import Access, Listener, Resource, Role
+from confined_qemu.resource import Access, Listener, Resource, Role, Takes
 from confined_qemu.settings import UnknownOptions
 
 if TYPE_CHECKING:
@@ -17,6 +17,19 @@ if TYPE_CHECKING:
 
 _QOM = ("/machine", "/objects", "/chardevs", "/backend")
 """Objects inside QEMU have paths too (`qom-list`)."""
+
+
+class Socket(NamedTuple):
+    """A socket in an option's value: what stands before and after it, and else as a Listener's."""
+
+    name: str
+    path: str
+    source: str
+    before: str
+    after: str
+    access: Access = Access.LISTEN
+    takes: Takes = Takes.DESCRIPTOR
+    given: str | None = None
 
 
 @dataclass
@@ -73,19 +86,20 @@ class Collector:
         self.add(f"{folder}/config", Role.HOST_DEVICE, Access.READ, source)
         self.add("/dev/vfio/vfio", Role.HOST_DEVICE, Access.READ_WRITE, source)
 
-    def socket(  # noqa: PLR0913 - the fields of a Listener
-        self, name: str, path: str, source: str, before: str, after: str, *, access: Access
-    ) -> None:
-        """Add a socket for the launcher to make or to connect, and the argument that takes its number."""
-        unique = name
+    def socket(self, found: Socket) -> None:
+        """Add a socket for the launcher to make or to connect, and the argument that takes it."""
+        unique = name = found.name
         number = len(self.listeners)
         while unique in self.names:
             number += 1
             unique = f"{name}-{number}"
         self.names.add(unique)
         index = len(self.arguments)
-        self.listeners.append(Listener(unique, path, source, index, before, after, access))
-        self.arguments.append(f"{before}{{{unique}}}{after}")
+        made = Listener(
+            unique, found.path, found.source, index, found.before, found.after, found.access, found.takes, found.given
+        )
+        self.listeners.append(made)
+        self.arguments.append(f"{found.before}{{{unique}}}{found.after}")
 
     def unknown_path(self, option: str, key: str, value: str, harmless: frozenset[str] = frozenset()) -> None:
         """Take an absolute path where no file is expected: QEMU might open it, and it will not be labelled.

@@ -92,6 +92,9 @@ _DEVICES = {
     "hidraw": _DEVICE,
     "sdrfile": Use(Role.FW_CFG, _READ),
     "frudatafile": Use(Role.FW_CFG, _READ),
+    "jsonfile": Use(Role.NVRAM, _CREATE),
+    "wayland-socket-path": _SOCKET,
+    "vfio-user-pci:socket.path": _SOCKET,
     "cdat": Use(Role.ACPI_TABLE, _READ),
     "pcap": _LOG,
     "db": Use(Role.SECRET, _DIR),
@@ -111,6 +114,7 @@ _OBJECTS = {
     "tls-creds-psk:dir": Use(Role.SECRET, _DIR),
     "tls-creds-anon:dir": Use(Role.SECRET, _DIR),
     "authz-list-file:filename": _CONFIG,
+    "authz-listfile:filename": _CONFIG,
     "rng-random:filename": Use(Role.HOST_DEVICE, _READ),
     "input-linux:evdev": _EVDEV,
     "pr-manager-helper:path": _SOCKET,
@@ -118,6 +122,7 @@ _OBJECTS = {
     "sev-guest:dh-cert-file": _FIRMWARE,
     "sev-guest:session-file": _FIRMWARE,
     "sev-snp-guest:sev-device": _DEVICE,
+    "sev-snp-guest:certs-path": _FIRMWARE,
     "tdx-guest:quote-generation-socket.path": _SOCKET,
     "igvm-cfg:file": _FIRMWARE,
     "filter-dump:file": _LOG,
@@ -168,7 +173,7 @@ _DISKS = ("hda", "hdb", "hdc", "hdd", "fda", "fdb", "sd", "mtdblock", "cdrom", "
 _OLD_CHARDEVS = ("serial", "parallel", "monitor", "qmp", "qmp-pretty", "debugcon", "gdb", "qtest")
 _MACHINE = _list(
     "type",
-    {"kernel": _KERNEL, "initrd": _INITRD, "dtb": _DTB, "firmware": _FIRMWARE, "dumpdtb": _LOG},
+    {"kernel": _KERNEL, "initrd": _INITRD, "shim": _KERNEL, "dtb": _DTB, "firmware": _FIRMWARE, "dumpdtb": _LOG},
     strict=True,
 )
 
@@ -208,6 +213,7 @@ OPTIONS: dict[str, Option] = {
     "qtest-log": _path(_LOG),
     "readconfig": _path(_CONFIG),
     "run-with": _list(None, {"chroot": _SHARE}, strict=True),
+    "shim": _path(_KERNEL),
     "smbios": _list(None, {"file": Use(Role.SMBIOS, _READ), "path": Use(Role.SMBIOS, _READ)}),
     "spice": Option(
         Kind.OWN,

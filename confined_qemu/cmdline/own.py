@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from confined_qemu.cmdline import chardevs
-from confined_qemu.cmdline.collector import read_keys
-from confined_qemu.cmdline.commas import split
+from confined_qemu.cmdline.collector import Socket, read_keys
+from confined_qemu.cmdline.commas import escape, split
 from confined_qemu.cmdline.keyvals import child, json_pairs, objects, pairs, truth
 from confined_qemu.cmdline.options import OPTIONS
-from confined_qemu.resource import Access, Role
+from confined_qemu.errors import CommandLineError
+from confined_qemu.resource import Access, Role, Takes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from confined_qemu.cmdline.collector import Collector
 
@@ -23,8 +24,10 @@ _TAP_SCRIPTS = {"script": "/etc/qemu-ifup", "downscript": "/etc/qemu-ifdown"}
 _DIRECTORIES = ("/dev/hugepages", "/dev/hugepages/")
 
 
-def network(collector: Collector, option: str, value: str) -> None:
+def network(collector: Collector, option: str, value: str) -> Socket | None:
     """Read `-netdev`, `-nic` and `-net`: scripts, helpers, shares, and sockets of `stream` and `dgram`.
+
+    Returns the socket that the launcher makes.
 
     Raises:
         CommandLineError: the list cannot be read, or an unknown key holds a path.
@@ -34,13 +37,11 @@ def network(collector: Collector, option: str, value: str) -> None:
     last = dict(values)
     kept = [(key, "" if key.endswith("script") and text == "no" else text) for key, text in values]
     read_keys(collector, option, OPTIONS[option], kept, known)
-    kind = last.get("type")
+    made, kind = None, last.get("type")
     if kind in {"stream", "dgram"}:
         listens = truth(last, "server") and kind == "stream"
-        for key in ("addr.path", "path"):
-            access = Access.LISTEN if listens else Access.CONNECT
-            if not truth(last, "addr.abstract", "abstract"):
-                collector.add(last.get(key, ""), Role.SOCKET, access, f"-{option} {key}=")
+        access = Access.LISTEN if listens else Access.CONNECT
+        made = _stream(collector, option, value, values, access)
         collector.add(last.get("local.path", ""), Role.SOCKET, Access.LISTEN, f"-{option} local.path=")
         collector.add(last.get("remote.path", ""), Role.SOCKET, Access.CONNECT, f"-{option} remote.path=")
     if kind == "tap" and not {"fd", "fds", "helper"} & last.keys():
@@ -55,6 +56,51 @@ def network(collector: Collector, option: str, value: str) -> None:
         if key.startswith("guestfwd") and "-" in text:
             device = chardevs.compat(option, text.partition("-")[2])
             chardevs.files(collector, device, f"-{option} guestfwd=")
+    return made
+
+
+def _stream(
+    collector: Collector, option: str, value: str, values: Sequence[tuple[str, str]], access: Access
+) -> Socket | None:
+    """Return the socket of a `stream` (`net/stream.c`): QEMU takes a descriptor in the place of its address.
+
+    Raises:
+        CommandLineError: an abstract socket would listen, which SELinux cannot keep from other VMs.
+    """
+    last = dict(values)
+    path, source = last.get("addr.path", ""), f"-{option} addr.path="
+    if not path or last.get("addr.type", "unix") != "unix":
+        return None
+    if truth(last, "addr.abstract"):
+        if access is Access.LISTEN:
+            raise CommandLineError(
+                f"{source}{path!r}: every VM may connect to an abstract socket", hint="leave addr.abstract=on out"
+            )
+        return None
+    again = any(last.get(key, "0") != "0" for key in ("reconnect", "reconnect-ms"))
+    if access is Access.CONNECT or option != "netdev":
+        collector.add(path, Role.SOCKET, access, source)
+    if option != "netdev" or again:
+        return None  # QEMU connects anew by the path alone
+    name = chardevs.plain_name(last.get("id", ""), "netdev")
+    if value.startswith("{"):
+        import json
+
+        others = {key: item for key, item in json.loads(value).items() if key != "addr"}
+        before = json.dumps({**others, "addr": None}, ensure_ascii=False).removesuffix("null}")
+        return Socket(name, path, source, f'{before}{{"type": "fd", "str": "', '"}}', access, given=value)
+    before, after = _around(value, "type", "addr.path", also=("addr.type", "addr.abstract", "addr.tight"))
+    return Socket(name, path, source, f"{before}addr.type=fd,addr.str=", after, access, given=value)
+
+
+def _around(value: str, implied: str | None, key: str, also: Sequence[str] = ()) -> tuple[str, str]:
+    """Return a comma list's items before and after the last `key`; other items with that key or `also` are left out."""
+    items = split(value)
+    keys = [implied if number == 0 and "=" not in item else item.partition("=")[0] for number, item in enumerate(items)]
+    place = max(number for number, found in enumerate(keys) if found == key)
+    kept = [(number, escape(item)) for number, item in enumerate(items) if keys[number] not in {key, *also}]
+    before = "".join(f"{item}," for number, item in kept if number < place)
+    return before, "".join(f",{item}" for number, item in kept if number > place)
 
 
 def filesystem(collector: Collector, option: str, value: str) -> None:
@@ -71,31 +117,37 @@ def filesystem(collector: Collector, option: str, value: str) -> None:
     read_keys(collector, option, OPTIONS[option], values)
 
 
-def vnc(collector: Collector, option: str, value: str) -> None:
-    """Read `-vnc unix:PATH,…` (`ui/vnc.c`): QEMU makes the socket, or connects with `reverse=on`.
+def vnc(collector: Collector, option: str, value: str) -> Socket | None:
+    """Read `-vnc unix:PATH,…` (`ui/vnc.c`): QEMU makes the socket, by path alone, or connects with `reverse=on`.
 
     Raises:
         CommandLineError: the list cannot be read.
     """
     values = dict(pairs(option, value, "vnc"))
     address = values.get("vnc", "")
-    if address.startswith(_UNIX):
-        access = Access.CONNECT if truth(values, "reverse") else Access.LISTEN
-        collector.add(address.removeprefix(_UNIX), Role.SOCKET, access, f"-{option} {_UNIX}")
+    path, source = address.removeprefix(_UNIX), f"-{option} {_UNIX}"
+    if path in ("", address):
+        return None
+    if truth(values, "reverse"):
+        collector.add(path, Role.SOCKET, Access.CONNECT, source)
+        return None
+    before, after = _around(value, "vnc", "vnc")
+    return Socket("vnc", path, source, f"{before}vnc={_UNIX}", after, takes=Takes.LISTED_PATH, given=value)
 
 
-def display(collector: Collector, option: str, value: str) -> None:
+def display(collector: Collector, option: str, value: str) -> Socket | None:
     """Read `-display TYPE,…`: `vnc=` is `-vnc`, `dbus` has a bus's address.
 
     Raises:
         CommandLineError: the list cannot be read.
     """
     if value.startswith("vnc="):
-        vnc(collector, option, value.removeprefix("vnc="))
-        return
+        found = vnc(collector, option, value.removeprefix("vnc="))
+        return None if found is None else found._replace(before=f"vnc={found.before}", given=value)
     values = objects(option, value, "type")
     read_keys(collector, option, OPTIONS[option], values)
     bus(collector, dict(values).get("addr", ""), f"-{option} addr=")
+    return None
 
 
 def bus(collector: Collector, address: str, source: str) -> None:
@@ -107,8 +159,8 @@ def bus(collector: Collector, address: str, source: str) -> None:
                     collector.add(item.removeprefix("path="), Role.SOCKET, Access.CONNECT, source)
 
 
-def spice(collector: Collector, option: str, value: str) -> None:
-    """Read `-spice …` (`ui/spice-core.c`): `addr=` is a path with `unix=on`.
+def spice(collector: Collector, option: str, value: str) -> Socket | None:
+    """Read `-spice …` (`ui/spice-core.c`): `addr=` is a path with `unix=on`, and QEMU takes nothing else.
 
     Raises:
         CommandLineError: the list cannot be read.
@@ -116,12 +168,18 @@ def spice(collector: Collector, option: str, value: str) -> None:
     values = pairs(option, value)
     read_keys(collector, option, OPTIONS[option], values)
     last = dict(values)
-    if truth(last, "unix"):
-        collector.add(last.get("addr", ""), Role.SOCKET, Access.LISTEN, f"-{option} addr=")
+    path = last.get("addr", "")
+    if not truth(last, "unix") or not path:
+        return None
+    before, after = _around(value, None, "addr")
+    source = f"-{option} addr="
+    return Socket("spice", path, source, f"{before}addr=", after, takes=Takes.LISTED_PATH, given=value)
 
 
-def incoming(collector: Collector, option: str, value: str) -> None:
+def incoming(collector: Collector, option: str, value: str) -> Socket | None:
     """Read `-incoming unix:PATH`, `file:PATH[,offset=N]`, a JSON channel list, or what names no file.
+
+    `fd:N` is a connection and no listening socket, so QEMU makes one by its path alone (`migration/socket.c`).
 
     Raises:
         CommandLineError: the JSON cannot be read, or holds a path whose use is not known.
@@ -137,11 +195,13 @@ def incoming(collector: Collector, option: str, value: str) -> None:
                 collector.add(text, Role.STATE, Access.READ, source)
             elif child(last, f"{place}.args") == {}:
                 collector.unknown_path(option, key, text)
-    elif value.startswith(_UNIX):
-        collector.add(value.removeprefix(_UNIX), Role.SOCKET, Access.LISTEN, f"-{option} {_UNIX}")
+    elif value.startswith(_UNIX) and value != _UNIX:
+        path, source = value.removeprefix(_UNIX), f"-{option} {_UNIX}"
+        return Socket("incoming", path, source, _UNIX, "", takes=Takes.PATH, given=value)
     elif value.startswith("file:"):
         path = value.removeprefix("file:").partition(",offset=")[0]
         collector.add(path, Role.STATE, Access.READ, f"-{option} file:")
+    return None
 
 
 def initrd(collector: Collector, option: str, value: str) -> None:
@@ -198,7 +258,7 @@ def global_(collector: Collector, option: str, value: str) -> None:
     read_keys(collector, option, OPTIONS["device"], [("driver", driver), (key, text)])
 
 
-READERS: dict[str, Callable[[Collector, str, str], None]] = {
+READERS: dict[str, Callable[[Collector, str, str], Socket | None]] = {
     "netdev": network,
     "fsdev": filesystem,
     "virtfs": filesystem,
@@ -212,4 +272,4 @@ READERS: dict[str, Callable[[Collector, str, str], None]] = {
     "object": object_,
     "global": global_,
 }
-"""The readers of the options of kind OWN."""
+"""The readers of the options of kind OWN; each returns the socket in the value that is to be rewritten."""

@@ -36,7 +36,7 @@ def read(  # noqa: PLR0913 - what a caller may want otherwise
     *,
     name: str | None = None,
     config: sequence.Reader | None = None,
-    user_config: bool = True,
+    after: Invocation | None = None,
     unknown: UnknownOptions = UnknownOptions.REFUSE,
 ) -> Invocation:
     """Return what QEMU would make of `arguments` (without the emulator itself).
@@ -44,9 +44,9 @@ def read(  # noqa: PLR0913 - what a caller may want otherwise
     The result's arguments are the given ones, but that a unix socket that listens is to be made by the launcher:
     `fd={NAME}` stands for its path, and the listener of that name says where; a configuration file with such a socket
     in it is written out as options. `name` is the VM's where `-name` gives none. `config` returns the text of a
-    configuration file, None where there is none; `user_config` False is for arguments that
-    follow `-no-user-config`. `unknown` says what becomes of an option that is not known. A query
-    (`-device help`) has no resources.
+    configuration file, None where there is none. `after` is what stands before these arguments: it holds
+    `-no-user-config`, and the names of its sockets are taken. `unknown` says what becomes of an option that is not
+    known. A query (`-device help`) has no resources.
 
     Raises:
         CommandLineError: an option is not known, or cannot be read, or may name a file that cannot be told.
@@ -54,8 +54,10 @@ def read(  # noqa: PLR0913 - what a caller may want otherwise
     """
     if is_query(arguments):
         return Invocation(name or _DEFAULT_NAME, emulator, tuple(arguments), query=True)
-    items = sequence.take_apart(arguments, config, user_config=user_config)
+    items = sequence.take_apart(arguments, config, user_config=after is None)
     reading = _Reading(Collector(_ids(items), unknown), last=_last(items))
+    if after is not None:
+        reading.collector.names |= {listener.name for listener in after.listeners}
     for item in items:
         reading.take(item)
     reading.blocks.finish(reading.collector, snapshot=reading.snapshot)
@@ -149,6 +151,13 @@ class _Reading:
             chardevs.chardev(self.collector, argument, value)
         elif spec.kind is Kind.LEGACY:
             chardevs.legacy(self.collector, option, argument, value)
+        elif spec.kind is Kind.OWN:
+            made = own.READERS[option](self.collector, option, value)
+            self.collector.arguments.append(argument)
+            if made is None:
+                self.collector.arguments.append(value)
+            else:
+                self.collector.socket(made)
         else:
             self._value(option, spec, value)
             self.collector.arguments += [argument, value]
@@ -178,8 +187,6 @@ class _Reading:
                 self._path(option, spec, value)
             case Kind.LIST:
                 self._list(option, spec, value)
-            case Kind.OWN:
-                own.READERS[option](collector, option, value)
             case Kind.DISK:
                 self.blocks.disk(collector.position, option, value)
             case Kind.DRIVE:

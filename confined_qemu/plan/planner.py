@@ -17,7 +17,7 @@ from confined_qemu.plan import descriptorplan, fileplan, helperplan, processplan
 from confined_qemu.plan.levels import Levels
 from confined_qemu.plan.plan import AccelChoice, Plan, PlannedResource
 from confined_qemu.plan.steps import MakeFolder, Step
-from confined_qemu.resource import Resource, Sharing
+from confined_qemu.resource import Access, Resource, Sharing, Takes
 
 if TYPE_CHECKING:
     from confined_qemu.context import Context
@@ -75,6 +75,8 @@ class _Draft:
     temporary: str | None = None
     unmade: set[int] = field(default_factory=set)
     """Arguments that keep the path of a socket: nobody makes a descriptor for them."""
+    inner: dict[str, str] = field(default_factory=dict)
+    """Where QEMU makes the sockets that it can be handed no descriptor for, by name."""
 
     def deny(self, line: str) -> None:
         """Refuse; where SELinux only watches (permissive), warn."""
@@ -224,7 +226,11 @@ class _Draft:
         """Return the resources without the sockets that the launcher makes or connects itself."""
         made = {(listener.path, listener.access) for listener in self.invocation.listeners}
         shared = helperplan.shares(self.invocation)
-        return [r for r in self.invocation.resources if (r.path, r.access) not in made and r not in shared]
+        return [
+            r
+            for r in self.invocation.resources
+            if (r.path, r.access) not in made and r not in shared and r.access is not Access.LISTEN
+        ]
 
     def leave_files(self) -> None:
         """Name the resources of a VM that nothing confines, or that is refused; none is touched."""
@@ -248,6 +254,7 @@ class _Draft:
         for line in found.denials:
             self.deny(line)
         self.unmade |= found.unmade
+        self.inner |= found.inner
 
     def add_descriptors(self) -> None:
         if self.process is None or self.policy is None:
@@ -339,7 +346,13 @@ class _Draft:
         if self.invocation.accel_index is not None:
             arguments[self.invocation.accel_index] = self.accel.chosen
         for listener in self.invocation.listeners:
-            if not self.confined or listener.index in self.unmade:
+            if listener.takes is not Takes.DESCRIPTOR and listener.name in self.inner:
+                path = self.inner[listener.name]
+                path = escape(path) if listener.takes is Takes.LISTED_PATH else path
+                arguments[listener.index] = f"{listener.before}{path}{listener.after}"
+            elif listener.given is not None and (not self.confined or listener.index in self.unmade):
+                arguments[listener.index] = listener.given
+            elif not self.confined or listener.index in self.unmade:
                 before = listener.before.removesuffix("fd=")
                 arguments[listener.index] = f"{before}path={escape(listener.path)}{listener.after}"
         return tuple(arguments)

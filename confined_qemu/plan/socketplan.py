@@ -11,7 +11,7 @@ from confined_qemu.facts import FileKind
 from confined_qemu.plan.levels import Levels
 from confined_qemu.plan.plan import PlannedResource
 from confined_qemu.plan.steps import Bind, Connect
-from confined_qemu.resource import Access, Resource, Role
+from confined_qemu.resource import Access, Resource, Role, Takes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +21,18 @@ if TYPE_CHECKING:
     from confined_qemu.invocation import Invocation
     from confined_qemu.plan.decisions import Policy
     from confined_qemu.resource import Listener
+
+
+_STREAM = "use -netdev stream,id=ID,server=on,addr.type=unix,addr.path=PATH"
+_INSTEAD = {
+    "-netdev local.path=": _STREAM,
+    "-nic addr.path=": _STREAM,
+    "-net addr.path=": _STREAM,
+    "-incoming": "use -incoming unix:PATH",
+    "-chardev": "use -chardev socket,id=ID,path=PATH,server=on, without JSON",
+}
+"""By how the source of a socket begins: the form of its option of which the launcher can take the socket over."""
+_OTHERWISE = "name a -chardev socket,id=ID,path=PATH,server=on there if the option takes one, or leave it out"
 
 
 def planned(listener: Listener, facts: Facts, label: Context | None) -> PlannedResource:
@@ -45,20 +57,43 @@ class SocketPlanner:
     denials: list[str] = field(default_factory=list)
     unmade: set[int] = field(default_factory=set)
     """Arguments that keep the path of a socket: nobody makes a descriptor for them."""
+    inner: dict[str, str] = field(default_factory=dict)
+    """Where QEMU makes the sockets that it can be handed no descriptor for, by name."""
 
     def add(self, label: Context | None) -> None:
         """Decide about every socket; `label` is that of the VM's private files."""
-        relayed = self._clients_need_relay()
-        if label is not None and relayed and self.facts.selinux.mls:
-            label = label.at(self._levels().caller)  # or no client could open it
+        needed = self._clients_need_relay()
         for listener in self.invocation.listeners:
             if listener.access is Access.CONNECT:
                 self._connect(listener)
                 continue
+            by_qemu = listener.takes is not Takes.DESCRIPTOR
+            if by_qemu and self._levels().apart:
+                self.refusals.append(
+                    f"{listener.path} ({listener.source}): QEMU makes this socket itself, where only a relay leads, "
+                    "and nothing is relayed between levels; give the VM your own level"
+                )
+            relayed, mine = needed or by_qemu, label
+            if label is not None and relayed and self.facts.selinux.mls:
+                mine = label.at(self._levels().caller)  # or no client could open it
             inner = f"{self.own_folder()}/{listener.name}" if relayed else None
-            resource = planned(listener, self.facts, label)
-            self.steps.append(Bind(listener.name, resource.path, label, self.process, inner))
+            if by_qemu and inner is not None:
+                self.inner[listener.name] = inner
+            resource = planned(listener, self.facts, mine)
+            self.steps.append(Bind(listener.name, resource.path, mine, self.process, inner, by_qemu))
             self.resources.append(resource)
+        for left in self.invocation.resources:
+            if left.access is Access.LISTEN:
+                self._left_to_qemu(left)
+
+    def _left_to_qemu(self, resource: Resource) -> None:
+        """Refuse a socket that QEMU would make in a folder of the caller's, where a VM may make nothing."""
+        path = posixpath.join(self.facts.folder, resource.path)
+        self.resources.append(PlannedResource(resource, path, None, None))
+        hint = next((hint for start, hint in _INSTEAD.items() if resource.source.startswith(start)), _OTHERWISE)
+        self.refusals.append(
+            f"{path} ({resource.source}): QEMU would make this socket itself, and a VM may make none there; {hint}"
+        )
 
     def _levels(self) -> Levels:
         return Levels(self.facts.selinux, self.invocation.seclabel, self.process)

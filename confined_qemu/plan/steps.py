@@ -85,6 +85,8 @@ class Bind:
     file_context: Context | None
     socket_context: Context | None
     inner: str | None = None
+    by_qemu: bool = False
+    """QEMU makes the socket at `inner` itself."""
 
     @property
     def inner_context(self) -> Context | None:
