@@ -33,7 +33,8 @@ def keeps_context(arguments: list[str]) -> bool:
         chosen = launcher.parsed(arguments)
         if chosen.verb == "exec" or chosen.confinement == Confinement.NONE or chosen.spec == "-":
             return bool(chosen.confinement == Confinement.NONE)  # standard input can be read once
-        return requests.from_spec(chosen.spec, chosen.qemu or (), confinement=chosen.confinement).is_bare
+        wanted = {"confinement": chosen.confinement, "unknown": chosen.unknown_options}
+        return requests.from_spec(chosen.spec, chosen.qemu or (), **wanted).is_bare
     except (ConfinedQemuError, OSError):
         return False
 

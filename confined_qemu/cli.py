@@ -141,7 +141,7 @@ def _invocation(chosen: argparse.Namespace) -> Invocation:
     from confined_qemu import requests
 
     if chosen.spec is not None:
-        return requests.from_spec(chosen.spec, chosen.qemu or ())
+        return requests.from_spec(chosen.spec, chosen.qemu or (), unknown=chosen.unknown_options)
     if chosen.qemu is None:
         raise UsageError("plan needs a spec, or -- and QEMU's arguments", hint="see confined-qemu plan --help")
     return requests.from_arguments(chosen.emulator, chosen.qemu, settings=launcher.settings_of(chosen))

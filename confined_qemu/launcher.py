@@ -177,7 +177,13 @@ def _run(chosen: argparse.Namespace, descriptors: tuple[int, ...]) -> int:
     from confined_qemu import requests
     from confined_qemu.act import run
 
-    invocation = requests.from_spec(chosen.spec, chosen.qemu or (), name=chosen.name, confinement=chosen.confinement)
+    invocation = requests.from_spec(
+        chosen.spec,
+        chosen.qemu or (),
+        name=chosen.name,
+        confinement=chosen.confinement,
+        unknown=chosen.unknown_options,
+    )
     run.supervise(lambda report: _become(invocation, descriptors, report), _clean_up, _explain)
 
 
@@ -371,12 +377,12 @@ def add_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     run.set_defaults(action=_run)
     execute = verbs.add_parser("exec", help="become QEMU with a raw command line, confined")
     execute.add_argument("--emulator", default=DEFAULT_EMULATOR, help="a name on PATH, or a path")
-    add_unknown_options(execute)
     execute.set_defaults(action=_exec)
     run.epilog = execute.epilog = "What follows -- is QEMU's."
     for verb in (run, execute):
         verb.add_argument("--name", help="the VM's name")
         verb.add_argument("--confinement", choices=CONFINEMENTS)
+        add_unknown_options(verb)
     execute.add_argument("arguments", nargs=REMAINDER, metavar="-- QEMU ARGS")
     recover = verbs.add_parser("recover", help="put back what a crash left")
     recover.add_argument("--json", action="store_true")

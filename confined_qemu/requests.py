@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from confined_qemu.errors import HostError, SpecError, printable, shell_word, why
 from confined_qemu.invocation import Confinement
 from confined_qemu.resource import PROBED, Access, Role
-from confined_qemu.settings import Settings
+from confined_qemu.settings import Settings, UnknownOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,11 +26,17 @@ _LARGEST_SPEC = 1 << 20
 
 
 def from_spec(
-    path: str, extra: Sequence[str] = (), *, name: str | None = None, confinement: str | None = None
+    path: str,
+    extra: Sequence[str] = (),
+    *,
+    name: str | None = None,
+    confinement: str | None = None,
+    unknown: str | None = None,
 ) -> Invocation:
     """Read the spec, or the libvirt domain's XML, at `path`; `extra` are QEMU arguments that follow its own.
 
-    What of a domain cannot be carried over is in the invocation's `remarks`.
+    What of a domain cannot be carried over is in the invocation's `remarks`. `unknown` is what becomes of options of
+    QEMU that are not known, None for what is usual.
 
     Raises:
         HostError: the file cannot be read.
@@ -49,9 +55,12 @@ def from_spec(
 
         # the spec's own arguments have -no-user-config
         extra_arguments = rendered.arguments[first:]
-        read = reader.read(rendered.emulator, extra_arguments, name=vm.name, config=_config, after=rendered)
+        wanted = UnknownOptions(unknown or UnknownOptions.REFUSE)
+        read = reader.read(
+            rendered.emulator, extra_arguments, name=vm.name, config=_config, after=rendered, unknown=wanted
+        )
         rendered = _joined(rendered, first, read)
-    return _chosen(replace(rendered, remarks=remarks), name, confinement)
+    return _chosen(replace(rendered, remarks=(*remarks, *rendered.remarks)), name, confinement)
 
 
 def _vm(path: str) -> tuple[VM, tuple[str, ...]]:

@@ -205,6 +205,13 @@ FILES = {
         "/r socket connect unlabelled",
     ],
     # displays, migration
+    "-object iommufd,id=i -object memory-backend-epc,id=e,size=1M": [
+        "/dev/iommu host_device rw unlabelled",
+        "/dev/sgx_vepc host_device rw unlabelled",
+    ],
+    "-object iommufd,id=i,fd=5": [],
+    "-object authz-listfile,id=a,filename=f": ["f config ro content"],
+    "-shim s -kernel k": ["s kernel ro content", "k kernel ro content"],
     "-netdev stream,id=n,addr.type=unix,addr.path=/s,reconnect=1": ["/s socket connect unlabelled"],
     "-netdev stream,id=n,addr.type=unix,addr.path=s,addr.abstract=on": [],
     "-nic stream,server=on,addr.type=unix,addr.path=/s": ["/s socket listen private"],
@@ -504,6 +511,7 @@ def test_refusals_name_the_option_and_how_to_mend_it(line: str) -> None:
 words = st.sampled_from(
     """
     -drive -blockdev -chardev -serial -qmp -hda -object -device -netdev -machine -incoming -vnc -spice -display -set
+    -readconfig -readconfig x a drive.d.file=b chardev.c.path=b chardev.c.server=off device..=
     -global -initrd -snapshot -D -name -accel file=json:{ file=blkdebug:a:b driver=raw,file.file.file.filename=x
     socket,path=a,server unix:a,server,nowait mon:unix: {"driver":{"a":[1,null,true]}} memory-backend-file,mem-path=
     stream,addr.path=a,server=on user,guestfwd=tcp:a-unix:b [{"addr":1}] {} { ,,, = a= =b nbd+unix:?socket=% rbd:a:b\\
@@ -523,12 +531,15 @@ words = st.sampled_from(
 @example(["-drive", "file." * 5_000 + "filename=x"])
 @example(["-blockdev", '{"a":' + "9" * 5_000 + "}"])
 @example(["-drive", "file=a"] * 10_000)
+@example([*["-drive", "id=d"], *["-set", "drive.d.file=a"] * 3_000])
+@example([*["-readconfig", "x"] * 1_000, "-set", "chardev.c.path=b"])
 @example(["-serial", "unix:a,server"] * 10_000)
 def test_any_arguments_are_read_or_refused(arguments: list[str]) -> None:
     invocation = Invocation("", QEMU, ())
     refusal = ""
+    files = {"x": '[chardev "c"]\nbackend = "socket"\npath = "a"\nserver = "on"\n', "{": "[", "a": '[drive "d"]\n'}
     try:
-        invocation = read(QEMU, arguments)
+        invocation = read(QEMU, arguments, config=files.get)
     except CommandLineError as error:
         refusal = str(error)
     assert "\n" not in refusal

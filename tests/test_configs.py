@@ -153,7 +153,7 @@ def test_a_group_that_is_not_known_is_refused_by_name() -> None:
 
 
 def test_a_file_that_is_not_there() -> None:
-    with pytest.raises(HostError, match=r"^f: no such file"):
+    with pytest.raises(CommandLineError, match=r"^f: no such file"):
         with_files("-readconfig f")
 
 

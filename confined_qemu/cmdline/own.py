@@ -21,6 +21,8 @@ _UNIX = "unix:"
 _NETWORK_KEYS = ("bootfile", "guestfwd", "hostfwd", "path", "sock")
 _TAP_SCRIPTS = {"script": "/etc/qemu-ifup", "downscript": "/etc/qemu-ifdown"}
 """What QEMU runs where it is told nothing else (`net/tap.c`)."""
+_NODES = {"iommufd": "/dev/iommu", "memory-backend-epc": "/dev/sgx_vepc"}
+"""What objects open that name no file (`backends/iommufd.c`, `hostmem-epc.c`)."""
 _DIRECTORIES = ("/dev/hugepages", "/dev/hugepages/")
 
 
@@ -240,6 +242,8 @@ def object_(collector: Collector, option: str, value: str) -> None:
         read_keys(collector, option, OPTIONS[option], rest)
         return
     read_keys(collector, option, OPTIONS[option], values)
+    if kind in _NODES and not last.get("fd"):
+        collector.add(_NODES[kind], Role.HOST_DEVICE, Access.READ_WRITE, f"-{option} {kind}")
     if kind == "dbus-vmstate":
         bus(collector, last.get("addr", ""), f"-{option} addr=")
 

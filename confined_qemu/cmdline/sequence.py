@@ -14,7 +14,7 @@ from confined_qemu.cmdline.commas import escape
 from confined_qemu.cmdline.keyvals import pairs
 from confined_qemu.cmdline.options import OPTIONS, Kind
 from confined_qemu.cmdline.queries import name_of
-from confined_qemu.errors import CommandLineError, HostError
+from confined_qemu.errors import CommandLineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -111,7 +111,7 @@ def _inside(item: Item, config: Reader | None) -> list[Item]:
     path = item.value or ""
     text = config(path) if config is not None else None
     if text is None:
-        raise HostError("no such file", where=path, hint=f"it is what {item.argument} names")
+        raise CommandLineError("no such file", where=path, hint=f"it is what {item.argument} names")
     return _items(item, text)
 
 
