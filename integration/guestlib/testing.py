@@ -11,7 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from integration.guestlib import demo, image, machine, programs, remote
+from integration.guestlib import demo, image, machine, programs, qemumachine, remote
 from integration.guestlib.report import GuestError, progress
 
 DESCRIPTION = (
@@ -34,6 +34,8 @@ class Part:
     policy: str
     folder: str = SUITE
     files: frozenset[str] = frozenset()
+    library: bool = False
+    """It needs QEMU's Python library, which is fetched then."""
 
     def paths(self) -> list[str]:
         """Return the files, as the checkout has them."""
@@ -56,6 +58,12 @@ PARTS = (
         "suite-4", "default", files=frozenset({"test_demo.py", "test_dynamic.py", "test_isolation.py", "test_stdio.py"})
     ),
     Part("suite-5", "default", files=frozenset({"test_seclabel.py", "test_shared.py", "test_static.py"})),
+    Part(
+        "suite-clients",
+        "default",
+        files=frozenset({"test_machine.py", "test_observer.py", "test_shell_script.py"}),
+        library=True,
+    ),
     Part("suite-mls", "mls", f"{SUITE}/mls"),
 )
 """The guests, in the order in which they start; the next one when one of them is done."""
@@ -188,7 +196,7 @@ def _guest_part(part: Part, selection: list[str]) -> Counts:
         if guest.retries:
             progress(f"guest {name} needed {guest.retries} retries to start")
         try:
-            _fill(guest)
+            _fill(guest, library=part.library)
             found = _suite(guest, [*selection, *part.paths()])
         except HungError as error:
             _print_console(name)
@@ -202,8 +210,8 @@ def _guest_part(part: Part, selection: list[str]) -> Counts:
     raise AssertionError
 
 
-def _fill(guest: machine.Running) -> None:
-    """Install the checkout into the guest, and the suite beside it."""
+def _fill(guest: machine.Running, *, library: bool = True) -> None:
+    """Install the checkout into the guest, and the suite beside it; `library`: also QEMU's for test harnesses."""
     progress("installing the checkout into the guest")
     remote.install(guest)
     checkout = programs.checkout()
@@ -212,6 +220,8 @@ def _fill(guest: machine.Running) -> None:
     remote.put(guest, [plugin, *demo.SCENE], f"{TREE}/integration/guestlib")
     remote.put(guest, [os.path.join(checkout, "README.md")], TREE)
     remote.put(guest, [image.image(), demo.SPEC], f"{TREE}/images")
+    if library:
+        remote.put(guest, [qemumachine.tree()], "/opt")
 
 
 def _suite(guest: machine.Running, arguments: list[str]) -> Counts:
