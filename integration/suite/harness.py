@@ -101,25 +101,35 @@ class AuditTrail:
     """The denials since it was made. A user message marks the end, so that nothing is read too early."""
 
     def __init__(self) -> None:
-        self.start = os.path.getsize(AUDIT_LOG)
+        self.log = open(AUDIT_LOG, encoding="utf-8", errors="replace")  # noqa: SIM115 - auditd renames it when it is full
+        self.log.seek(0, os.SEEK_END)
+        self.seen = ""
 
     def denials(self) -> list[Denial]:
         """Return every denial up to now."""
-        mark = f"confined-qemu-test-{time.monotonic_ns()}"
-        run("auditctl", "-m", mark)
-        text: str = until("the audit log's mark", lambda: self._read_to(mark))
         found = []
-        for line in text.splitlines():
+        for line in self.text().splitlines():
             match = _AVC.search(line)
             if match:
                 found.append(Denial(frozenset(match[1].split()), match[2], match[3], match[4], line))
         return found
 
-    def _read_to(self, mark: str) -> str:
-        with open(AUDIT_LOG, encoding="utf-8", errors="replace") as file:
-            file.seek(self.start)
-            text = file.read()
-        return text if mark in text else ""
+    def text(self) -> str:
+        """Return all records up to now."""
+        mark = f"confined-qemu-test-{time.monotonic_ns()}"
+        run("auditctl", "-m", mark)
+        until("the audit log's mark", lambda: mark in self._more())
+        return self.seen
+
+    def _more(self) -> str:
+        """Return all that has been written, in the file that was open and in those that came after it."""
+        renamed = os.path.exists(AUDIT_LOG) and not os.path.samestat(os.fstat(self.log.fileno()), os.stat(AUDIT_LOG))
+        self.seen += self.log.read()
+        if renamed:
+            self.log.close()
+            self.log = open(AUDIT_LOG, encoding="utf-8", errors="replace")  # noqa: SIM115 - read on later
+            self.seen += self.log.read()
+        return self.seen
 
     def has(self, permission: str, source: str, target: str, kind: str) -> bool:
         """Tell whether `source` (a type) was denied `permission` on `target` (a part of the context)."""

@@ -12,7 +12,6 @@ import os
 import pwd
 import re
 import shutil
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -136,14 +135,14 @@ def watching(way: Way, *folders: str) -> Iterator[Seen]:
     The client must have ended, and its VMs be ended or about to: their labels are awaited.
     """
     seen = Seen(way, before=labels(*folders))
-    start, lost = os.path.getsize(harness.AUDIT_LOG), _lost()
+    trail, lost = harness.AuditTrail(), _lost()
     harness.run("auditctl", "-a", *_RULE, "-k", _KEY)
     try:
         yield seen
         settle_all()
     finally:
         harness.run("auditctl", "-d", *_RULE, "-k", _KEY)
-    seen.started = _started(_log_since(start))
+    seen.started = _started(trail.text())
     assert _lost() == lost, "the kernel dropped audit records"
     seen.after = labels(*folders)
     seen.check_labels()
@@ -160,20 +159,6 @@ def settle_all() -> None:
 def _lost() -> str:
     """Return the line of `auditctl -s` that counts dropped records."""
     return next(line for line in harness.run("auditctl", "-s").stdout.splitlines() if line.startswith("lost "))
-
-
-def _log_since(start: int) -> str:
-    """Return what auditd has written from this byte on, up to now."""
-    mark = f"confined-clients-{time.monotonic_ns()}"
-    harness.run("auditctl", "-m", mark)
-
-    def read() -> str:
-        with open(harness.AUDIT_LOG, encoding="utf-8", errors="replace") as file:
-            file.seek(start)
-            text = file.read()
-        return text if mark in text else ""
-
-    return str(harness.until("the audit log's mark", read))
 
 
 def _started(log: str) -> list[Started]:
