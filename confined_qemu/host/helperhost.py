@@ -15,7 +15,7 @@ from confined_qemu.facts import FileFacts, FileKind, FolderFacts
 from confined_qemu.helper import PROGRAMS
 from confined_qemu.host import survey
 from confined_qemu.labelling import label, walk
-from confined_qemu.plan import helperplan
+from confined_qemu.plan import helperplan, treeplan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -104,6 +104,8 @@ class _Seen:
 def _share(
     folder: FileFacts, selinux: SelinuxFacts, held: frozenset[tuple[int, int]], *, labelled: bool
 ) -> FolderFacts:
+    if labelled and treeplan.never(folder.real) is not None:
+        return FolderFacts(folder)  # its name is enough: nobody waits until all of /usr is counted
     seen = _Seen(selinux.own)
     most = walk.MOST if labelled else _MOST
     left = most
