@@ -358,6 +358,7 @@ _PATH, _LISTED, _DESCRIPTOR = Takes.PATH, Takes.LISTED_PATH, Takes.DESCRIPTOR
 OTHER_SOCKETS = {
     "-vnc unix:/v,,w,password=on": ("-vnc vnc=unix:{vnc},password=on", "/v,w", _LISTED),
     "-vnc password=on,vnc=:1,vnc=unix:/v": ("-vnc password=on,vnc=unix:{vnc}", "/v", _LISTED),
+    "-vnc unix:/v,,w=x,password=on": ("-vnc vnc=unix:{vnc},password=on", "/v,w=x", _LISTED),
     "-display vnc=unix:/v,to=1": ("-display vnc=vnc=unix:{vnc},to=1", "/v", _LISTED),
     "-spice addr=/o,unix,addr=/s,tls-port=1": ("-spice unix,addr={spice},tls-port=1", "/s", _LISTED),
     "-incoming unix:/m,n": ("-incoming unix:{incoming}", "/m,n", _PATH),

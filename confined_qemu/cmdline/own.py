@@ -98,7 +98,7 @@ def _stream(
 def _around(value: str, implied: str | None, key: str, also: Sequence[str] = ()) -> tuple[str, str]:
     """Return a comma list's items before and after the last `key`; other items with that key or `also` are left out."""
     items = split(value)
-    keys = [implied if number == 0 and "=" not in item else item.partition("=")[0] for number, item in enumerate(items)]
+    keys = [found for found, _ in pairs(key, value, implied)]  # one for each item
     place = max(number for number, found in enumerate(keys) if found == key)
     kept = [(number, escape(item)) for number, item in enumerate(items) if keys[number] not in {key, *also}]
     before = "".join(f"{item}," for number, item in kept if number < place)
