@@ -13,7 +13,7 @@ from confined_qemu.cmdline.options import OPTIONS
 from confined_qemu.cmdline.reader import read
 from confined_qemu.errors import CommandLineError
 from confined_qemu.invocation import Accel, Invocation
-from confined_qemu.resource import PROBED, Access, Listener, Role, Sharing, Takes
+from confined_qemu.resource import PROBED, Access, Listener, Role, Takes
 from tests.strategies import paths
 
 QEMU = "qemu-system-x86_64"
@@ -569,7 +569,7 @@ def test_any_path_as_a_whole_argument_is_read_back(path: str) -> None:
 def test_any_path_in_json_is_read_back(path: str) -> None:
     value = json.dumps({"driver": "qcow2", "file": {"driver": "file", "filename": path}})
     [resource] = read(QEMU, ["-blockdev", value]).resources
-    assert (resource.path, resource.sharing, resource.format) == (path, Sharing.PRIVATE, "qcow2")
+    assert (resource.path, resource.role, resource.format) == (path, Role.DISK, "qcow2")
 
 
 @given(paths)

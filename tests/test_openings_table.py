@@ -9,7 +9,7 @@ from confined_qemu.cmdline.filenames import PROTOCOLS
 from confined_qemu.cmdline.keyvals import objects
 from confined_qemu.cmdline.options import OPTIONS
 from confined_qemu.cmdline.queries import walk
-from integration.suite import openings, openings_table
+from integration.suite import openings, openings_sets, openings_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,21 +36,21 @@ def rows_of(run: openings_table.Run) -> Iterator[str]:
 
 def test_every_row_is_run_or_says_why_not() -> None:
     run = {row for one in openings_table.RUNS for row in rows_of(one)}
-    assert run & openings_table.NOT_RUN.keys() == set()
-    assert rows() - run - openings_table.NOT_RUN.keys() == set()
-    assert openings_table.NOT_RUN.keys() - rows() == set()
+    assert run & openings_sets.NOT_RUN.keys() == set()
+    assert rows() - run - openings_sets.NOT_RUN.keys() == set()
+    assert openings_sets.NOT_RUN.keys() - rows() == set()
 
 
 def test_every_protocol_is_run_or_says_why_not() -> None:
     words = " ".join(word for run in openings_table.RUNS for word in run.words)
     run = {name for name in PROTOCOLS if re.search(rf'(=|driver":"|-blockdev |json:){re.escape(name)}\b', words)}
-    assert run & openings_table.NOT_RUN_PROTOCOLS.keys() == set()
-    assert PROTOCOLS - run - openings_table.NOT_RUN_PROTOCOLS.keys() == set()
-    assert openings_table.NOT_RUN_PROTOCOLS.keys() - PROTOCOLS == set()
+    assert run & openings_sets.NOT_RUN_PROTOCOLS.keys() == set()
+    assert PROTOCOLS - run - openings_sets.NOT_RUN_PROTOCOLS.keys() == set()
+    assert openings_sets.NOT_RUN_PROTOCOLS.keys() - PROTOCOLS == set()
 
 
 def test_what_is_excused_is_excused_with_a_reason() -> None:
-    excuses = [*openings_table.NOT_RUN.values(), *openings_table.NOT_RUN_PROTOCOLS.values(), *openings.OWN.values()]
+    excuses = [*openings_sets.NOT_RUN.values(), *openings_sets.NOT_RUN_PROTOCOLS.values(), *openings.OWN.values()]
     excuses += [reason for run in openings_table.RUNS for reason in run.unopened.values()]
     assert all(excuses)
 
@@ -58,3 +58,8 @@ def test_what_is_excused_is_excused_with_a_reason() -> None:
 def test_a_run_has_a_name_of_its_own() -> None:
     names = [run.name for run in openings_table.RUNS]
     assert len(names) == len(set(names))
+
+
+def test_what_lives_is_in_one_of_the_common_starts() -> None:
+    lives = {run.name for run in openings_table.RUNS if run.end is openings_table.End.LIVES}
+    assert sorted(name for run in openings_sets.TOGETHER for name in run.names) == sorted(lives)

@@ -78,14 +78,17 @@ def json_pairs(option: str, text: str) -> tuple[tuple[str, str], ...]:
         ) from error
 
 
-def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
+def _leaves(prefix: str, value: Any, left: int = 2 * _DEEP) -> Iterator[tuple[str, str]]:
+    """Yield the leaves of a value that may have `left` levels more: each level makes every key below it longer."""
+    if left == 0:
+        raise RecursionError
     match value:
         case dict():
             for key, inner in value.items():
-                yield from _leaves(f"{prefix}.{key}" if prefix else key, inner)
+                yield from _leaves(f"{prefix}.{key}" if prefix else key, inner, left - 1)
         case list():
             for number, inner in enumerate(value):
-                yield from _leaves(f"{prefix}.{number}", inner)
+                yield from _leaves(f"{prefix}.{number}", inner, left - 1)
         case bool():
             yield prefix, "on" if value else "off"
         case None:

@@ -46,6 +46,7 @@ _CONTENTS = {
     **dict.fromkeys(("bios", "pflash"), bytes(1 << 16)),
     "rom": b"\x55\xaa\x04" + bytes(2045),
     "text": b"text\n",
+    "config": b'[chardev "c1"]\n  backend = "file"\n  path = "new-of-config"\n',
     "debug": b'[inject-error]\nevent = "flush_to_os"\n',
     "events": b"qmp_job_cancel\n",
     "script": b"#!/bin/sh\nexit 0\n",
@@ -160,7 +161,7 @@ class Place:
         elif kind == "keys":
             os.mkdir(path)
             for file in ("keys.psk", "ca-cert.pem", "server-cert.pem", "server-key.pem"):
-                _write(os.path.join(path, file), b"a:00\n")
+                _write(os.path.join(path, file), b"a:0123456789abcdef0123456789abcdef\n")
         elif kind in {"peer", "shut"}:
             self._socket(folder, name, listening=kind == "peer")
         elif kind == "fifo":
@@ -235,7 +236,7 @@ def compare(run: Run, folder: str) -> tuple[list[str], str]:
         done = traced(place, words)
         problems = [f"opened and not planned: {one}" for one in missing(done.opened, plan)]
         problems += [f"planned and not opened: {path}" for path in _unopened(run, plan, done.opened)]
-        if done.lived != (run.end is End.LIVES):
+        if done.lived == (run.end is End.DIES) and run.end is not End.EITHER:
             problems.append(f"it is no longer so that {run.end.value}")
         return problems, done.text
     finally:
@@ -308,23 +309,27 @@ def _covers(path: str, access: str, role: str, one: Opened) -> bool:
 
 # ---- what was opened
 
-_CALL = re.compile(r"(\d+) +(openat|open|creat|bind|connect|execve|mkdir|inotify_add_watch)\((.*)")
+_CALLS = "open,openat,creat,bind,connect,execve,inotify_add_watch"
+_CALL = re.compile(rf"(\d+) +({_CALLS.replace(',', '|')})\((.*)")
 _PROTOCOL = re.compile(r"/[a-z_+]+:")
 _AT = re.compile(r'(?:AT_FDCWD|\d+)<((?:\\x[0-9a-f]{2})*)>, "((?:\\x[0-9a-f]{2})*)", ([A-Z_|]+)')
 _SUN = re.compile(r'sa_family=AF_UNIX, sun_path="((?:\\x[0-9a-f]{2})+)"')
 _FIRST = re.compile(r'"((?:\\x[0-9a-f]{2})*)"')
 
 
-def traced(place: Place, arguments: Sequence[str], *, qemu: str = QEMU) -> Done:
+def traced(place: Place, words: Sequence[str]) -> Done:
     """Run QEMU under strace and return how it ended, and what it opened, each path once."""
     log = os.path.join(place.folder, "trace")
-    command = [
-        *("sh", "-c", 'exec 9</dev/null; exec "$@"', "sh"),
-        *("strace", "-f", "--seccomp-bpf", "-xx", "-y", "-o", log),
-        *("-e", "trace=open,openat,creat,bind,connect,execve,inotify_add_watch", qemu, *arguments),
-    ]
+    strace = ("strace", "-f", "--seccomp-bpf", "-xx", "-y", "-o", log, "-e", f"trace={_CALLS}")
+    lived, text = started(place, (*strace, QEMU, *words))
+    with open(log, encoding="ascii") as file:
+        return Done(lived, text, tuple(dict.fromkeys(_openings(file.read(), place.folder))))
+
+
+def started(place: Place, command: Sequence[str]) -> tuple[bool, str]:
+    """Run QEMU in its place with a monitor's commands on standard input; tell whether it lived, and what it printed."""
     done = subprocess.run(
-        command,
+        ["sh", "-c", 'exec 9</dev/null; exec "$@"', "sh", *command],
         input=_QUIT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -333,13 +338,9 @@ def traced(place: Place, arguments: Sequence[str], *, qemu: str = QEMU) -> Done:
         timeout=_PATIENCE,
         env={"PATH": os.environ["PATH"], "TMPDIR": place.temporary, "HOME": place.folder, "LANG": "C"},
     )
-    with open(log, encoding="ascii") as file:
-        opened = tuple(dict.fromkeys(_openings(file.read(), place.folder)))
-    # with a monitor elsewhere, strace comes back when the last of its QEMUs has ended
-    lived = done.returncode == 0 and (
-        done.stdout.count(b'{"return"') == 2 or b"-daemonize" in os.fsencode(" ".join(arguments))
-    )
-    return Done(lived, done.stdout.decode(errors="replace"), opened)
+    # without a monitor here it answers elsewhere, and strace comes back when the last of its QEMUs has ended
+    answered = done.stdout.count(b'{"return"') == 2 or not {*_MONITOR} <= {*command}
+    return done.returncode == 0 and answered, done.stdout.decode(errors="replace")
 
 
 def _openings(text: str, folder: str) -> Iterator[Opened]:
