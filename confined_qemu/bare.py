@@ -23,6 +23,8 @@ def keeps_context(arguments: list[str]) -> bool:
     if arguments[0] not in _VERBS:
         return False
     stated = any(word.startswith("--c") for word in own)  # argparse takes a beginning for the whole
+    if not stated and arguments[0] == "exec":
+        return _settings_say_none()
     if not stated and not any(_may_say_none(word) for word in own[1:]):
         return False
     from confined_qemu import launcher, requests
@@ -37,6 +39,21 @@ def keeps_context(arguments: list[str]) -> bool:
         return requests.from_spec(chosen.spec, chosen.qemu or (), **wanted).is_bare
     except (ConfinedQemuError, OSError):
         return False
+
+
+def _settings_say_none() -> bool:
+    from confined_qemu.host import settingsfiles
+
+    set_here = "CONFINED_QEMU_CONFINEMENT" in os.environ
+    if not set_here and not any(os.path.exists(path) for path in settingsfiles.candidates(os.environ)):
+        return False
+    from confined_qemu.errors import ConfinedQemuError
+
+    try:
+        settings, _ = settingsfiles.load(os.environ)
+    except ConfinedQemuError:
+        return False
+    return settings.confinement == "none"
 
 
 def _may_say_none(path: str) -> bool:

@@ -52,7 +52,13 @@ class Finding:
 def findings(spec: str | None) -> tuple[Finding, ...]:
     """Look at the host, and with `spec` at what its VM needs."""
     found: list[Finding] = []
-    for subject, look in (("selinux", _selinux), ("kvm", _kvm), ("emulator", _emulator), ("labels", _labels)):
+    for subject, look in (
+        ("selinux", _selinux),
+        ("settings", _settings),
+        ("kvm", _kvm),
+        ("emulator", _emulator),
+        ("labels", _labels),
+    ):
         found.extend(_guarded(subject, look))
     if spec is not None:
         found.extend(_guarded(spec, lambda: _spec(spec)))
@@ -106,6 +112,15 @@ def _kvm() -> Iterator[Finding]:
 def _emulator() -> Iterator[Finding]:
     path = emulator.find(DEFAULT_EMULATOR, os.environ.get("PATH", ""))
     yield Finding(Verdict.OK, "emulator", path)
+
+
+def _settings() -> Iterator[Finding]:
+    """Say which files the emulator's names and `exec` obey; without one there is nothing to say."""
+    from confined_qemu.host import settingsfiles
+
+    _, used = settingsfiles.load(os.environ)
+    if used:
+        yield Finding(Verdict.OK, "settings", ", then ".join(used))
 
 
 def _labels() -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -209,8 +210,6 @@ def _schema(_: argparse.Namespace) -> int:
 
 
 def _install_shim(chosen: argparse.Namespace) -> int:
-    import os
-
     from confined_qemu import shim
 
     if chosen.system == (chosen.folder is not None):

@@ -131,12 +131,12 @@ def progress(folder: str, done: int, count: int) -> None:
 
 
 def _drop_in(argv0: str, arguments: Sequence[str], descriptors: tuple[int, ...]) -> int:
-    from confined_qemu import requests, settings
+    from confined_qemu import requests
     from confined_qemu.act import session
+    from confined_qemu.host import settingsfiles
 
-    invocation = requests.from_arguments(
-        os.path.basename(argv0), arguments, settings=settings.from_environment(os.environ)
-    )
+    settings, _ = settingsfiles.load(os.environ)
+    invocation = requests.from_arguments(os.path.basename(argv0), arguments, settings=settings)
     session.launch(invocation, session.Caller(initial(), descriptors, argv0), warn, progress)
 
 
@@ -158,12 +158,13 @@ def settings_of(chosen: argparse.Namespace) -> Settings:
     """Return the settings of a verb that takes a raw command line: what was typed is stronger."""
     from dataclasses import replace
 
-    from confined_qemu import settings
+    from confined_qemu.host import settingsfiles
+    from confined_qemu.settings import UnknownOptions
 
-    found = settings.from_environment(os.environ)
+    found, _ = settingsfiles.load(os.environ)
     if chosen.unknown_options is None:
         return found
-    return replace(found, unknown_options=settings.UnknownOptions(chosen.unknown_options))
+    return replace(found, unknown_options=UnknownOptions(chosen.unknown_options))
 
 
 def _without_dashes(arguments: Sequence[str]) -> Sequence[str]:

@@ -142,7 +142,8 @@ def from_arguments(
     settings = settings or Settings()
     invocation = reader.read(emulator, arguments, name=name, config=_config, unknown=settings.unknown_options)
     if not invocation.query:
-        invocation = replace(invocation, resources=(*invocation.resources, *_extra(settings)))
+        resources = (*invocation.resources, *_extra(settings))
+        invocation = replace(invocation, resources=resources, require_domain=settings.require_domain)
     if settings.label_trees:
         invocation = _with_trees(invocation, settings.label_trees)
     return _chosen(invocation, name, confinement or settings.confinement)

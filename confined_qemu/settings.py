@@ -1,13 +1,14 @@
 """What the user of an emulator's name wants of the launcher: said beside QEMU's command line, never in it. Pure.
 
-`CONFINED_QEMU_*` variables; each key's variable is its name in capitals.
+`/etc/confined-qemu.yaml`, then the user's own file, then `CONFINED_QEMU_*` variables, each key's name in capitals: what
+is said later replaces what was said of that key before.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from confined_qemu.errors import UsageError
 from confined_qemu.invocation import Confinement
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PREFIX = "CONFINED_QEMU_"
-_Word = TypeVar("_Word", bound=StrEnum)
 
 
 class UnknownOptions(StrEnum):
@@ -31,7 +31,8 @@ class Settings:
     """The launcher's options. `confinement` is None where nobody chose.
 
     `extra_paths` and `extra_readonly` are files that the VM will be told to open while it runs (QMP), `label_trees`
-    folders whose whole tree may be labelled for a VM that shares it.
+    folders whose whole tree may be labelled for a VM that shares it. With `require_domain` nothing is started where
+    the launcher's own domain is missing.
     """
 
     confinement: Confinement | None = None
@@ -39,32 +40,38 @@ class Settings:
     extra_paths: tuple[str, ...] = ()
     extra_readonly: tuple[str, ...] = ()
     label_trees: tuple[str, ...] = ()
+    require_domain: bool = False
 
 
-def from_environment(environment: Mapping[str, str]) -> Settings:
-    """Return the settings that the environment makes; lists are separated by colons, as in PATH.
+_WORDS: Mapping[str, type[StrEnum]] = {"confinement": Confinement, "unknown_options": UnknownOptions}
+_PATHS = ("extra_paths", "extra_readonly", "label_trees")
+_TRUTH = {"yes": True, "no": False}
+
+
+def from_environment(environment: Mapping[str, str], before: Settings | None = None) -> Settings:
+    """Return `before` with what the environment sets in its place; lists are separated by colons, as in PATH.
 
     Raises:
         UsageError: a variable has a value that it cannot have.
     """
-    return Settings(
-        confinement=_word(environment, "confinement", Confinement),
-        unknown_options=_word(environment, "unknown_options", UnknownOptions) or UnknownOptions.REFUSE,
-        extra_paths=_paths(environment, "extra_paths"),
-        extra_readonly=_paths(environment, "extra_readonly"),
-        label_trees=_paths(environment, "label_trees"),
-    )
+    given: dict[str, Any] = {}
+    for key, kind in _WORDS.items():
+        if (text := environment.get(variable(key))) is not None:
+            given[key] = kind(_one_of(key, text, tuple(kind)))
+    for key in _PATHS:
+        if (text := environment.get(variable(key))) is not None:
+            given[key] = tuple(path for path in text.split(":") if path)
+    if (text := environment.get(variable("require_domain"))) is not None:
+        given["require_domain"] = _TRUTH[_one_of("require_domain", text, tuple(_TRUTH))]
+    return replace(before or Settings(), **given)
 
 
-def _word(environment: Mapping[str, str], key: str, kind: type[_Word]) -> _Word | None:
-    name = f"{PREFIX}{key.upper()}"
-    text = environment.get(name)
-    if text is None:
-        return None
-    if text not in list(kind):
-        raise UsageError(f"{name} is {text!r}", hint=f"set it to {' or '.join(kind)}")
-    return kind(text)
+def variable(key: str) -> str:
+    """Return the name of the variable that sets `key`."""
+    return f"{PREFIX}{key.upper()}"
 
 
-def _paths(environment: Mapping[str, str], key: str) -> tuple[str, ...]:
-    return tuple(path for path in environment.get(f"{PREFIX}{key.upper()}", "").split(":") if path)
+def _one_of(key: str, text: str, words: tuple[str, ...]) -> str:
+    if text not in words:
+        raise UsageError(f"{variable(key)} is {text!r}", hint=f"set it to {' or '.join(words)}")
+    return text

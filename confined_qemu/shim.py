@@ -164,9 +164,8 @@ def _divert(path: str) -> Iterator[str]:
         return
     _require_same(path, real)
     new = os.path.join(SYSTEM, _NEW)
-    if os.path.lexists(new):
-        _do(new, lambda: os.unlink(new))
-    _do(new, lambda: os.symlink(paths.LAUNCH_SCRIPT, new))
+    if not _is_link_of_ours(new):  # one that a crash left is as good
+        _do(new, lambda: os.symlink(paths.LAUNCH_SCRIPT, new))
     _do(path, lambda: os.rename(new, path))
     yield f"{path} -> {paths.LAUNCH_SCRIPT}, the real one is {real}"
 

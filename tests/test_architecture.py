@@ -22,13 +22,15 @@ ORDER = """
     cmdline.chardevs cmdline.own cmdline.configs cmdline.sequence cmdline.reader
     host host.chain spec spec.rules spec.disks spec.devices
     spec.helpers spec.vm spec.yamlnodes spec.kinds spec.table_parts spec.table_helpers spec.table spec.schema
-    spec.loader spec.writer libvirt libvirt.xmltree libvirt.carrying libvirt.domaindevices libvirt.domainhelpers
+    spec.loader spec.settingsfile spec.writer libvirt libvirt.xmltree libvirt.carrying libvirt.domaindevices
+    libvirt.domainhelpers
     libvirt.domainxml spec.command spec.render_helpers spec.render plan plan.svirt plan.levels
     libvirt.remembered plan.steps plan.plan plan.decisions host.mountinfo plan.places plan.openings
     plan.fixedlabels plan.fileplan plan.treeplan plan.helperplan plan.socketplan plan.descriptorplan plan.processplan
     plan.planner plan.hotplan restore restore.record denials denials.avc denials.verdict denials.filerules
     denials.explain denials.attribution
-    | host.environment host.inherited host.emulator host.selinuxfs locks lsm host.devices host.kvm labelling
+    | host.environment host.inherited host.emulator host.settingsfiles host.selinuxfs locks lsm host.devices
+    host.kvm labelling
     labelling.sweep labelling.label labelling.walk labelling.notes labelling.trees host.processes
     host.mounts host.survey host.helperhost host.probe restore.journal restore.history restore.restore
     libvirt.labels act act.pairs beside beside.survivors beside.watch beside.relay act.spawn act.helperstart

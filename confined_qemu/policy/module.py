@@ -9,7 +9,7 @@ NAME = "confined_qemu"
 VERSION = 3
 """Raised with every change of the rules; the kernel knows it as a type alias, so that anyone can ask for it."""
 
-PARTS = (NAME, "devices", "filesystems", "probe", "denials", "helpers", "shares", "userdomain")
+PARTS = (NAME, "devices", "filesystems", "probe", "denials", "helpers", "shares", "userdomain", "settings")
 """The files beside this one that the module is made of, one for each thing that it allows."""
 
 
