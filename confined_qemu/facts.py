@@ -156,6 +156,10 @@ class DescriptorFacts:
     writable: bool = True
     owner: int = 0
     """The user id that owns what it leads to: only the owner or root may relabel a pipe."""
+    links: int = 1
+    """How many names its file has; a pipe has one."""
+    path: str | None = None
+    """Where a regular file lies, while it lies there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ _SYSTEM = ("/usr/", "/etc/")
 _KERNEL_FILES = ("/proc/", "/sys/")
 _DEVICES = "/dev/"
 _NOT_DEVICES = ("/dev/shm/", "/dev/hugepages/", "/dev/mqueue/")  # noqa: S108 - looked at, never written
-_STREAMS = frozenset({"/dev/stdin", "/dev/stdout", "/dev/stderr"})
+_STREAMS = ("/dev/stdin", "/dev/stdout", "/dev/stderr")
+_DESCRIPTOR_FOLDERS = frozenset({"/proc/self/fd", "/proc/thread-self/fd", "/dev/fd"})
 _COMMON = frozenset(
     {"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/ptmx", "/dev/console"}
 )
@@ -56,6 +57,15 @@ def inherited(path: str) -> bool:
     parts = _normal(path).split("/")
     in_process = len(parts) > 4 and parts[1] == "proc" and "fd" in parts[3:-1]  # noqa: PLR2004 - /proc/N/fd/N
     return _normal(path) in _STREAMS or parts[:3] == ["", "dev", "fd"] or in_process
+
+
+def descriptor(path: str) -> int | None:
+    """Return which inherited descriptor `path` names; None for no number, and for one of another process."""
+    normal = _normal(path)
+    if normal in _STREAMS:
+        return _STREAMS.index(normal)
+    folder, number = posixpath.split(normal)
+    return int(number) if folder in _DESCRIPTOR_FOLDERS and number.isascii() and number.isdecimal() else None
 
 
 def place(path: str) -> Place:

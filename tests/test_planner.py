@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from confined_qemu import hostpaths
 from confined_qemu.cmdline.reader import read
 from confined_qemu.invocation import Accel, Confinement, Invocation, Seclabel, SeclabelType
 from confined_qemu.plan.plan import Plan
@@ -295,6 +296,46 @@ def test_or_is_refused(found: dict[str, Any], words: str) -> None:
     done = made(World(descriptors=[found], denied=denied))
     assert done.steps == ()
     assert words in done.refusals[0]
+
+
+DELETED = descriptor("file", "u:r:secret_t:s0", links=0)
+
+
+def test_a_file_without_a_name_is_made_the_vms_own() -> None:
+    done = made(World(descriptors=[DELETED], denied=[["svirt_t", "secret_t", "file", "read write"]]))
+    assert done.refusals == ()
+    (step,) = done.steps
+    assert isinstance(step, Retag)
+    assert str(step.context) == f"system_u:object_r:svirt_image_t:{PAIR.level(0)}"
+
+
+def test_what_is_opened_by_name_must_be_opened() -> None:
+    denied = [["svirt_t", "secret_t", "file", "open"]]
+    found = descriptor("file", "u:r:secret_t:s0")
+    by_number = made(World(descriptors=[found], denied=denied))
+    assert (by_number.steps, by_number.refusals) == ((), ())
+    named = hostpaths.resource("/proc/self/fd/5", Role.INITRD, Access.READ, "-initrd")
+    assert named is not None
+    done = made(World(descriptors=[found], denied=denied), resources=(named,))
+    assert "may not open it by name" in done.refusals[0]
+
+
+def test_an_image_that_is_handed_over_by_number_is_labelled_as_one_that_is_named() -> None:
+    denied = [["svirt_t", "secret_t", "file", "read write"]]
+    disk = descriptor("file", "u:r:secret_t:s0", path="/images/a.img")
+    log = descriptor("file", "u:r:secret_t:s0", path="/images/boot.log", readable=False) | {"number": 1}
+    done = made(World(descriptors=[disk, log], denied=denied))
+    assert done.refusals == ()
+    labelled = [step.path for step in done.steps if isinstance(step, Relabel)]
+    assert labelled == ["/images/a.img", "/images/boot.log"]
+    kept = [["confined_qemu_t", "secret_t", "file", "relabelfrom"]]
+    assert "may not read and write it" in made(World(descriptors=[disk], denied=[*denied, *kept])).refusals[0]
+
+
+@given(strategies.hostile)
+def test_only_a_number_is_a_descriptor(text: str) -> None:
+    found = hostpaths.descriptor(f"/proc/self/fd/{text}")
+    assert found is None or text.strip("/.") == str(found) or int(text.strip("/.")) == found
 
 
 # ---- the whole

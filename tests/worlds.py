@@ -126,7 +126,7 @@ class World:
             selinux=selinux,
             kvm=USABLE if self.kvm else MISSING,
             emulator=self._emulator(invocation.emulator),
-            files={resource.path: self.file(resource) for resource in invocation.resources},
+            files={resource.path: self.file(resource) for resource in (*invocation.resources, *self._handed())},
             holders={
                 _holder_key(path): tuple(
                     Holder(name, pid, exclusive, Context.parse(label) if label else None)
@@ -146,6 +146,11 @@ class World:
             uid=self.uid,
             folder=HERE,
         )
+
+    def _handed(self) -> Iterator[Resource]:
+        for row in self.descriptors:
+            if row.get("path") is not None:
+                yield Resource(row["path"], Role.DISK, Access.READ_WRITE, Sharing.PRIVATE, "descriptor")
 
     def file(self, resource: Resource) -> FileFacts:
         """Return what is at a resource's path: an image, unless the table says another thing."""

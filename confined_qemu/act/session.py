@@ -25,7 +25,7 @@ from confined_qemu.restore import journal, restore
 from confined_qemu.restore.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from socket import socket
 
     from confined_qemu.context import Context
@@ -79,11 +79,12 @@ def collect(
     search = survey.environment_text(caller.environment, "PATH")
     program = emulator.find(invocation.emulator, search)
     served, programs = _helped(invocation, selinux, holders or {})
+    named = [resource.path for resource in invocation.resources]
     return Facts(
         selinux=selinux,
         kvm=survey.accelerator(),
         emulator=survey.file(program, selinux),
-        files=survey.files((resource.path for resource in invocation.resources), selinux),
+        files=survey.files([*named, *survey.handed_files(caller.descriptors)], selinux),
         folders=served,
         programs=programs,
         holders=holders or {},
@@ -263,10 +264,11 @@ def _taken(facts: Facts) -> list[frozenset[int]]:
 def _settled(invocation: Invocation, caller: Caller, folder: str, held: ExitStack) -> Facts:
     """Return the facts with the folder's lock held, and no dead VM's work left on a file of this one."""
     for _ in range(_TRIES):
-        for entry in dead(folder, invocation):
+        handed = survey.handed_files(caller.descriptors)
+        for entry in dead(folder, invocation, handed):
             restore.finish(entry)
         held.enter_context(journal.locked(folder))
-        if not dead(folder, invocation):
+        if not dead(folder, invocation, handed):
             return collect(invocation, caller, survey.selinux(), restore.holders(folders()))
         held.pop_all().close()
     raise JournalError(
@@ -276,11 +278,15 @@ def _settled(invocation: Invocation, caller: Caller, folder: str, held: ExitStac
     )
 
 
-def dead(folder: str, invocation: Invocation) -> list[journal.Entry]:
-    """Return the dead VMs of this user whose labels are still on files of this invocation."""
-    mine = {os.path.realpath(resource.path) for resource in invocation.resources}
-    mine |= {os.path.realpath(listener.path) for listener in invocation.listeners}
-    mine |= {os.path.realpath(helper.folder) for helper in invocation.helpers}
+def dead(folder: str, invocation: Invocation, handed: Iterable[str] = ()) -> list[journal.Entry]:
+    """Return the dead VMs of this user whose labels are still on a file of this invocation or one `handed` over."""
+    used = [
+        *(resource.path for resource in invocation.resources),
+        *(listener.path for listener in invocation.listeners),
+        *(helper.folder for helper in invocation.helpers),
+        *handed,
+    ]
+    mine = {os.path.realpath(path) for path in used}
     trees = {os.path.realpath(resource.path) for resource in invocation.resources if resource.relabel}
     trees |= {os.path.realpath(helper.folder) for helper in invocation.helpers if helper.relabel}
     return [

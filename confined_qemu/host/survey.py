@@ -188,8 +188,25 @@ def _descriptor(number: int, taken: int) -> DescriptorFacts:
     kind = _socket_class(number) if stat.S_ISSOCK(found.st_mode) else label.kind_of(found.st_mode)
     context = None if kind is FileKind.MISSING else lsm.context_of(number)
     return DescriptorFacts(
-        number, str(kind), context, swapped, access != os.O_WRONLY, access != os.O_RDONLY, found.st_uid
-    )
+        number, str(kind), context, swapped, access != os.O_WRONLY, access != os.O_RDONLY, found.st_uid,
+        found.st_nlink, _path(number, found),
+    )  # fmt: skip
+
+
+def _path(number: int, found: os.stat_result) -> str | None:
+    """Return the path that leads to the regular file behind a descriptor, None where none does any more."""
+    if not stat.S_ISREG(found.st_mode) or not found.st_nlink:
+        return None
+    path = os.readlink(f"/proc/self/fd/{number}")
+    try:
+        return path if os.path.samestat(os.lstat(path), found) else None
+    except OSError:
+        return None
+
+
+def handed_files(numbers: Iterable[int]) -> tuple[str, ...]:
+    """Return the paths of the regular files among inherited descriptors."""
+    return tuple(path for number in numbers if (path := _path(number, os.fstat(number))) is not None)
 
 
 def _socket_class(number: int) -> str:

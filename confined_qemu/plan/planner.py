@@ -200,7 +200,8 @@ class _Draft:
             return
         self.refusals.extend(printable(line) for line in self.invocation.problems)
         merged: dict[object, fileplan.Wanted] = {}
-        for resource in self._files():
+        files = [resource for resource in self._files() if not self._handed_over(resource)]
+        for resource in files:
             found = self.facts.files[resource.path]
             key = found.identity or found.real
             wanted = fileplan.Wanted(hostpaths.settled(resource, found.real, found.kind), found)
@@ -216,7 +217,9 @@ class _Draft:
             self.warnings.extend(printable(line) for line in outcome.warnings)
             for line in outcome.denials:
                 self.deny(line)
-        for resource in self._files():
+        named = (resource for resource in self._files() if self._handed_over(resource))
+        self.resources += [PlannedResource(resource, resource.path, None, None) for resource in named]
+        for resource in files:
             found = self.facts.files[resource.path]
             outcome = outcomes[found.identity or found.real]
             settled = hostpaths.settled(resource, found.real, found.kind)
@@ -226,11 +229,19 @@ class _Draft:
         """Return the resources without the sockets that the launcher makes or connects itself."""
         made = {(listener.path, listener.access) for listener in self.invocation.listeners}
         shared = helperplan.shares(self.invocation)
-        return [
+        named = [
             r
             for r in self.invocation.resources
             if (r.path, r.access) not in made and r not in shared and r.access is not Access.LISTEN
         ]
+        return [*named, *self._handed_files().values()]
+
+    def _handed_files(self) -> dict[int, Resource]:
+        """Return the files that the VM gets by number and that need its label; none where nothing is labelled."""
+        own = self.facts.selinux.own
+        if self.process is None or self.policy is None or own is None:
+            return {}
+        return descriptorplan.files(self.facts.descriptors, self.process, own, self.policy)
 
     def leave_files(self) -> None:
         """Name the resources of a VM that nothing confines, or that is refused; none is touched."""
@@ -260,11 +271,31 @@ class _Draft:
         if self.process is None or self.policy is None:
             return
         at = self._levels(self.process)
+        labelled = frozenset(self._handed_files())
+        to = descriptorplan.Vm(
+            self.process, self._private(), at, self.policy, self.facts.uid, self._opened_by_name(), labelled
+        )
         for descriptor in self.facts.descriptors:
-            step, denial = descriptorplan.decide(descriptor, self.process, at, self.policy, self.facts.uid)
+            step, denial = descriptorplan.decide(descriptor, to)
             self.steps += [step] if step is not None else []
             if denial is not None:
                 self.deny(denial)
+
+    def _handed_over(self, resource: Resource) -> bool:
+        """Tell whether a path names a descriptor of the caller's: what may be done with that is decided there."""
+        number = hostpaths.descriptor(resource.path)
+        return any(descriptor.number == number for descriptor in self.facts.descriptors)
+
+    def _opened_by_name(self) -> frozenset[int]:
+        """Return the descriptors that the command line names as files (`/proc/self/fd/4`): QEMU opens those anew."""
+        numbers = (hostpaths.descriptor(resource.path) for resource in self.invocation.resources)
+        return frozenset(number for number in numbers if number is not None)
+
+    def _private(self) -> Context | None:
+        contexts, process = self.facts.selinux.contexts, self.process
+        if contexts is None or process is None:
+            return None
+        return svirt.file_context(contexts, process, Sharing.PRIVATE)
 
     def _own_folder(self) -> str:
         contexts, process = self.facts.selinux.contexts, self.process

@@ -108,14 +108,14 @@ class Bind:
 
 @dataclass(frozen=True, slots=True)
 class Retag:
-    """Bring an inherited pipe to the level that the VM may use."""
+    """Give an inherited pipe, or a file that has no name any more, a label that the VM may use."""
 
     number: int
     context: Context
 
     def describe(self) -> str:
         """Return which descriptor gets which label."""
-        return f"pipe     descriptor {self.number}: {self.context}"
+        return f"label    descriptor {self.number}: {self.context}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,9 @@ PARTS = (
         files=frozenset({"test_adopt.py", "test_chains.py", "test_devices.py", "test_files.py", "test_filesystems.py"}),
     ),
     Part(
-        "suite-4", "default", files=frozenset({"test_demo.py", "test_dynamic.py", "test_isolation.py", "test_stdio.py"})
+        "suite-4",
+        "default",
+        files=frozenset({"test_demo.py", "test_dropin.py", "test_dynamic.py", "test_isolation.py", "test_stdio.py"}),
     ),
     Part("suite-5", "default", files=frozenset({"test_seclabel.py", "test_shared.py", "test_static.py"})),
     Part(

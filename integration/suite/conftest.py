@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from integration.suite import harness, hostile, tinyguest
+from integration.suite import harness, hostile, sides, tinyguest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -71,6 +71,16 @@ def nothing_left() -> Iterator[None]:
         harness.settle()
     assert harness.journals() == []
     harness.until("watchers end", lambda: not harness.watchers())
+
+
+@pytest.fixture
+def drop_in() -> Iterator[str]:
+    """The launch script under QEMU's names, in a folder for PATH."""
+    os.makedirs(sides.NAMES, exist_ok=True)
+    for name in ("qemu-system-x86_64", "qemu-kvm"):
+        os.symlink(harness.LAUNCH, os.path.join(sides.NAMES, name))
+    yield sides.DROP_IN
+    shutil.rmtree(sides.NAMES)
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 
 from integration.suite import harness, tinyguest
-from integration.suite.test_stdio import drop_in  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,20 +49,6 @@ def test_sigkill_of_the_watcher_under_run(image: harness.Image) -> None:
     (watcher,) = harness.watchers()
     harness.kill(watcher)
     assert harness.power_off(vm) == 0
-    assert harness.short_label(image.path) == harness.UNUSED
-
-
-def test_sigkill_of_the_watcher_of_a_drop_in(image: harness.Image, drop_in: str) -> None:  # noqa: F811
-    vm = harness.boot(drop_in, *harness.raw_arguments(image.path))
-    (watcher,) = harness.watchers()
-    harness.kill(watcher)
-    pair = harness.level(harness.label(image.path))
-    assert harness.power_off(vm) == 0
-    # nobody was left to do it: the next launch on the image does, and takes no label of the dead for its own
-    again = harness.boot(drop_in, *harness.raw_arguments(image.path))
-    assert harness.level(harness.label(image.path)) != pair
-    assert harness.power_off(again) == 0
-    harness.settle()
     assert harness.short_label(image.path) == harness.UNUSED
 
 
@@ -221,7 +206,7 @@ def test_a_launcher_killed_before(
         assert harness.short_label(log) == harness.UNUSED
 
 
-def test_a_crash_of_everything_is_mended_by_recover(image: harness.Image, drop_in: str) -> None:  # noqa: F811
+def test_a_crash_of_everything_is_mended_by_recover(image: harness.Image, drop_in: str) -> None:
     """What a power loss leaves: a label, a journal of another boot, no process."""
     vm = harness.boot(drop_in, *harness.raw_arguments(image.path))
     harness.kill(harness.watchers()[0])

@@ -30,11 +30,14 @@ _CODE = bytes.fromhex(
     "b010e6f4 ebfe"  # x: the debug-exit port
     "50 b020e620 58 cf"  # handler: end of interrupt
 )
+_DEBUG_WRITE = bytes.fromhex("b010e6f4")
+"""The value, and the write: QEMU exits with twice the value and one."""
 
 
-def firmware() -> bytes:
-    """Return the firmware's 64 KiB."""
-    start = _CODE + MARKER + b"\r\n\0"
+def firmware(debug_value: int = EXIT_BY_DEBUG_PORT >> 1) -> bytes:
+    """Return the firmware's 64 KiB; `debug_value` is the byte that it writes to the debug-exit port."""
+    code = _CODE.replace(_DEBUG_WRITE, bytes((0xB0, debug_value)) + _DEBUG_WRITE[2:])
+    start = code + MARKER + b"\r\n\0"
     return start.ljust(_RESET_VECTOR, b"\0") + _JUMP_TO_START.ljust(_SIZE - _RESET_VECTOR, b"\0")
 
 

@@ -1,0 +1,96 @@
+"""What a drop-in must preserve, as one table: bare QEMU and the drop-in are seen to be the same."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+
+from integration.suite import points_files as files
+from integration.suite import points_process as process
+from integration.suite import sides
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from integration.suite.sides import Seen, Side
+
+
+@dataclass(frozen=True)
+class Row:
+    """A point, and the probe that is run on both sides.
+
+    `differs` is what the drop-in shows where it cannot show what bare QEMU does; `because` says why. Texts of it are
+    regular expressions.
+    """
+
+    point: str
+    probe: Callable[[Side], Seen]
+    differs: Mapping[str, object] = field(default_factory=dict)
+    because: str = ""
+
+
+TABLE = (
+    Row("1, 6, 8, 9: the process and all that it inherits", process.running),
+    Row("2: SIGKILL", process.sigkill),
+    Row("3a: the ways to end", process.ends),
+    Row("3b: isa-debug-exit", process.debug_exit),
+    Row("4a: success", files.success),
+    Row(
+        "4c: a missing file",
+        files.missing_file,
+        {"exit": 125, "stderr": "confined-qemu: /.*/missing.img .*: no such file\n"},
+        "what is to be labelled is looked at first: one line, and the status of a launcher that refuses (env(1))",
+    ),
+    Row("5a: a terminal", process.terminal),
+    Row("5b: the background of a terminal", files.background),
+    Row("5c: pipes, files and here-documents", files.streams),
+    Row("5d: the end of QEMU's output", files.end_of_file),
+    Row("6: descriptors by number", files.by_number),
+    Row(
+        "7: standard output by name",
+        files.output_by_name,
+        {"file": ".*/dev/stdout.; name the file itself, or use QEMU's stdio.*"},
+        "a VM may write to a caller's log that it was handed, and may open none by itself (neverallow in our module)",
+    ),
+    Row(
+        "7: another process's descriptor by name",
+        files.memory_of_the_caller,
+        {"came up": False, "exit": None, "stderr": None, "said": ".*cannot be looked at: Permission denied.*"},
+        "/proc of the caller is closed to the launcher and to VMs",
+    ),
+    Row(
+        "8: as the program sees itself",
+        process.shown,
+        {"when the caller dies": 0, "personality": "0+\n"},
+        "the kernel drops PR_SET_PDEATHSIG and ADDR_NO_RANDOMIZE where the context changes (security/selinux/hooks.c)",
+    ),
+    Row(
+        "8: SIGXFSZ ignored",
+        process.file_too_large,
+        {"SIGXFSZ is ignored": False},
+        "Python ignores it in each of its programs, so what the caller had is not known",
+    ),
+    Row("10: questions", files.questions),
+)
+
+
+@pytest.fixture
+def place() -> Iterator[None]:
+    """Have nothing of the sides' folder afterwards."""
+    yield
+    shutil.rmtree(sides.FOLDER, ignore_errors=True)
+
+
+@pytest.mark.usefixtures("drop_in", "place")
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.point)
+def test_point(row: Row) -> None:
+    bare, confined = sides.both(row.probe)
+    for key, shown in row.differs.items():
+        was, now = bare.pop(key, None), confined.pop(key, None)
+        assert now != was, f"no longer another one: {row.because}"
+        assert re.fullmatch(shown, str(now)) if isinstance(shown, str) else now == shown
+    assert confined == bare
