@@ -11,7 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from integration.guestlib import demo, image, machine, programs, qemumachine, remote
+from integration.guestlib import clientdisk, demo, image, machine, programs, qemumachine, remote
 from integration.guestlib.report import GuestError, progress
 
 DESCRIPTION = (
@@ -36,6 +36,8 @@ class Part:
     files: frozenset[str] = frozenset()
     library: bool = False
     """It needs QEMU's Python library, which is fetched then."""
+    disk: bool = False
+    """Its guest is lent the disk with what clients need."""
 
     def paths(self) -> list[str]:
         """Return the files, as the checkout has them."""
@@ -66,6 +68,7 @@ PARTS = (
         files=frozenset({"test_machine.py", "test_observer.py", "test_shell_script.py"}),
         library=True,
     ),
+    Part("suite-guestfish", "default", files=frozenset({"test_guestfish.py"}), disk=True),
     Part("suite-mls", "mls", f"{SUITE}/mls"),
 )
 """The guests, in the order in which they start; the next one when one of them is done."""
@@ -199,6 +202,8 @@ def _guest_part(part: Part, selection: list[str]) -> Counts:
             progress(f"guest {name} needed {guest.retries} retries to start")
         try:
             _fill(guest, library=part.library)
+            if part.disk:
+                clientdisk.lend(guest)
             found = _suite(guest, [*selection, *part.paths()])
         except HungError as error:
             _print_console(name)
