@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import select
@@ -9,10 +10,12 @@ import signal
 import subprocess
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from integration.suite import harness
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 ODD = b"new\nline \xff"
 HOME = "unconfined_u:object_r:user_home_t:s0"
@@ -50,6 +53,58 @@ def labels(path: str) -> dict[str, str]:
 def share(path: str, **more: Any) -> dict[str, Any]:
     """Return a share of a spec, by QEMU itself and labelled."""
     return {"dir": path, "tag": os.path.basename(path), "driver": "9p", "relabel": True} | more
+
+
+def attempt(image: harness.Image, hostile: str, targets: list[tuple[str, str]], **spec: Any) -> tuple[list[str], str]:
+    """Have the VM of `image` try things in QEMU's place; return an answer for each, and what the launcher said."""
+    with open(image.path, "wb") as file:
+        file.write(json.dumps(targets).encode().ljust(1 << 16, b"\0"))
+    image.write_spec(emulator=hostile, **spec)
+    done = harness.confined("run", image.spec)
+    assert done.returncode == 0, done.stderr
+    with open(image.path, "rb") as file:
+        return [result for _, _, result in json.loads(file.read().rstrip(b"\0"))], done.stderr
+
+
+# ---- labelled on request
+
+
+def test_a_tree_is_its_vms_and_gets_every_label_back(
+    make_image: Callable[[str], harness.Image], hostile_qemu: str, folder: str, audit: harness.AuditTrail
+) -> None:
+    victim, attacker = make_image("a"), make_image("b")
+    path = tree_of(folder, "work")
+    twice, outside = os.path.join(path, "twice"), os.path.join(folder, "outside")
+    os.link(os.path.join(path, "file1"), twice)
+    before, passwd = labels(path), harness.label("/etc/passwd")
+    deep, made = os.path.join(path, "below", "deeper", "theirs"), os.path.join(path, "below", "made")
+    odd = os.fsdecode(os.path.join(os.fsencode(path), ODD))
+    targets = [("read", deep), ("write", deep), ("read", odd), ("create", made), ("list", path), ("write", twice),
+               ("create", outside)]  # fmt: skip
+    answers, said = attempt(victim, hostile_qemu, targets, shares=[share("work")])
+    assert answers == ["ok", "ok", "ok", "ok", "ok", "EACCES", "EACCES"]
+    assert "2 files have other names (hard links) and keep their labels, first " in said
+    # what the VM made has the label of the folder that it lies in
+    assert labels(path) == before | {made: HOME.replace("unconfined_u", "system_u")}
+    assert harness.label("/etc/passwd") == passwd
+    # while it runs, it is out of reach of another VM
+    victim.write_spec(shares=[share("work")])
+    vm = harness.boot_spec(victim)
+    level = harness.level(harness.label(path))
+    assert harness.short_label(deep) == f"svirt_image_t:{level}"
+    assert harness.short_label(os.path.join(path, "link")) == f"svirt_image_t:{level}"
+    _write(os.path.join(path, "below", "ours"), b"made by the host meanwhile\n")
+    answers, _ = attempt(attacker, hostile_qemu, [("read", deep), ("list", path), ("write", deep)])
+    assert answers == ["EACCES"] * 3
+    assert audit.has("read", "svirt_t", f"svirt_image_t:{level}", "dir")
+    attacker.write_spec(emulator=None, shares=[share("work")])
+    done = harness.confined("run", attacker.spec)
+    assert done.returncode == 125
+    assert f"{path} (shares[0].dir): it is in use by the VM a (pid {harness.qemu_of(victim.path)})" in done.stderr
+    assert harness.power_off(vm) == 0
+    after = labels(path)
+    assert after.pop(os.path.join(path, "below", "ours")).endswith(":user_home_t:s0")
+    assert {name: label for name, label in after.items() if name != made} == before
 
 
 def test_a_tree_that_two_vms_read_is_put_back_by_the_last(
@@ -110,3 +165,49 @@ def test_killed_while_it_labels_all_comes_back(image: harness.Image, folder: str
 def _children(pid: int) -> list[int]:
     with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
         return [int(child) for child in file.read().split()]
+
+
+# ---- never labelled, and left alone
+
+
+@pytest.fixture
+def bound(folder: str) -> Iterator[str]:
+    """A folder that is a mount of its own: another folder of the same file system."""
+    source, target = os.path.join(folder, "source"), os.path.join(folder, "bound")
+    os.mkdir(source)
+    os.mkdir(target)
+    harness.run("mount", "--bind", source, target)
+    yield target
+    harness.run("umount", target)
+
+
+def test_what_is_the_systems_is_never_labelled(image: harness.Image, folder: str, bound: str) -> None:
+    link = os.path.join(folder, "link")
+    os.symlink("/usr", link)
+    paths = ["/", "/etc", "/root", "/home", "/var", "/boot", "/lib", "/usr/local/bin", "/srv", link, bound,
+             f"{folder}/../../../../../etc"]  # fmt: skip
+    before = {path: harness.label(os.path.realpath(path)) for path in paths}
+    for readonly in (False, True):
+        shares = [share(path, tag=f"t{number}", readonly=readonly) for number, path in enumerate(paths)]
+        image.write_spec(shares=shares)
+        done = harness.confined("run", image.spec)
+        assert done.returncode == 125
+        refused = [line for line in harness.lines(done.stderr) if "never labelled" in line]
+        assert len(refused) == len(paths), done.stderr
+    assert {path: harness.label(os.path.realpath(path)) for path in paths} == before
+    assert "it is the root of a mount" in next(line for line in refused if "/bound" in line)
+
+
+def test_a_mount_in_a_tree_is_not_entered(image: harness.Image, folder: str) -> None:
+    path, other = tree_of(folder, "work"), tree_of(folder, "other")
+    harness.run("mount", "--bind", other, os.path.join(path, "below", "deeper"))
+    harness.run("mount", "--bind", os.path.join(other, "file0"), os.path.join(path, "file0"))
+    try:
+        before = labels(other)
+        image.write_spec(shares=[share("work")])
+        vm = harness.boot_spec(image)
+        assert harness.short_label(os.path.join(path, "file1")).startswith("svirt_image_t:s0:c")
+        assert labels(other) == before
+        assert harness.power_off(vm) == 0
+    finally:
+        harness.run("umount", os.path.join(path, "below", "deeper"), os.path.join(path, "file0"))
