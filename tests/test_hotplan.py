@@ -12,7 +12,7 @@ from confined_qemu.facts import FileKind, Identity
 from confined_qemu.invocation import Invocation
 from confined_qemu.plan import hotplan
 from confined_qemu.plan.plan import Plan
-from confined_qemu.plan.steps import Create, JournalStep, Relabel
+from confined_qemu.plan.steps import Create, JournalStep, LabelTree, Relabel
 from confined_qemu.resource import Access, Resource, Role
 from tests.fakes import VIRT_IMAGE
 from tests.worlds import World
@@ -76,6 +76,16 @@ def test_what_it_was_made_for_needs_nothing() -> None:
     world = World(files={PATH: {"label": str(MINE)}})
     made = planned(world, wanted(), granted=(Create(PATH, MINE, VIRT_IMAGE, remove=False, remove_empty=True),))
     assert (made.steps, made.refusals) == ((), ())
+
+
+def test_what_lies_in_a_tree_of_its_own_needs_nothing() -> None:
+    """Its label goes back with the tree, which knows what it had."""
+    world = World(files={PATH: {"label": str(MINE)}})
+    tree = LabelTree("/srv/vm", Identity(1, 1), VIRT_IMAGE, MINE, exclusive=True, number=0, count=2)
+    made = planned(world, wanted(), (tree,))
+    assert (made.steps, made.refusals) == ((), ())
+    (step,) = planned(World(), wanted(), (tree,)).steps
+    assert step.path == PATH
 
 
 def test_what_it_has_for_reading_is_not_made_its_own_under_it() -> None:

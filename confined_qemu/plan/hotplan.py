@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from confined_qemu.errors import printable, shell_word
 from confined_qemu.plan import openings
 from confined_qemu.plan.planner import plan_files
-from confined_qemu.plan.steps import Create, JournalStep, Relabel
+from confined_qemu.plan.steps import Create, JournalStep, LabelTree, Relabel
 
 if TYPE_CHECKING:
     from confined_qemu.context import Context
@@ -52,6 +52,8 @@ def _label_given(found: FileFacts, steps: tuple[JournalStep, ...]) -> Context | 
             given = step.after
         elif isinstance(step, Create) and step.path in (found.path, found.real):
             given = step.context
+        elif isinstance(step, LabelTree) and found.real.startswith(f"{step.path}/"):
+            given = step.given
         else:
             continue
         if given == found.label:
