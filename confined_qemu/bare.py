@@ -27,12 +27,12 @@ def keeps_context(arguments: list[str]) -> bool:
         return _settings_say_none()
     if not stated and not any(_may_say_none(word) for word in own[1:]):
         return False
-    from confined_qemu import launcher, requests
+    from confined_qemu import requests, verbs
     from confined_qemu.errors import ConfinedQemuError
     from confined_qemu.invocation import Confinement
 
     try:
-        chosen = launcher.parsed(arguments)
+        chosen = verbs.parsed(arguments)
         if chosen.verb == "exec" or chosen.confinement == Confinement.NONE or chosen.spec == "-":
             return bool(chosen.confinement == Confinement.NONE)  # standard input can be read once
         wanted = {"confinement": chosen.confinement, "unknown": chosen.unknown_options}

@@ -12,8 +12,8 @@ from confined_qemu.errors import ConfinedQemuError, printable
 from confined_qemu.facts import SelinuxMode
 from confined_qemu.host import emulator, survey
 from confined_qemu.host.inherited import inherited
-from confined_qemu.launcher import DEFAULT_EMULATOR
 from confined_qemu.restore import journal, restore
+from confined_qemu.verbs import DEFAULT_EMULATOR
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

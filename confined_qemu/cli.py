@@ -6,10 +6,10 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from confined_qemu import __version__, launcher
+from confined_qemu import __version__, launcher, speech, verbs
 from confined_qemu.arguments import Parser, parse
 from confined_qemu.errors import LAUNCHER_FAILED, ConfinedQemuError, UsageError, printable
-from confined_qemu.launcher import DEFAULT_EMULATOR
+from confined_qemu.verbs import DEFAULT_EMULATOR
 
 if TYPE_CHECKING:
     import argparse
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run one command line and return the exit code."""
     if arguments and arguments[0] in launcher.VERBS:
         return launcher.serve(arguments)
-    return launcher.guarded(lambda: _ask(arguments))
+    return speech.guarded(lambda: _ask(arguments))
 
 
 def _ask(arguments: Sequence[str]) -> int:
@@ -41,41 +41,41 @@ def _ask(arguments: Sequence[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(prog="confined-qemu", description="Start QEMU confined by SELinux's sVirt, without libvirtd.")
     parser.add_argument("--version", action="version", version=f"confined-qemu {__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser, prog=parser.prog)
-    launcher.add_verbs(verbs)
-    plan = verbs.add_parser("plan", help="print what would be done; nothing is changed")
+    words = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser, prog=parser.prog)
+    verbs.add_verbs(words)
+    plan = words.add_parser("plan", help="print what would be done; nothing is changed")
     plan.add_argument("--json", action="store_true")
     plan.add_argument(
         "--policy-root", metavar="DIR", help="read the policy's contexts from DIR, for a host without SELinux"
     )
     plan.add_argument("--mcs", metavar="cA,cB", help="the category pair, for this plan only")
     plan.add_argument("--emulator", default=DEFAULT_EMULATOR, help="a name on PATH, or a path (with -- QEMU ARGS)")
-    launcher.add_unknown_options(plan)
+    verbs.add_unknown_options(plan)
     plan.add_argument("spec", nargs="?", metavar="SPEC.yaml")
     plan.epilog = "What follows -- is QEMU's: after a spec more of it, without one the whole VM."
     plan.set_defaults(action=_plan)
-    check = verbs.add_parser("check", help="can this host run it, confined? each line: ok, warn or fail, and the fix")
+    check = words.add_parser("check", help="can this host run it, confined? each line: ok, warn or fail, and the fix")
     check.add_argument("spec", nargs="?", metavar="SPEC.yaml")
     check.add_argument("--json", action="store_true")
     check.set_defaults(action=_check)
-    ps = verbs.add_parser("ps", help="live VMs: name, pid, context, images, accelerator")
+    ps = words.add_parser("ps", help="live VMs: name, pid, context, images, accelerator")
     ps.add_argument("--json", action="store_true")
     ps.set_defaults(action=_ps)
-    denials = verbs.add_parser("denials", help="what SELinux denied the VMs, and what mends it or why it must stay so")
+    denials = words.add_parser("denials", help="what SELinux denied the VMs, and what mends it or why it must stay so")
     denials.add_argument("name", nargs="?", metavar="NAME", help="of one VM, running or ended")
     denials.add_argument("--json", action="store_true")
     denials.set_defaults(action=_denials)
-    verbs.add_parser("schema", help="the JSON Schema of a spec").set_defaults(action=_schema)
-    imported = verbs.add_parser("import", help="turn a libvirt domain's XML into a spec, and list what is lost")
+    words.add_parser("schema", help="the JSON Schema of a spec").set_defaults(action=_schema)
+    imported = words.add_parser("import", help="turn a libvirt domain's XML into a spec, and list what is lost")
     imported.add_argument("domain", metavar="DOMAIN.xml", help="the file, - for standard input")
     imported.add_argument("-o", "--output", metavar="FILE", help="write the spec there")
     imported.set_defaults(action=_import)
-    shim = verbs.add_parser("install-shim", help="put the launch script in the emulator's place, and back")
+    shim = words.add_parser("install-shim", help="put the launch script in the emulator's place, and back")
     shim.add_argument("folder", nargs="?", metavar="DIR", help="a folder for PATH: the emulator's names become links")
     shim.add_argument("--system", action="store_true", help="the system's own emulator, by dpkg-divert; root's")
     shim.add_argument("--remove", action="store_true", help="undo it")
     shim.set_defaults(action=_install_shim)
-    policy = verbs.add_parser("policy", help="install, inspect or remove the SELinux policy module")
+    policy = words.add_parser("policy", help="install, inspect or remove the SELinux policy module")
     steps = policy.add_subparsers(dest="step", required=True, metavar="STEP", parser_class=Parser, prog=policy.prog)
     install = steps.add_parser("install", help="load the module, write the launch script and the state folder")
     install.add_argument("--no-load", action="store_true", help="write only; the kernel is not touched (image builds)")
@@ -98,8 +98,8 @@ def denials_script() -> int:
     For `run` (`--run PID`) lines go to standard error, and it says nothing where there is nothing to say.
     """
     if sys.argv[1:2] == ["--run"]:
-        return launcher.guarded(lambda: launcher.say_denials(int(sys.argv[2])))
-    return launcher.guarded(lambda: _ask(["denials", *sys.argv[1:]]))
+        return speech.guarded(lambda: verbs.say_denials(int(sys.argv[2])))
+    return speech.guarded(lambda: _ask(["denials", *sys.argv[1:]]))
 
 
 def _denials(chosen: argparse.Namespace) -> int:
@@ -118,7 +118,7 @@ def _denials(chosen: argparse.Namespace) -> int:
     if not found.groups:
         say("no denials" if chosen.name is None else f"{printable(chosen.name)}: no denials")
     if found.gap is not None:
-        launcher.warn(found.gap)
+        speech.warn(found.gap)
     return 0
 
 
@@ -145,7 +145,7 @@ def _invocation(chosen: argparse.Namespace) -> Invocation:
         return requests.from_spec(chosen.spec, chosen.qemu or (), unknown=chosen.unknown_options)
     if chosen.qemu is None:
         raise UsageError("plan needs a spec, or -- and QEMU's arguments", hint="see confined-qemu plan --help")
-    return requests.from_arguments(chosen.emulator, chosen.qemu, settings=launcher.settings_of(chosen))
+    return requests.from_arguments(chosen.emulator, chosen.qemu, settings=verbs.settings_of(chosen))
 
 
 def _import(chosen: argparse.Namespace) -> int:
@@ -158,7 +158,7 @@ def _import(chosen: argparse.Namespace) -> int:
     elif sys.stdout is not None:
         sys.stdout.write(text)
     for line in lost:
-        launcher.warn(line)
+        speech.warn(line)
     return 0
 
 
@@ -223,7 +223,7 @@ def _install_shim(chosen: argparse.Namespace) -> int:
     for line in done.lines:
         say(printable(line))
     for line in done.warnings:
-        launcher.warn(printable(line))
+        speech.warn(printable(line))
     return 0
 
 

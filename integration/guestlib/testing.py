@@ -62,6 +62,8 @@ PARTS = (
         files=frozenset({"test_demo.py", "test_dropin.py", "test_dynamic.py", "test_isolation.py", "test_stdio.py"}),
     ),
     Part("suite-5", "default", files=frozenset({"test_seclabel.py", "test_shared.py", "test_static.py"})),
+    Part("suite-6", "default", files=frozenset({"test_hotplug.py", "test_listeners.py", "test_shares.py"})),
+    Part("suite-7", "default", files=frozenset({"test_openings.py", "test_shim.py"})),
     Part(
         "suite-clients",
         "default",

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 COMMAND = "/usr/local/bin/confined-qemu"
 LAUNCH = "/usr/local/libexec/confined-qemu/launch"
+TRIAL = "/usr/local/libexec/confined-qemu/trial"
+"""The launch script with something done to it, in one test (`trial`)."""
 QEMU = "/usr/bin/qemu-system-x86_64"
 IMAGES = "/var/lib/libvirt/images"
 """A folder that every policy labels virt_image_t."""
@@ -168,6 +171,26 @@ class Image:
         with open(self.spec, "w", encoding="utf-8") as file:
             json.dump({key: value for key, value in spec.items() if value is not None}, file)
         return self.spec
+
+
+_START = "from confined_qemu.dropin import main"
+"""Where the launch script begins with what is ours."""
+
+
+@contextmanager
+def trial(code: str) -> Iterator[str]:
+    """Yield the path of a launch script, with its label, that runs `code` first."""
+    with open(LAUNCH, encoding="utf-8") as file:
+        script = file.read()
+    assert _START in script
+    with open(TRIAL, "w", encoding="utf-8") as file:
+        file.write(script.replace(_START, f"{code}\n{_START}"))
+    try:
+        os.chmod(TRIAL, 0o755)
+        run("chcon", "-t", "confined_qemu_exec_t", TRIAL)
+        yield TRIAL
+    finally:
+        os.unlink(TRIAL)
 
 
 def raw_arguments(image: str, *more: str, accel: str = "kvm") -> list[str]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 SCRIPT = "/usr/local/libexec/confined-qemu/denials"
-TRIAL = "/usr/local/libexec/confined-qemu/trial"
+TRIAL = harness.TRIAL
 _RUN = "; run: "
 
 
@@ -45,8 +45,6 @@ def mend(line: str) -> str:
 @pytest.fixture
 def paused() -> Iterator[str]:
     """The launch script, but that it says `planned` and waits for a byte before it becomes QEMU."""
-    with open(harness.LAUNCH, encoding="utf-8") as file:
-        script = file.read()
     pause = (
         "import os\nfrom confined_qemu.act import acts\n"
         "original = acts.become\n"
@@ -56,12 +54,8 @@ def paused() -> Iterator[str]:
         "    original(*arguments)\n"
         "acts.become = pausing\n"
     )
-    with open(TRIAL, "w", encoding="utf-8") as file:
-        file.write(script.replace("from confined_qemu.launcher", pause + "from confined_qemu.launcher"))
-    os.chmod(TRIAL, 0o755)
-    harness.run("chcon", "-t", "confined_qemu_exec_t", TRIAL)
-    yield TRIAL
-    os.unlink(TRIAL)
+    with harness.trial(pause) as trial:
+        yield trial
 
 
 @pytest.fixture

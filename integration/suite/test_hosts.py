@@ -110,9 +110,6 @@ def test_a_full_disk_starts_and_labels_nothing(image: harness.Image) -> None:
 
 def test_a_link_that_is_swapped_between_plan_and_act(image: harness.Image) -> None:
     """A trial of the launch script stops itself just before labels are set; the image becomes a link meanwhile."""
-    trial = "/usr/local/libexec/confined-qemu/trial"
-    with open(harness.LAUNCH, encoding="utf-8") as file:
-        script = file.read()
     stop = (
         "import os, signal\nfrom confined_qemu.act import acts\n"
         "original = acts.perform\n"
@@ -121,12 +118,8 @@ def test_a_link_that_is_swapped_between_plan_and_act(image: harness.Image) -> No
         "    return original(*rest)\n"
         "acts.perform = stopped\n"
     )
-    with open(trial, "w", encoding="utf-8") as file:
-        file.write(script.replace("from confined_qemu.launcher", stop + "from confined_qemu.launcher"))
-    os.chmod(trial, 0o755)
-    subprocess.run(["chcon", "-t", "confined_qemu_exec_t", trial], check=True)
     before = harness.label("/etc/shadow")
-    try:
+    with harness.trial(stop) as trial:
         launcher = harness.Process([trial, "exec", "--", *harness.raw_arguments(image.path)], stdin=subprocess.DEVNULL)
         stopped = os.waitid(os.P_PID, launcher.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         assert stopped is not None
@@ -135,8 +128,6 @@ def test_a_link_that_is_swapped_between_plan_and_act(image: harness.Image) -> No
         os.symlink("/etc/shadow", image.path)
         harness.kill(launcher.pid, signal.SIGCONT)
         _, errors = launcher.popen.communicate(timeout=harness.PATIENCE)
-    finally:
-        os.unlink(trial)
     assert launcher.popen.returncode == 125, errors
     assert b"it was there when the plan was made and is gone" in errors
     assert harness.label("/etc/shadow") == before

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Iterator
 
-TRIAL = "/usr/local/libexec/confined-qemu/trial"
 DENIED = "Permission denied"
 
 
@@ -166,16 +165,10 @@ def _not_twice(a: harness.Image, odd: str) -> None:
 @contextmanager
 def trial(code: str) -> Iterator[str]:
     """The launch script, with something done to it: `label.apply` is `original` in `code`, which defines `apply`."""
-    with open(harness.LAUNCH, encoding="utf-8") as file:
-        script = file.read()
     change = "import os\nfrom confined_qemu.labelling import label\noriginal = label.apply\n"
     change += f"{code}\nlabel.apply = apply\n"
-    with open(TRIAL, "w", encoding="utf-8") as file:
-        file.write(script.replace("from confined_qemu.launcher", change + "from confined_qemu.launcher"))
-    os.chmod(TRIAL, 0o755)
-    harness.run("chcon", "-t", "confined_qemu_exec_t", TRIAL)
-    yield TRIAL
-    os.unlink(TRIAL)
+    with harness.trial(change) as path:
+        yield path
 
 
 DIES = "def apply(*_):\n    os.kill(os.getpid(), 9)"

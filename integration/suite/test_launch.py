@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
@@ -148,7 +149,6 @@ def test_a_client_of_the_monitor(image: harness.Image, folder: str, who: str) ->
 
 NOBODY = 65534
 
-_TRIAL = "/usr/local/libexec/confined-qemu/trial"
 _POINTS = {
     "the journal is written": ("restore.journal", "write", 1),
     "the watcher is started": ("act.spawn", "watcher", 1),
@@ -163,11 +163,10 @@ _POINTS = {
 @pytest.fixture
 def dying() -> Iterator[Callable[[str], str]]:
     """Return a function that makes a launcher which dies by SIGKILL just before a point."""
+    made = ExitStack()
 
     def make(point: str) -> str:
         module, name, call = _POINTS[point]
-        with open(harness.LAUNCH, encoding="utf-8") as file:
-            script = file.read()
         killer = (
             f"import os, signal\nimport {module if module == 'os' else 'confined_qemu.' + module} as target\n"
             f"original, calls = target.{name}, [0]\n"
@@ -178,14 +177,10 @@ def dying() -> Iterator[Callable[[str], str]]:
             "    return original(*arguments, **named)\n"
             f"target.{name} = dying\n"
         )
-        with open(_TRIAL, "w", encoding="utf-8") as file:
-            file.write(script.replace("from confined_qemu.launcher", killer + "from confined_qemu.launcher"))
-        os.chmod(_TRIAL, 0o755)
-        subprocess.run(["chcon", "-t", "confined_qemu_exec_t", _TRIAL], check=True)
-        return _TRIAL
+        return made.enter_context(harness.trial(killer))
 
-    yield make
-    os.unlink(_TRIAL)
+    with made:
+        yield make
 
 
 @pytest.mark.parametrize("point", [point for point in _POINTS if point != "QEMU is executed"])
