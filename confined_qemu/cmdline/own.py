@@ -50,6 +50,7 @@ def network(collector: Collector, option: str, value: str) -> Socket | None:
         for key, script in _TAP_SCRIPTS.items():
             if key not in last:
                 collector.add(script, Role.HELPER, Access.READ, f"-{option} {key}=")
+    collector.needs_tmpdir |= "smb" in last  # where Samba's configuration is written (`net/slirp.c`)
     if kind == "vde" and "sock" in last:
         # the switch's folder; its socket is in it (libvdeplug)
         collector.add(f"{last['sock']}/ctl", Role.SOCKET, Access.CONNECT, f"-{option} sock=")

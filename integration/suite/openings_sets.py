@@ -31,7 +31,7 @@ TOGETHER = (
 )  # fmt: skip
 """What lives, in few starts: a start takes seconds where the CPU is emulated."""
 CONFINED = (
-    _together("drives", "chains", "nodes", "firmware", "machine's kernel"),
+    _together("drives", "firmware", "machine's kernel"),
     _together(
         "a disk without an option, and a cdrom", "character devices in the old syntax", "properties of devices",
         "kernel and tables", "traces", "M's firmware",
