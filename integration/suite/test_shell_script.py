@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
 
 from integration.suite import harness, observer, tinyguest
 from integration.suite.observer import Way
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 SCRIPT = os.path.join(os.path.dirname(__file__), "programs", "ci.sh")
+USER = "ci"
 VMS = 9
 """How many QEMUs the script starts."""
 TOGETHER = 900
@@ -48,14 +56,23 @@ qemu-system-x86_64: terminating on signal 15 from pid
 """
 
 
-def _transcript(way: Way, folder: str) -> str:
+@pytest.fixture
+def home() -> Iterator[str]:
+    """The home of an ordinary user who may use KVM."""
+    harness.run("useradd", "--create-home", "--groups", "kvm", USER, check=False)
+    yield pwd.getpwnam(USER).pw_dir
+    harness.run("userdel", "--remove", USER)
+
+
+def _transcript(way: Way, command: list[str], folder: str, owner: str) -> str:
     """Run the script in a fresh folder of its own; its files end as files of that place."""
     os.mkdir(folder)
+    shutil.chown(folder, owner)
     harness.run("restorecon", "-RF", folder)
     kept = shutil.copy(SCRIPT, folder)
     with observer.watching(way, folder) as seen:
         done = subprocess.run(
-            ["bash", kept, tinyguest.ROM], cwd=folder, env=way.environment(), stdin=subprocess.DEVNULL,
+            [*command, "bash", kept, tinyguest.ROM], cwd=folder, env=way.environment(), stdin=subprocess.DEVNULL,
             capture_output=True, text=True, timeout=TOGETHER, check=False,
         )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
@@ -67,4 +84,11 @@ def _transcript(way: Way, folder: str) -> str:
 
 def test_by_root_in_a_folder_under_tmp() -> None:
     for way in Way:
-        assert _transcript(way, f"/tmp/ci-{way.value}") == TRANSCRIPT  # noqa: S108 - where a CI works
+        assert _transcript(way, [], f"/tmp/ci-{way.value}", "root") == TRANSCRIPT  # noqa: S108 - where a CI works
+
+
+def test_by_an_ordinary_user_at_home(home: str) -> None:
+    # the pipe that a user's script writes into is the user's own: only its owner may bring it to a VM's level
+    command = ["runuser", "-u", USER, "--", "sh", "-c", '"$@" 2>&1 | cat', "sh"]
+    for way in Way:
+        assert _transcript(way, command, f"{home}/ci-{way.value}", USER) == TRANSCRIPT

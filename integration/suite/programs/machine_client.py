@@ -10,7 +10,6 @@ import os
 import select
 import signal
 import sys
-import tempfile
 
 from qemu.machine import QEMUMachine
 from qemu.machine.machine import VMLaunchFailure
@@ -44,9 +43,7 @@ def say(*words):
 
 def passes_a_descriptor():
     vm = machine("-drive", "file=/dev/fdset/2,format=raw,if=ide,index=0", image=False)
-    scratch = tempfile.NamedTemporaryFile()
-    scratch.truncate(1 << 20)
-    images = [os.open(scratch.name, flags) for flags in (os.O_RDWR, os.O_RDONLY)]  # QEMU looks before it writes
+    images = [os.open(IMAGE, flags) for flags in (os.O_RDWR, os.O_RDONLY)]  # QEMU looks before it writes
     for image in images:
         vm.add_fd(image, 2, "opaque words")
     vm.set_console()
