@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import shlex
 import signal
 import subprocess
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 ODD = b"new\nline \xff"
 HOME = "unconfined_u:object_r:user_home_t:s0"
+FAT_DATA = 0x4B000
+"""Where the first file of a `fat:` folder begins, on the disk that QEMU makes of it."""
+HOSTS = ("/", "/etc", "/etc/passwd", "/etc/shadow", "/etc/fstab", "/usr/bin/env", "/boot", "/srv")
+"""Some of the host's, of more than one label."""
 
 
 def tree_of(folder: str, name: str, files: int = 2) -> str:
@@ -211,3 +216,146 @@ def test_a_mount_in_a_tree_is_not_entered(image: harness.Image, folder: str) -> 
         assert harness.power_off(vm) == 0
     finally:
         harness.run("umount", os.path.join(path, "below", "deeper"), os.path.join(path, "file0"))
+
+
+def exported(image: harness.Image, path: str, *more: str) -> list[str]:
+    """Return a raw command line that boots `image` and shares a folder as virtme-ng and syzkaller do."""
+    fsdev = ",".join(("local", "id=root", f"path={path}", "security_model=none"))
+    device = ("-device", "virtio-9p-pci,fsdev=root,mount_tag=/dev/root")
+    return harness.raw_arguments(image.path, "-fsdev", fsdev + "".join(more), *device)
+
+
+def test_the_hosts_root_is_shared_as_it_is(image: harness.Image, hostile_qemu: str, audit: harness.AuditTrail) -> None:
+    before = {path: harness.label(path) for path in HOSTS}
+    done = harness.confined("exec", "--", *exported(image, "/"))
+    assert done.returncode == 125
+    assert "with readonly=on it is shared as it is" in done.stderr
+    vm = harness.boot(harness.COMMAND, "exec", "--", *exported(image, "/", ",readonly=on"))
+    assert harness.power_off(vm) == 0
+    targets = [("list", "/"), ("list", "/usr/bin"), ("read", "/usr/bin/env"), ("read", "/etc/passwd"),
+               ("read", "/etc/shadow"), ("create", "/made"), ("write", "/etc/passwd")]  # fmt: skip
+    root = share("/", tag="root", readonly=True, relabel=False)
+    answers, said = attempt(image, hostile_qemu, targets, shares=[root])
+    assert answers == ["ok"] * 4 + ["EACCES"] * 3
+    assert "/ (shares[0].dir): it keeps its labels: of the first " in said
+    assert audit.has("read", "svirt_t", "shadow_t", "file")
+    assert audit.has("write", "svirt_t", "etc_t", "file")
+    assert {path: harness.label(path) for path in before} == before
+
+
+def test_a_view_of_the_hosts_root_gives_all_of_it(
+    image: harness.Image, hostile_qemu: str, folder: str, view: str, audit: harness.AuditTrail
+) -> None:
+    """The README's: one label for all, and what is written goes elsewhere."""
+    before = {path: harness.label(path) for path in HOSTS}
+    with open("/etc/passwd", "rb") as file:
+        passwd = file.read()
+    disk, monitor = os.path.join(folder, "disk"), os.path.join(folder, "qmp.sock")
+    _write(disk, b"Z" * 65536)
+    arguments = exported(image, view)
+    arguments += ["-drive", f"file={view}{disk},format=raw,if=ide,index=1", "-qmp", f"unix:{monitor},server,nowait"]
+    vm = harness.boot(harness.COMMAND, "exec", "--", *arguments)
+    harness.qemu_io(monitor, "ide0-hd1", "read -P 0x5a 0 65536")
+    harness.qemu_io(monitor, "ide0-hd1", "write -P 0x59 0 512")
+    assert harness.results(vm) == ["read 65536/65536", "wrote 512/512"]
+    with open(view + disk, "rb") as file:
+        assert file.read(512) == b"Y" * 512
+    with open(disk, "rb") as file:
+        assert file.read() == b"Z" * 65536
+    os.unlink(f"{view}/etc/shadow")
+    targets = [("read", f"{view}/etc/passwd"), ("list", f"{view}/boot"), ("create", f"{view}/srv/made"),
+               ("write", f"{view}/etc/passwd"), ("unlink", f"{view}/etc/fstab"), ("read", f"{view}/etc/shadow"),
+               ("read", "/etc/shadow"), ("create", "/made"), ("write", "/etc/passwd")]  # fmt: skip
+    answers, _ = attempt(image, hostile_qemu, targets, shares=[share(view, tag="root", relabel=False)])
+    assert answers == ["ok"] * 5 + ["ENOENT"] + ["EACCES"] * 3
+    assert harness.short_label(f"{view}/srv/made") == "svirt_image_t:s0"
+    assert not os.path.exists("/made")
+    assert audit.has("read", "svirt_t", "shadow_t", "file")
+    assert audit.has("write", "svirt_t", "etc_t", "file")
+    with open("/etc/passwd", "rb") as file:
+        assert file.read() == passwd
+    assert {path: harness.label(path) for path in before} == before
+
+
+@pytest.fixture
+def view(folder: str) -> Iterator[str]:
+    """A view of the host's root that has one label, and takes what is written to it."""
+    for name in ("view", "upper", "work"):
+        os.mkdir(os.path.join(folder, name))
+    path = os.path.join(folder, "view")
+    options = f"lowerdir=/,upperdir={folder}/upper,workdir={folder}/work,context=system_u:object_r:svirt_image_t:s0"
+    harness.run("mount", "-t", "overlay", "-o", options, "view", path)
+    yield path
+    harness.run("umount", path)
+
+
+# ---- fat:
+
+
+def fat_disk(image: harness.Image, folder: str, drive: str) -> tuple[str, list[str]]:
+    """Return where QEMU will listen, and a command line that boots `image` with a second disk."""
+    monitor = os.path.join(folder, "qmp.sock")
+    return monitor, harness.raw_arguments(
+        image.path, "-drive", f"{drive},format=raw,if=none,id=fat", "-device", "virtio-blk-pci,drive=fat",
+        "-qmp", f"unix:{monitor},server,nowait",
+    )  # fmt: skip
+
+
+def test_a_folder_as_a_fat_disk_that_is_read(
+    make_image: Callable[[str], harness.Image], hostile_qemu: str, folder: str, audit: harness.AuditTrail
+) -> None:
+    image, other, path = make_image("a"), make_image("b"), os.path.join(folder, "disk")
+    os.mkdir(path)
+    data = os.path.join(path, "data")
+    _write(data, b"Z" * 65536)
+    subprocess.run(["restorecon", "-RF", path], check=True)
+    before = labels(path)
+    monitor, arguments = fat_disk(image, folder, f"file=fat:{path},readonly=on")
+    done = harness.confined("exec", "--", *arguments)
+    assert done.returncode == 125
+    assert f"set CONFINED_QEMU_LABEL_TREES={shlex.quote(path)}" in done.stderr
+    vm = harness.boot(harness.COMMAND, "exec", "--", *arguments, env=os.environ | {"CONFINED_QEMU_LABEL_TREES": folder})
+    assert set(labels(path).values()) == {"system_u:object_r:virt_content_t:s0"}
+    answers, _ = attempt(other, hostile_qemu, [("read", data), ("write", data), ("create", os.path.join(path, "new"))])
+    assert answers == ["ok", "EACCES", "EACCES"]
+    assert audit.has("write", "svirt_t", "virt_content_t:s0", "file")
+    harness.qemu_io(monitor, "fat", f"read -P 0x5a {FAT_DATA} 65536")
+    assert harness.results(vm) == ["read 65536/65536"]
+    harness.settle()
+    assert labels(path) == before
+    # what the VM may not read of it, QEMU cannot make a disk of
+    os.mkdir(os.path.join(path, "below"))
+    harness.run("chcon", "-R", "-t", "virt_content_t", path)
+    harness.run("chcon", "-t", "virt_image_t", os.path.join(path, "below"))
+    done = harness.confined("exec", "--", *arguments)
+    assert done.returncode == 1
+    assert "it keeps its labels: of 2 entries the VM may read 1; the first that it may not is" in done.stderr
+    assert audit.has("read", "svirt_t", "virt_image_t", "dir")
+
+
+def test_a_folder_as_a_fat_disk_that_is_written(
+    make_image: Callable[[str], harness.Image], hostile_qemu: str, folder: str, audit: harness.AuditTrail
+) -> None:
+    image, other, path = make_image("a"), make_image("b"), os.path.join(folder, "disk")
+    os.mkdir(path)
+    data = os.path.join(path, "data")
+    _write(data, b"Z" * 65536)
+    subprocess.run(["restorecon", "-RF", path], check=True)
+    before = labels(path)
+    monitor, arguments = fat_disk(image, folder, f"file=fat:rw:{path}")
+    done = harness.confined("exec", "--", *arguments)
+    assert done.returncode == 125
+    assert f"set CONFINED_QEMU_LABEL_TREES={shlex.quote(path)}" in done.stderr
+    vm = harness.boot(harness.COMMAND, "exec", "--", *arguments, env=os.environ | {"CONFINED_QEMU_LABEL_TREES": folder})
+    level = harness.level(harness.label(data))
+    assert {harness.short_label(name) for name in before} == {f"svirt_image_t:{level}"}
+    answers, _ = attempt(other, hostile_qemu, [("read", data), ("write", data), ("list", path)])
+    assert answers == ["EACCES"] * 3
+    assert audit.has("read", "svirt_t", f"svirt_image_t:{level}", "dir")
+    harness.qemu_io(monitor, "fat", f"read -P 0x5a {FAT_DATA} 65536")
+    harness.qemu_io(monitor, "fat", f"write -P 0x59 {FAT_DATA} 512")
+    assert harness.results(vm) == ["read 65536/65536", "wrote 512/512"]
+    with open(data, "rb") as file:
+        assert file.read(513) == b"Y" * 512 + b"Z"
+    harness.settle()
+    assert labels(path) == before
