@@ -128,10 +128,11 @@ def shown(side: Side) -> Seen:
     shutil.copy(_SOURCE, SHOW)
     os.chmod(SHOW, 0o755)
     subprocess.run(["chcon", "-t", "qemu_exec_t", SHOW], check=True)
-    environment = _ENVIRONMENT | {b"PATH": os.fsencode(f"{os.path.dirname(SHOW)}:{os.environ['PATH']}")}
-    program = Side(side.program if side.confined else SHOW, side.confined)
+    program, words = Side(SHOW, side.confined), ["-accel", "kvm"]
+    if side.confined:  # by name a script is passed over
+        program, words = Side(harness.LAUNCH, side.confined), ["exec", "--emulator", SHOW, "--", *words]
     try:
-        said = program.run("-accel", "kvm", env=environment, preexec_fn=_odder)
+        said = program.run(*words, env=_ENVIRONMENT, preexec_fn=_odder)
     finally:
         os.unlink(SHOW)
     assert said["stderr"] == "", said
