@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from integration.suite import points_files as files
+from integration.suite import points_host as host
 from integration.suite import points_process as process
 from integration.suite import sides
 
@@ -39,6 +40,7 @@ TABLE = (
     Row("3a: the ways to end", process.ends),
     Row("3b: isa-debug-exit", process.debug_exit),
     Row("4a: success", files.success),
+    Row("4b: what QEMU itself refuses", host.bad_option),
     Row(
         "4c: a missing file",
         files.missing_file,
@@ -75,6 +77,26 @@ TABLE = (
         "Python ignores it in each of its programs, so what the caller had is not known",
     ),
     Row("10: questions", files.questions),
+    Row("11: one image and a system's firmware for two", host.shared),
+    Row("12a: what is not there yet", host.not_yet_there),
+    Row("12b: what goes away", host.vanishing),
+    Row("13: sockets of both kinds", host.sockets),
+    Row("14: a daemon", host.daemon),
+    Row("15a: other ways to name a file", host.other_ways_to_say_it),
+    Row(
+        "15b: an option that is not known",
+        host.unknown_option,
+        {"exit": 125, "stderr": "confined-qemu: -no-such-option: this option is not known, .*\n"},
+        "it may name a file, which would have no label: refused by name, or passed on with --unknown-options=warn",
+    ),
+    Row("16a: a declared file over QMP", host.declared),
+    Row(
+        "16b: a file over QMP that nobody declared",
+        host.undeclared,
+        {"denied": True},
+        "it is what confinement is for: CONFINED_QEMU_EXTRA_PATHS or `confined-qemu allow` names it",
+    ),
+    Row("17: by name, with the drop-in twice on PATH", host.by_name),
 )
 
 
