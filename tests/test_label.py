@@ -260,11 +260,16 @@ def test_one_failing_does_not_stop_the_others(tmp_path: Path, labels: Labels) ->
 # ---- files and folders that the launcher makes
 
 
-def test_a_file_is_made_private_with_its_label(tmp_path: Path, labels: Labels) -> None:
+@pytest.mark.parametrize(("mode", "masked"), [(0o600, 0o600), (0o666, 0o640)])
+def test_a_file_is_made_as_qemu_makes_it_with_its_label(tmp_path: Path, labels: Labels, mode: int, masked: int) -> None:
     path = str(tmp_path / "pid")
-    label.apply(Create(path, GIVEN, VIRT_IMAGE, remove=True), no_bind)
+    mask = os.umask(0o027)
+    try:
+        label.apply(Create(path, GIVEN, VIRT_IMAGE, remove=True, mode=mode), no_bind)
+    finally:
+        os.umask(mask)
     assert labels.of(path) == GIVEN
-    assert os.stat(path).st_mode & 0o777 == 0o600
+    assert os.stat(path).st_mode & 0o777 == masked
 
 
 @pytest.mark.parametrize("remove", [True, False])

@@ -129,7 +129,8 @@ def _relabel(step: Relabel) -> None:
 def _create(step: Create) -> None:
     try:
         with lsm.creating(step.context):
-            descriptor = os.open(step.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(step.path, flags, step.mode)
     except OSError as error:
         raise LabelError(f"cannot be made for QEMU: {why(error)}", where=step.path) from error
     os.close(descriptor)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from confined_qemu.plan.decisions import Policy
 
 _STRENGTH = (Sharing.UNLABELLED, Sharing.CONTENT, Sharing.PRIVATE, Sharing.SHARED)
+_MODES = {Role.PIDFILE: 0o600, Role.MEMORY: 0o644}
+"""How QEMU makes files (`util/oslib-posix.c`, `softmmu/physmem.c`); all others as open(2) with 0666 does."""
 _NAME_FILES = "; name the files in it: what is missing is made for the VM"
 _IN_TREES = frozenset({FileKind.REGULAR, FileKind.DIRECTORY})
 
@@ -140,7 +142,8 @@ class FilePlanner:
         restore = self._levels.kept(restore, label)
         rule = hostpaths.rule(resource)
         end = rule.end if rule is not None else End.BACK
-        step = Create(found.path, label, restore, end is End.REMOVED, end is End.BACK_OR_REMOVED)
+        mode = _MODES.get(resource.role, 0o666)
+        step = Create(found.path, label, restore, end is End.REMOVED, end is End.BACK_OR_REMOVED, mode)
         denials: tuple[str, ...] = ()
         folder = found.folder_label
         if self.policy is not None and folder is not None and self._denied_in_folder(folder):

@@ -44,7 +44,7 @@ class Relabel:
 class Create:
     """Make a file that QEMU would make and may not; at the end unlink it (`remove`) or give it `restore`.
 
-    `remove_empty`: unlink it where nobody has written to it.
+    `remove_empty`: unlink it where nobody has written to it. `mode` is QEMU's own, before the caller's umask.
     """
 
     path: str
@@ -52,6 +52,7 @@ class Create:
     restore: Context
     remove: bool
     remove_empty: bool = False
+    mode: int = 0o666
 
     def describe(self) -> str:
         """Return what is made and what follows at the end."""

@@ -114,14 +114,14 @@ def other_ways_to_say_it(side: Side) -> Seen:
     drive = 'if = "none"\n  format = "raw"\n  file = "nowhere"\n'
     config = side.make("vm.conf", f'[drive "one"]\n  {drive}'.encode())
     node = json.dumps({"driver": "raw", "node-name": "three", "file": {"driver": "file", "filename": "d,e.img"}})
-    inner = json.dumps({"driver": "file", "filename": "f.img"}).replace(",", ",,")
+    inner = json.dumps({"driver": "raw", "file": {"driver": "file", "filename": "f.img"}}).replace(",", ",,")
     vm = side.idle(
         *("-readconfig", config, "-set", "drive.one.file=b.img", "-blockdev", node),
         *(
             "-drive",
             "driver=raw,file.driver=file,file.filename=c.img,if=none",
             "--drive",
-            f"file=json:{inner},format=raw",
+            f"file=json:{inner}",
         ),
     )
     opened = sorted(os.path.basename(path) for path in _open_files(vm.pid) if path.startswith(sides.FOLDER))
