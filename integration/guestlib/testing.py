@@ -48,28 +48,25 @@ class Part:
 
 
 PARTS = (
-    # five to eight minutes each; the longest first
+    # the longest first; four to eight minutes each
     Part("suite-1", "default"),
-    Part("suite-2", "default", files=frozenset({"test_denials.py", "test_helpers.py", "test_libvirt.py"})),
+    Part("suite-2", "default", files=frozenset({"test_dropin.py", "test_stdio.py"})),
+    Part("suite-3", "default", files=frozenset({"test_hotplug.py", "test_listeners.py", "test_shares.py"})),
+    Part("suite-4", "default", files=frozenset({"test_openings.py", "test_shim.py"})),
+    Part("suite-5", "default", files=frozenset({"test_denials.py", "test_helpers.py", "test_libvirt.py"})),
     Part(
-        "suite-3",
+        "suite-6",
         "default",
         files=frozenset({"test_adopt.py", "test_chains.py", "test_devices.py", "test_files.py", "test_filesystems.py"}),
     ),
-    Part(
-        "suite-4",
-        "default",
-        files=frozenset({"test_demo.py", "test_dropin.py", "test_dynamic.py", "test_isolation.py", "test_stdio.py"}),
-    ),
-    Part("suite-5", "default", files=frozenset({"test_seclabel.py", "test_shared.py", "test_static.py"})),
-    Part("suite-6", "default", files=frozenset({"test_hotplug.py", "test_listeners.py", "test_shares.py"})),
-    Part("suite-7", "default", files=frozenset({"test_openings.py", "test_shim.py"})),
     Part(
         "suite-clients",
         "default",
         files=frozenset({"test_machine.py", "test_observer.py", "test_shell_script.py"}),
         library=True,
     ),
+    Part("suite-7", "default", files=frozenset({"test_demo.py", "test_dynamic.py", "test_isolation.py"})),
+    Part("suite-8", "default", files=frozenset({"test_seclabel.py", "test_shared.py", "test_static.py"})),
     Part("suite-guestfish", "default", files=frozenset({"test_guestfish.py"}), disk=True),
     Part("suite-mls", "mls", f"{SUITE}/mls"),
 )
