@@ -127,7 +127,7 @@ def test_hostile_headers_get_nothing(image: harness.Image, folder: str, audit: h
         "itself": "comes back to itself",
         "fifo": "/pipe (",
         "fifo-too": "/other-pipe (",
-        "fat": "wants /etc as share",
+        "fat": "wants /etc as filesystem",
         "data": "/etc/passwd",
         "unstated": "qemu-img rebase -u -f qcow2 -F FORMAT -b innocent.raw",
         "extents": "cannot read its header",
