@@ -338,8 +338,15 @@ class Qmp:
     def __init__(self, path: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.settimeout(PATIENCE)
-        self.socket.connect(path)
+        until(f"a listener at {path}", lambda: self._connects(path))
         self.file = self.socket.makefile("rw", encoding="utf-8")
+
+    def _connects(self, path: str) -> bool:
+        try:
+            self.socket.connect(path)
+        except ConnectionRefusedError:  # it is there, and not listened on yet
+            return False
+        return True
 
     def greeting(self) -> dict[str, Any]:
         """Return QEMU's greeting."""
