@@ -92,7 +92,7 @@ def test_two_with_one_context_end_apart(make_image: Callable[[str], harness.Imag
     harness.until("the first is put back", lambda: left() == [second.path])
     harness.until("and its socket and pidfile go", lambda: not any(map(os.path.exists, (sockets[0], pidfiles[0]))))
     assert harness.context(two) == LABEL
-    assert len(harness.journals()) == 1
+    harness.until("its journal goes, last", lambda: len(harness.journals()) == 1)
     client = harness.Qmp(sockets[1])
     assert "QMP" in client.greeting()
     client.close()
