@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +51,7 @@ def live() -> tuple[Row, ...]:
 
     if lsm.mode() is SelinuxMode.DISABLED:
         return ()
-    folders = journal.all_folders() if os.geteuid() == 0 else [journal.user_folder(os.geteuid())]
+    folders = journal.readable_folders()
     rows = []
     for entry in (entry for folder in folders for entry in journal.entries(folder)):
         pid = restore.pid_of(entry)

@@ -154,7 +154,7 @@ def _recover(chosen: argparse.Namespace, _: tuple[int, ...]) -> int:
         return _recover_libvirt(chosen.paths, as_json=chosen.json)
     if chosen.paths:
         raise UsageError("only recover --libvirt takes paths", hint="without it, what the journals name is recovered")
-    folders = journal.all_folders() if os.geteuid() == 0 else [journal.user_folder(os.geteuid())]
+    folders = journal.readable_folders()
     return _report(restore.recover(folders), as_json=chosen.json)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from confined_qemu.act import hotplug, session
+from confined_qemu.act import hotplug
 from confined_qemu.errors import HostError, LsmError
 from confined_qemu.facts import FileKind
 from confined_qemu.host import processes
@@ -35,7 +35,7 @@ class Scene:
         patch.setattr(processes, "open_inodes", lambda _: frozenset(self.opened))
         self.journals = str(folder / "journal")
         os.mkdir(self.journals)
-        patch.setattr(session, "folders", lambda: [self.journals])
+        patch.setattr(journal, "readable_folders", lambda: [self.journals])
         self.files = [str(folder / "x.img"), str(folder / "y\n.img")]
         self.steps = []
         for path in self.files:

@@ -120,7 +120,7 @@ def _find(name: str) -> _Vm:
         raise HostError("SELinux is disabled on this host, so no VM has labels")
     live = [
         _Vm(entry, pid)
-        for entry in restore.readable_entries(session.folders())
+        for entry in restore.readable_entries(journal.readable_folders())
         if (pid := restore.pid_of(entry)) is not None
     ]
     found = [vm for vm in live if vm.record.name == name] or [
@@ -204,7 +204,7 @@ def _facts(vm: _Vm, invocation: Invocation) -> Facts:
         kvm=KvmFacts(None, None),
         emulator=FileFacts("", "", FileKind.MISSING),
         files=survey.files((resource.path for resource in invocation.resources), selinux),
-        holders=restore.holders(session.folders(), without=vm.entry.path),
+        holders=restore.holders(journal.readable_folders(), without=vm.entry.path),
         uid=os.geteuid(),
         folder=os.getcwd(),
     )

@@ -178,7 +178,9 @@ def preview(invocation: Invocation, caller: Caller, pair: Pair | None = None) ->
     if not needs_labels(invocation, mode) or invocation.query:
         return make_plan(invocation, collect(invocation, caller, survey.selinux(scan=False)), _policy(mode))
     invocation = followed(invocation)
-    facts = collect(invocation, caller, survey.as_launched(survey.selinux()), restore.holders(folders()))
+    facts = collect(
+        invocation, caller, survey.as_launched(survey.selinux()), restore.holders(journal.readable_folders())
+    )
     if pair is None or invocation.seclabel.type is SeclabelType.STATIC:
         registry = pairs.open_registry(os.path.join(journal.state_folder(), paths.PAIRS))
         facts = _reserved(registry, invocation, facts)
@@ -244,7 +246,7 @@ def _names() -> dict[Context, str]:
     """Return the names of the live dynamic VMs that this user may see, by their contexts."""
     return {
         entry.record.context: entry.record.name
-        for entry in restore.readable_entries(folders())
+        for entry in restore.readable_entries(journal.readable_folders())
         if not entry.record.shared and restore.pid_of(entry) is not None
     }
 
@@ -269,7 +271,7 @@ def _settled(invocation: Invocation, caller: Caller, folder: str, held: ExitStac
             restore.finish(entry)
         held.enter_context(journal.locked(folder))
         if not dead(folder, invocation, handed):
-            return collect(invocation, caller, survey.selinux(), restore.holders(folders()))
+            return collect(invocation, caller, survey.selinux(), restore.holders(journal.readable_folders()))
         held.pop_all().close()
     raise JournalError(
         "labels that a dead VM left on these files cannot be put back",
@@ -302,11 +304,6 @@ def _meets(step: JournalStep, mine: set[str], trees: set[str]) -> bool:
     if isinstance(step, LabelTree) and any(one.startswith(f"{path}/") for one in mine):
         return True
     return path in mine or any(path.startswith(f"{tree}/") for tree in trees)
-
-
-def folders() -> list[str]:
-    """Return the journals that this user may read: root all, others their own."""
-    return journal.all_folders() if os.geteuid() == 0 else [journal.user_folder(os.geteuid())]
 
 
 def accepted(plan: Plan, warn: Callable[[str], None]) -> Plan:

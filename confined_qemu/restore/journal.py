@@ -86,6 +86,11 @@ def all_folders() -> list[str]:
     return [os.path.join(state, name) for name in sorted(os.listdir(state)) if name.isdecimal()]
 
 
+def readable_folders() -> list[str]:
+    """Return the folders that this user may read: root every user's, others their own."""
+    return all_folders() if os.geteuid() == 0 else [user_folder(os.geteuid())]
+
+
 @contextmanager
 def locked(folder: str) -> Iterator[None]:
     """Hold the folder's lock: labels are read, planned, journalled and changed by one launcher at a time."""
