@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from confined_qemu.facts import SelinuxMode
 from confined_qemu.host import emulator, survey
 from confined_qemu.host.inherited import inherited
 from confined_qemu.restore import journal, restore
+from confined_qemu.values import dataclass
 from confined_qemu.verbs import DEFAULT_EMULATOR
 
 if TYPE_CHECKING:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 
 from confined_qemu.errors import ValueProblem
 from confined_qemu.mcs import Level, Range
+from confined_qemu.values import dataclass, replace
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _FIELDS = ("user", "role", "type")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from confined_qemu.values import dataclass
 
 DESCRIPTOR = "{fd}"
 """In a helper's arguments: the number of its socket."""

@@ -6,12 +6,12 @@ Pure: the path's text decides, nothing is looked up.
 from __future__ import annotations
 
 import posixpath
-from dataclasses import replace
 
 from confined_qemu import svirt_table
 from confined_qemu.facts import FileKind
 from confined_qemu.resource import Access, Resource, Role, Sharing
 from confined_qemu.svirt_table import Place
+from confined_qemu.values import replace
 
 _LOOKED_UP = frozenset({Role.FIRMWARE, Role.OPTION_ROM})
 _SYSTEM = ("/usr/", "/etc/")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from confined_qemu import lsm
@@ -15,6 +14,7 @@ from confined_qemu.errors import HostError, UsageError, printable
 from confined_qemu.facts import SelinuxMode
 from confined_qemu.plan.decisions import Answer
 from confined_qemu.restore import history, journal
+from confined_qemu.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

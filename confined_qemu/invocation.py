@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import StrEnum
 
 from confined_qemu.context import Context
 from confined_qemu.helper import Helper
 from confined_qemu.resource import Listener, Resource
+from confined_qemu.values import dataclass, field
 
 
 class Accel(StrEnum):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from confined_qemu import lsm
@@ -10,6 +9,7 @@ from confined_qemu.errors import printable
 from confined_qemu.facts import SelinuxMode
 from confined_qemu.plan.steps import Relabel
 from confined_qemu.restore import journal, restore
+from confined_qemu.values import dataclass
 
 if TYPE_CHECKING:
     from confined_qemu.context import Context

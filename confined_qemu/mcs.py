@@ -7,9 +7,9 @@ order, a run of three or more written `c1.c3`, of two `c1,c2`.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from confined_qemu.errors import ValueProblem
+from confined_qemu.values import dataclass
 
 MAX_CATEGORY = 1023
 """The highest category of the reference policy and of Fedora's (`c0.c1023`)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from confined_qemu import lsm
@@ -11,6 +10,7 @@ from confined_qemu.act import session
 from confined_qemu.facts import SelinuxFacts, SelinuxMode
 from confined_qemu.host.environment import initial
 from confined_qemu.plan.planner import plan as make_plan
+from confined_qemu.values import replace
 
 if TYPE_CHECKING:
     from confined_qemu.facts import Facts

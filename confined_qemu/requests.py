@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import shlex
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from confined_qemu.errors import HostError, SpecError, printable, shell_word, why
 from confined_qemu.invocation import Confinement
 from confined_qemu.resource import PROBED, Access, Role
 from confined_qemu.settings import Settings, UnknownOptions
+from confined_qemu.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 
 from confined_qemu.context import Context
+from confined_qemu.values import dataclass
 
 
 class Access(StrEnum):

@@ -6,12 +6,12 @@ is said later replaces what was said of that key before.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from confined_qemu.errors import UsageError
 from confined_qemu.invocation import Confinement
+from confined_qemu.values import dataclass, replace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from confined_qemu import paths
 from confined_qemu.errors import EmulatorNotFound, HostError, shell_word, why
 from confined_qemu.host import emulator
 from confined_qemu.policy import install as policy
+from confined_qemu.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

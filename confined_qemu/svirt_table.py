@@ -5,11 +5,11 @@ The only place that decides between private, shared, content and left alone. REA
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 from confined_qemu.facts import FileKind
 from confined_qemu.resource import Access, Role, Sharing
+from confined_qemu.values import dataclass
 
 
 class Place(StrEnum):

@@ -55,10 +55,9 @@ def _exec(chosen: argparse.Namespace, descriptors: tuple[int, ...]) -> int:
 
 def settings_of(chosen: argparse.Namespace) -> Settings:
     """Return the settings of a verb that takes a raw command line: what was typed is stronger."""
-    from dataclasses import replace
-
     from confined_qemu.host import settingsfiles
     from confined_qemu.settings import UnknownOptions
+    from confined_qemu.values import replace
 
     found, _ = settingsfiles.load(os.environ)
     if chosen.unknown_options is None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from confined_qemu import lsm
@@ -16,6 +15,7 @@ from confined_qemu.errors import LsmError
 from confined_qemu.facts import Boolean, SelinuxMode
 from confined_qemu.host import processes
 from confined_qemu.plan.svirt import PolicyContexts
+from confined_qemu.values import dataclass, field, replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

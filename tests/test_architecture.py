@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PACKAGE = "confined_qemu"
 ORDER = """
-    __init__ paths cmdline cmdline.commas cmdline.queries errors mcs context resource helper facts svirt_table
+    __init__ paths values cmdline cmdline.commas cmdline.queries errors mcs context resource helper facts svirt_table
     invocation settings cmdline.keyvals hostpaths cmdline.options cmdline.collector cmdline.filenames cmdline.blocks
     cmdline.chardevs cmdline.own cmdline.configs cmdline.sequence cmdline.reader
     host host.chain spec spec.rules spec.disks spec.devices
@@ -201,6 +201,7 @@ def short(modules: set[str]) -> set[str]:
 
 LAUNCH = "from confined_qemu.dropin import main; main()"
 HEAVY = {"yaml", "psutil", "subprocess", "asyncio", "logging", "tempfile", "threading", "random", "secrets"}
+HEAVY |= {"dataclasses", "inspect"}  # our own stand in confined_qemu.values
 
 
 @pytest.mark.touches_host

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import posixpath
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from confined_qemu.context import Context
 from confined_qemu.host.chain import Layer, Names, names
 from confined_qemu.resource import PROBED, Access, Resource, Role, Sharing
+from confined_qemu.values import replace
 from tests.strategies import hostile, stray
 
 TOP = Resource("/img/top", Role.DISK, Access.READ_WRITE, Sharing.PRIVATE, "disks[0].file", "qcow2")

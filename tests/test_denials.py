@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +12,7 @@ from confined_qemu.context import Context
 from confined_qemu.denials import avc
 from confined_qemu.denials.attribution import GivenFile, Known, Vm, grouped, of_vm, path_of
 from confined_qemu.plan.decisions import Answer, Reason, Setting
+from confined_qemu.values import replace
 from tests.conftest import GOLDEN
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import subprocess
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +15,7 @@ from confined_qemu.denials.attribution import Line
 from confined_qemu.denials.explain import explain
 from confined_qemu.denials.verdict import Case, Verdict, quoted
 from confined_qemu.plan.decisions import Answer, Reason, Setting
+from confined_qemu.values import dataclass, replace
 from tests.strategies import contexts, hostile, stray
 
 if TYPE_CHECKING:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from confined_qemu import hostpaths
@@ -14,6 +12,7 @@ from confined_qemu.plan import hotplan
 from confined_qemu.plan.plan import Plan
 from confined_qemu.plan.steps import Create, JournalStep, LabelTree, Relabel
 from confined_qemu.resource import Access, Resource, Role
+from confined_qemu.values import replace
 from tests.fakes import VIRT_IMAGE
 from tests.worlds import World
 

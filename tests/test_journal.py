@@ -7,7 +7,6 @@ import fcntl
 import json
 import os
 import tempfile
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,6 +20,7 @@ from confined_qemu.facts import FileKind, Identity
 from confined_qemu.plan.steps import Bind, Create, MakeFolder, Relabel
 from confined_qemu.restore import journal
 from confined_qemu.restore.record import Grant, Record, encode
+from confined_qemu.values import replace
 from tests import strategies
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +19,7 @@ from confined_qemu.plan.plan import AccelChoice, Plan, PlannedResource
 from confined_qemu.plan.planner import plan
 from confined_qemu.plan.steps import Create, MakeFolder
 from confined_qemu.resource import Access, Resource, Role, Sharing
+from confined_qemu.values import replace
 from tests.conftest import GOLDEN
 from tests.fakes import VIRT_IMAGE
 from tests.strategies import hostile, stray

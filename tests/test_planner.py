@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from confined_qemu.plan.plan import Plan
 from confined_qemu.plan.planner import plan
 from confined_qemu.plan.steps import Bind, Connect, Create, MakeFolder, Relabel, Relay, Retag
 from confined_qemu.resource import Access, Listener, Resource, Role, Sharing
+from confined_qemu.values import replace
 from tests import strategies
 from tests.worlds import PAIR, World
 

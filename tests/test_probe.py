@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +16,7 @@ from confined_qemu.facts import SelinuxMode
 from confined_qemu.host import probe
 from confined_qemu.invocation import Invocation
 from confined_qemu.resource import PROBED, Access, Resource, Role, Sharing
+from confined_qemu.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from confined_qemu.facts import LiveProcess
 from confined_qemu.libvirt import remembered, xmltree
 from confined_qemu.libvirt.remembered import BOOTED, COUNT, LABEL, Action, Memory, Noted, decide, parse
 from confined_qemu.spec.yamlnodes import Problems
+from confined_qemu.values import replace
 from tests import strategies
 from tests.fakes import DEBIAN, VIRT_IMAGE
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os.path
 import zlib
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from confined_qemu.context import Context
@@ -30,6 +29,7 @@ from confined_qemu.mcs import Level, Pair
 from confined_qemu.plan import helperplan
 from confined_qemu.plan.decisions import NO_POLICY
 from confined_qemu.resource import Access, Resource, Role, Sharing
+from confined_qemu.values import dataclass, field, replace
 from tests.fakes import DEBIAN, FEDORA, VIRT_IMAGE, Policy
 
 if TYPE_CHECKING:

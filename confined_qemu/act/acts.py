@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu import lsm
 from confined_qemu.errors import EmulatorNotExecutable, HostError, LabelError, why
 from confined_qemu.labelling import label
 from confined_qemu.plan.steps import Bind, Connect, LabelTree, Relabel, Relay, Retag, StartHelper
+from confined_qemu.values import dataclass, field
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

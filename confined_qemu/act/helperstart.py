@@ -10,13 +10,13 @@ import os
 import select
 import signal
 import socket
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu import lsm
 from confined_qemu.act import spawn
 from confined_qemu.errors import ConfinedQemuError, HostError, printable, why
 from confined_qemu.helper import DESCRIPTOR, FOLDER, PROGRAMS, HelperKind
+from confined_qemu.values import dataclass
 
 if TYPE_CHECKING:
     from confined_qemu.plan.steps import StartHelper

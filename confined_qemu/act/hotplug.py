@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu import hostpaths, lsm
@@ -23,6 +22,7 @@ from confined_qemu.plan.steps import Bind, Create, JournalStep, Relabel
 from confined_qemu.resource import PROBED, Access, Role
 from confined_qemu.restore import journal, restore
 from confined_qemu.restore.record import Grant
+from confined_qemu.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

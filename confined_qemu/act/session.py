@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu import lsm, paths
@@ -23,6 +22,7 @@ from confined_qemu.plan.planner import plan as make_plan
 from confined_qemu.plan.steps import JournalStep, LabelTree, StartHelper
 from confined_qemu.restore import journal, restore
 from confined_qemu.restore.record import Record
+from confined_qemu.values import dataclass, replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

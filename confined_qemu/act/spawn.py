@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu import beside
 from confined_qemu.beside import watch
 from confined_qemu.errors import HostError, why
+from confined_qemu.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

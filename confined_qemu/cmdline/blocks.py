@@ -6,7 +6,6 @@ A node of the block layer is a flat mapping with dotted keys here, so that `-dri
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from confined_qemu.cmdline.collector import Collector
@@ -14,6 +13,7 @@ from confined_qemu.cmdline.filenames import FILES, FILTERS, PROTOCOLS, expand
 from confined_qemu.cmdline.keyvals import child, children, deep, objects, pairs, truth
 from confined_qemu.errors import CommandLineError
 from confined_qemu.resource import PROBED, Access, Role
+from confined_qemu.values import dataclass, field, replace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

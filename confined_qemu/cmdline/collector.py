@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from confined_qemu import hostpaths
 from confined_qemu.errors import CommandLineError, printable
 from confined_qemu.resource import Access, Listener, Resource, Role, Takes
 from confined_qemu.settings import UnknownOptions
+from confined_qemu.values import dataclass, field
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

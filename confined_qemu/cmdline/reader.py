@@ -7,7 +7,6 @@ needs code are in the modules beside this one. An option that may name a file an
 from __future__ import annotations
 
 import posixpath
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from confined_qemu.cmdline import chardevs, own, sequence
@@ -20,6 +19,7 @@ from confined_qemu.errors import CommandLineError, printable
 from confined_qemu.invocation import Accel, Invocation
 from confined_qemu.resource import Access, Role
 from confined_qemu.settings import UnknownOptions
+from confined_qemu.values import dataclass, field
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -6,7 +6,6 @@ Source: `softmmu/vl.c` (`qemu_init`, `qemu_set_option`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from confined_qemu.cmdline import configs
@@ -15,6 +14,7 @@ from confined_qemu.cmdline.keyvals import pairs
 from confined_qemu.cmdline.options import OPTIONS, Kind
 from confined_qemu.cmdline.queries import name_of
 from confined_qemu.errors import CommandLineError
+from confined_qemu.values import dataclass, field
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

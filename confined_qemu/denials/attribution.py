@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from confined_qemu.denials.explain import explain
 from confined_qemu.denials.verdict import LAUNCHER, Case, Explanation, Verdict
 from confined_qemu.errors import printable
 from confined_qemu.plan.decisions import Reason
+from confined_qemu.values import dataclass, field
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -10,11 +10,11 @@ import os
 import re
 import select
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from confined_qemu.denials import avc
 from confined_qemu.errors import HostError, why
+from confined_qemu.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,11 +8,11 @@ stray bytes as surrogates: what prints them escapes them.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from confined_qemu.context import Context
 from confined_qemu.errors import ValueProblem
+from confined_qemu.values import dataclass, replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import posixpath
 import shlex
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from confined_qemu.errors import printable
 from confined_qemu.plan import places
 from confined_qemu.plan.decisions import Answer
+from confined_qemu.values import dataclass
 
 if TYPE_CHECKING:
     from confined_qemu.context import Context

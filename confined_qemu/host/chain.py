@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import posixpath
 import shlex
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from confined_qemu import hostpaths
@@ -18,6 +17,7 @@ from confined_qemu.cmdline.blocks import header_files
 from confined_qemu.cmdline.filenames import FILTERS, PROTOCOLS, expand
 from confined_qemu.errors import CommandLineError
 from confined_qemu.resource import PROBED, Access, Resource, Role, Sharing
+from confined_qemu.values import dataclass, replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

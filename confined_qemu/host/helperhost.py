@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from confined_qemu.helper import PROGRAMS
 from confined_qemu.host import survey
 from confined_qemu.labelling import label, walk
 from confined_qemu.plan import helperplan, treeplan
+from confined_qemu.values import dataclass, field, replace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from confined_qemu.errors import HostError, why
 from confined_qemu.host import mountinfo
 from confined_qemu.labelling import walk
+from confined_qemu.values import replace
 
 if TYPE_CHECKING:
     from confined_qemu.facts import Mount

@@ -12,7 +12,6 @@ import select
 import signal
 import stat
 import time
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu import lsm, paths
@@ -22,6 +21,7 @@ from confined_qemu.host import chain, selinuxfs
 from confined_qemu.host.chain import Layer
 from confined_qemu.plan.svirt import RESTORED_TYPE
 from confined_qemu.resource import PROBED, Role
+from confined_qemu.values import dataclass, field, replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

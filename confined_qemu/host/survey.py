@@ -6,7 +6,6 @@ import errno
 import fcntl
 import os
 import stat
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from confined_qemu import hostpaths, lsm, paths
@@ -15,6 +14,7 @@ from confined_qemu.facts import DescriptorFacts, FileFacts, FileKind, Identity, 
 from confined_qemu.host import devices, kvm, mounts, processes, selinuxfs
 from confined_qemu.labelling import label
 from confined_qemu.mcs import Level
+from confined_qemu.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

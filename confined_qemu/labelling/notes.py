@@ -7,12 +7,12 @@ cut off: nothing was done to its inode yet.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from confined_qemu.context import Context
 from confined_qemu.errors import JournalError, ValueProblem, why
 from confined_qemu.facts import Identity
+from confined_qemu.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -10,7 +10,6 @@ import errno
 import os
 import resource
 import stat
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from confined_qemu import lsm
@@ -18,6 +17,7 @@ from confined_qemu.errors import ConfinedQemuError, LabelError, why
 from confined_qemu.facts import FileKind
 from confined_qemu.labelling import label, notes, walk
 from confined_qemu.mcs import Level
+from confined_qemu.values import dataclass, field, replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping

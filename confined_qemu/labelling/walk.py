@@ -8,10 +8,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from confined_qemu.errors import HostError, why
+from confined_qemu.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

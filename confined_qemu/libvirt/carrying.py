@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import posixpath
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from confined_qemu.errors import printable
 from confined_qemu.spec.yamlnodes import Mapping, Mark, Node, Scalar, Sequence, shown
+from confined_qemu.values import dataclass, field
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

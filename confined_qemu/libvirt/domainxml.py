@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from confined_qemu.libvirt import xmltree
@@ -17,6 +16,7 @@ from confined_qemu.libvirt.domaindevices import devices
 from confined_qemu.libvirt.domainhelpers import shares, tpms
 from confined_qemu.spec.table import SPEC
 from confined_qemu.spec.yamlnodes import Mapping, Problems, Scalar, TooMany, shown
+from confined_qemu.values import dataclass
 
 if TYPE_CHECKING:
     from confined_qemu.libvirt.xmltree import Element

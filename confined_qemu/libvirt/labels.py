@@ -11,7 +11,6 @@ import fcntl
 import os
 import re
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from confined_qemu import lsm
@@ -24,6 +23,7 @@ from confined_qemu.libvirt.remembered import Action
 from confined_qemu.plan.steps import Create, Relabel
 from confined_qemu.restore import journal, restore
 from confined_qemu.spec.yamlnodes import MAX_CHARACTERS, Problems
+from confined_qemu.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -7,12 +7,12 @@ VMs use the file, and when the host was booted. A crashed libvirt, a killed host
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from confined_qemu.context import Context
 from confined_qemu.errors import ValueProblem
+from confined_qemu.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

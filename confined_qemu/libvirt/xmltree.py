@@ -5,10 +5,10 @@ A document type is refused, and with it every entity: nothing expands, and nothi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from confined_qemu.spec.yamlnodes import MAX_CHARACTERS, Mark, TooMany, shown
+from confined_qemu.values import dataclass, field
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 from confined_qemu.facts import Boolean
+from confined_qemu.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

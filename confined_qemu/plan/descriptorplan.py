@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from confined_qemu import hostpaths
 from confined_qemu.plan.steps import Relay, Retag
 from confined_qemu.resource import Access, Role
+from confined_qemu.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from confined_qemu import hostpaths, svirt_table
@@ -14,6 +13,7 @@ from confined_qemu.plan.levels import Levels
 from confined_qemu.plan.steps import Create, Relabel, Step
 from confined_qemu.resource import Access, Resource, Role, Sharing
 from confined_qemu.svirt_table import End
+from confined_qemu.values import dataclass, replace
 
 if TYPE_CHECKING:
     from confined_qemu.context import Context

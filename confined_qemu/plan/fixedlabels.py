@@ -7,11 +7,11 @@ denial to QEMU (security_selinux.c, virSecuritySELinuxSetFileconImpl); here the 
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from confined_qemu.facts import Boolean, FileKind
 from confined_qemu.mcs import Level
+from confined_qemu.values import dataclass, replace
 
 if TYPE_CHECKING:
     from confined_qemu.context import Context

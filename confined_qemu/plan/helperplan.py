@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import posixpath
 import shlex
-from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from confined_qemu.plan.fileplan import FilePlanner, Outcome, Wanted
 from confined_qemu.plan.plan import PlannedResource
 from confined_qemu.plan.steps import KeepFolder, LabelTree, StartHelper, Step, Sweep
 from confined_qemu.resource import Access, Resource, Role, Sharing
+from confined_qemu.values import dataclass, field, replace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

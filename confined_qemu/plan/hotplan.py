@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from confined_qemu.errors import printable, shell_word
 from confined_qemu.plan import openings
 from confined_qemu.plan.planner import plan_files
 from confined_qemu.plan.steps import Create, JournalStep, LabelTree, Relabel
+from confined_qemu.values import dataclass, replace
 
 if TYPE_CHECKING:
     from confined_qemu.context import Context

@@ -6,13 +6,13 @@ policy, policy/mls: `l1 dom l2`, `l1 eq l2`). On a policy with categories only (
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from confined_qemu.context import Context
 from confined_qemu.invocation import Seclabel, SeclabelType
 from confined_qemu.mcs import Level, Pair, Range
 from confined_qemu.resource import Sharing
+from confined_qemu.values import dataclass
 
 if TYPE_CHECKING:
     from confined_qemu.facts import SelinuxFacts

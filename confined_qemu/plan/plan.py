@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from confined_qemu.errors import printable
+from confined_qemu.values import dataclass
 
 if TYPE_CHECKING:
     from confined_qemu.context import Context

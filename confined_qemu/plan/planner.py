@@ -5,7 +5,6 @@ What would fail is found here by asking the policy (`Policy.denied`), and refuse
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from confined_qemu import hostpaths
@@ -18,6 +17,7 @@ from confined_qemu.plan.levels import Levels
 from confined_qemu.plan.plan import AccelChoice, Plan, PlannedResource
 from confined_qemu.plan.steps import MakeFolder, Step
 from confined_qemu.resource import Access, Resource, Sharing, Takes
+from confined_qemu.values import dataclass, field
 
 if TYPE_CHECKING:
     from confined_qemu.context import Context

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import posixpath
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from confined_qemu import hostpaths, svirt_table
@@ -12,6 +11,7 @@ from confined_qemu.plan.levels import Levels
 from confined_qemu.plan.plan import PlannedResource
 from confined_qemu.plan.steps import Bind, Connect
 from confined_qemu.resource import Access, Resource, Role, Takes
+from confined_qemu.values import dataclass, field, replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable

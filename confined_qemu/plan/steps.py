@@ -5,8 +5,9 @@ A step that changes something on disk is in the journal before it is done, and `
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from confined_qemu.values import dataclass, replace
 
 if TYPE_CHECKING:
     from confined_qemu.context import Context

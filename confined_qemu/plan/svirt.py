@@ -6,7 +6,6 @@ After the SELinux Wiki's sVirt page and libvirt's security_selinux.c; the policy
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from confined_qemu.context import Context
@@ -14,6 +13,7 @@ from confined_qemu.errors import ValueProblem
 from confined_qemu.invocation import Seclabel, SeclabelType
 from confined_qemu.mcs import Level, Pair, Range
 from confined_qemu.resource import Sharing
+from confined_qemu.values import dataclass, replace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

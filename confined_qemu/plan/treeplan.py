@@ -6,7 +6,6 @@ home, or the root of a mount.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from confined_qemu.errors import shell_word
@@ -14,6 +13,7 @@ from confined_qemu.facts import FileFacts, FileKind, FolderFacts
 from confined_qemu.plan import places, svirt
 from confined_qemu.plan.steps import LabelTree
 from confined_qemu.resource import Sharing
+from confined_qemu.values import dataclass
 
 if TYPE_CHECKING:
     from confined_qemu.context import Context

@@ -10,7 +10,6 @@ import pwd
 import shlex
 import shutil
 import stat
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from confined_qemu import lsm
@@ -20,6 +19,7 @@ from confined_qemu.host import mounts
 from confined_qemu.plan import fixedlabels, places, svirt
 from confined_qemu.policy import install
 from confined_qemu.restore import journal, restore
+from confined_qemu.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

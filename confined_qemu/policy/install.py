@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass
 
 from confined_qemu import lsm, paths
 from confined_qemu.context import Context
@@ -14,6 +13,7 @@ from confined_qemu.facts import SelinuxMode
 from confined_qemu.helper import PROGRAMS
 from confined_qemu.mcs import Level, Range
 from confined_qemu.policy import module, script
+from confined_qemu.values import dataclass
 
 SCRIPT_TYPE = "confined_qemu_exec_t"
 INSTALL = "confined-qemu policy install"

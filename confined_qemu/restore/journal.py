@@ -12,12 +12,12 @@ import json
 import os
 import stat
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from confined_qemu import locks, lsm, paths
 from confined_qemu.errors import JournalError, ValueProblem, printable, why
 from confined_qemu.restore.record import decode, decode_grants, encode, encode_grants
+from confined_qemu.values import dataclass, replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

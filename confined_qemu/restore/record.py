@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from confined_qemu.context import Context
 from confined_qemu.facts import FileKind, Identity
 from confined_qemu.plan.steps import Bind, Create, JournalStep, KeepFolder, LabelTree, MakeFolder, Relabel, Sweep
+from confined_qemu.values import dataclass, names
 
 _FORMAT = 1
 _CONTEXTS = frozenset({"before", "after", "restore", "context", "file_context", "socket_context", "given"})
@@ -81,12 +81,13 @@ def _encode_step(step: JournalStep) -> dict[str, Any]:
 
 
 def _plain(step: JournalStep) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for name, value in ((name, getattr(step, name)) for name in step.__dataclass_fields__):
-        values[name] = (
-            asdict(value) if isinstance(value, Identity) else str(value) if isinstance(value, Context) else value
-        )
-    return values
+    return {name: _plain_value(getattr(step, name)) for name in names(step)}
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, Identity):
+        return {name: getattr(value, name) for name in names(value)}
+    return str(value) if isinstance(value, Context) else value
 
 
 def decode(data: Any) -> Record:

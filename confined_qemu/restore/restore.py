@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from confined_qemu.host import devices, processes
 from confined_qemu.labelling import label
 from confined_qemu.plan.steps import LabelTree, Relabel, Sweep
 from confined_qemu.restore import history, journal
+from confined_qemu.values import dataclass, replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from confined_qemu.spec.rules import Violation
+from confined_qemu.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,15 +5,14 @@ A kind's `read` returns the value, or `BAD` after it has told `Problems` what is
 
 from __future__ import annotations
 
-import dataclasses
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from confined_qemu.errors import ValueProblem
 from confined_qemu.spec.rules import Broken
 from confined_qemu.spec.yamlnodes import Lost, Mapping, Mark, Node, Problems, Scalar, Sequence, shown
+from confined_qemu.values import dataclass, defaults
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -234,16 +233,13 @@ class Table:
 
     def required(self) -> tuple[str, ...]:
         """Return the names of the keys that have no default."""
-        return tuple(key.name for key in self.keys if self.default(key.name) is dataclasses.MISSING)
+        optional = defaults(self.of)
+        return tuple(key.name for key in self.keys if key.name not in optional)
 
     def default(self, name: str) -> Any:
-        """Return a key's default, MISSING for one that is required."""
-        for field in dataclasses.fields(self.of):
-            if field.name == name:
-                if field.default_factory is not dataclasses.MISSING:
-                    return field.default_factory()
-                return field.default
-        raise KeyError(name)
+        """Return a key's default, None for one that is required."""
+        optional = defaults(self.of)
+        return optional[name]() if name in optional else None
 
     def read(self, node: Node, path: str, problems: Problems) -> Any:
         """Return the object, or `BAD`; every key is read and every rule checked before it gives up."""

@@ -9,7 +9,6 @@ driver=file` takes), and devices by `-device`, so that bus, boot order and shari
 from __future__ import annotations
 
 import posixpath
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from confined_qemu import hostpaths
@@ -21,6 +20,7 @@ from confined_qemu.spec.command import Command, options
 from confined_qemu.spec.devices import Char, CharKind, NetworkType, NicModel
 from confined_qemu.spec.disks import Bus, Disk
 from confined_qemu.spec.vm import CDROM_PLACE
+from confined_qemu.values import replace
 
 if TYPE_CHECKING:
     from confined_qemu.spec.vm import VM

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 from confined_qemu.invocation import Confinement
 from confined_qemu.settings import Settings, UnknownOptions
 from confined_qemu.spec.kinds import Choice, Key, ListOf, Table, Text, YesNo
 from confined_qemu.spec.yamlnodes import Mapping, Problems, Scalar, Sequence, TooMany, compose
+from confined_qemu.values import replace
 
 # a relative one would start wherever a client happens to start QEMU
 _PATHS = ListOf(Text("an absolute path", r"/[\s\S]*"))

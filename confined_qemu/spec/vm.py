@@ -7,7 +7,6 @@ them at once (`Broken`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from confined_qemu.invocation import Accel, Confinement, Seclabel, SeclabelType
@@ -15,6 +14,7 @@ from confined_qemu.spec.devices import Char, CharKind, Network
 from confined_qemu.spec.disks import Bus, Disk, ExtraFile
 from confined_qemu.spec.helpers import Share, Tpm, share_violations
 from confined_qemu.spec.rules import Violation, refuse
+from confined_qemu.values import dataclass, field
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

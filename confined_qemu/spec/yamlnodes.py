@@ -7,10 +7,10 @@ a key that stands twice is seen, and nothing that a text can hold makes this rec
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from confined_qemu.errors import SpecError, printable
+from confined_qemu.values import dataclass, field
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
