@@ -1,4 +1,4 @@
-"""The disk with what clients that start QEMU need, lent to a guest: libguestfs' appliance.
+"""The disk with what clients that start QEMU need, lent to a guest: libguestfs' appliance, a Debian as a test bed.
 
 As a disk of its own it is there at once; copied in over ssh it would take minutes of an emulated CPU.
 """
@@ -6,7 +6,7 @@ As a disk of its own it is there at once; copied in over ssh it would take minut
 import os
 import socket
 
-from integration.guestlib import appliance, cache, machine, programs, remote
+from integration.guestlib import appliance, cache, debianimage, machine, programs, remote
 from integration.guestlib.qmp import Monitor
 from integration.guestlib.report import progress
 
@@ -14,7 +14,7 @@ PLACE = "/var/tmp/clients"  # noqa: S108 - in the guest, where libguestfs keeps 
 SERIAL = "clients"
 LABEL = "unconfined_u:object_r:user_tmp_t:s0"
 """What root's files get there when root makes them."""
-_SIZE = "500M"
+_SIZE = "1200M"
 
 
 def lend(guest: machine.Running) -> None:
@@ -34,7 +34,7 @@ def lend(guest: machine.Running) -> None:
 
 
 def _disk() -> str:
-    parts = [appliance.folder()]
+    parts = [appliance.folder(), debianimage.folder()]
     key = cache.digest(*parts, LABEL, _SIZE, cache.digest_files(__file__))
 
     def build(path: str) -> None:

@@ -67,7 +67,7 @@ PARTS = (
     ),
     Part("suite-7", "default", files=frozenset({"test_demo.py", "test_dynamic.py", "test_isolation.py"})),
     Part("suite-8", "default", files=frozenset({"test_seclabel.py", "test_shared.py", "test_static.py"})),
-    Part("suite-guestfish", "default", files=frozenset({"test_guestfish.py"}), disk=True),
+    Part("suite-beds", "default", files=frozenset({"test_autopkgtest.py", "test_guestfish.py"}), disk=True),
     Part("suite-mls", "mls", f"{SUITE}/mls"),
 )
 """The guests, in the order in which they start; the next one when one of them is done."""
