@@ -1,4 +1,4 @@
-"""autopkgtest-virt-qemu 5.28, unchanged: a Debian test bed boots, a test runs in it over the 9p share, it is shut down."""
+"""autopkgtest-virt-qemu 5.28, unchanged: a Debian boots, a test runs in it over the 9p share, and it is shut down."""
 
 from __future__ import annotations
 
