@@ -58,8 +58,3 @@ def test_what_is_excused_is_excused_with_a_reason() -> None:
 def test_a_run_has_a_name_of_its_own() -> None:
     names = [run.name for run in openings_table.RUNS]
     assert len(names) == len(set(names))
-
-
-def test_what_lives_is_in_one_of_the_common_starts() -> None:
-    lives = {run.name for run in openings_table.RUNS if run.end is openings_table.End.LIVES}
-    assert sorted(name for run in openings_sets.TOGETHER for name in run.names) == sorted(lives)

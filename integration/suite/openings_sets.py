@@ -1,8 +1,8 @@
-"""The table of openings put together: few starts where a start is slow, and what of QEMU's options it leaves out."""
+"""What of the table of openings a confined VM opens, in few starts, and what of QEMU's options the table leaves out."""
 
 from __future__ import annotations
 
-from integration.suite.openings_table import NO_DEVICE, RUNS, TABLE, Run, apart
+from integration.suite.openings_table import NO_DEVICE, TABLE, Run, apart
 
 
 def _together(*names: str) -> Run:
@@ -11,25 +11,9 @@ def _together(*names: str) -> Run:
     assert len(runs) == len(names), names
     unopened = {name: reason for run in runs for name, reason in run.unopened.items()}
     words = tuple(word for run in runs for word in run.words)
-    return Run(" + ".join(names), words, unopened=unopened, stdio=all(run.stdio for run in runs), names=names)
+    return Run(" + ".join(names), words, unopened=unopened, stdio=all(run.stdio for run in runs))
 
 
-TOGETHER = (
-    _together("drives", "chains", "folders as disks", "nodes", "firmware", "machine's kernel"),
-    _together(
-        "disks as whole arguments", "kernel and tables", "displays", "process", "traces", "objects",
-        "options that name no file", "qtest",
-    ),
-    _together(
-        "a disk without an option, and a cdrom", "character devices", "character devices in the old syntax",
-        "networks", "devices", "properties of devices", "M's kernel", "M's firmware",
-    ),
-    _together("more of them", "sound", "a serial port that is none", "guest memory in a folder", "record", "bios"),
-    _together("no screen", "before the machine"),
-    _together("taps", "a configuration file"),
-    _together("incoming", "in the background", "guest memory"),
-)  # fmt: skip
-"""What lives, in few starts: a start takes seconds where the CPU is emulated."""
 CONFINED = (
     _together("drives", "firmware", "machine's kernel"),
     _together(
@@ -39,19 +23,6 @@ CONFINED = (
     _together("more of them", "a serial port that is none", "guest memory", "record", "bios"),
 )  # fmt: skip
 """What a confined VM opens as well: no device, tap or folder of the host's, and no socket but a character device's."""
-ONCE = tuple(
-    run
-    for run in RUNS
-    if run.name
-    in {
-        "sd", "nbd by nbd:unix:", "nbd by node", "host_device of a plain file", "a parallel port that is none",
-        "netdev bridge,id=a's helper", "netdev vde", "netdev vdpa", "netdev smb", "tls-creds-x509", "input-linux",
-        "dbus-vmstate", "tpmdev", "usb-host", "virtio-input-host", "u2f-passthru", "fsdev proxy", "guest-loader",
-        "spice's keys", "egl", "plugin", "vmstate",
-    }
-)  # fmt: skip
-"""What dies, without the forms of an option that make QEMU do the same."""
-
 
 _LATER = "a later QEMU's"
 _OTHERS = "QEMU for x86 refuses it"

@@ -33,8 +33,6 @@ class Run:
     unopened: Mapping[str, str] = field(default_factory=dict)
     stdio: bool = True
     """Whether the monitor that ends QEMU may be on its standard input."""
-    names: tuple[str, ...] = ()
-    """The command lines that it is made of, where it is several."""
 
 
 def _run(name: str, *lines: str, unopened: Mapping[str, str] | None = None) -> Run:

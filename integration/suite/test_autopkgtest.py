@@ -44,7 +44,7 @@ def test_a_test_runs_in_a_test_bed(way: Way, tmp_path: Path) -> None:
     with watching(way, IMAGE, str(tmp_path)) as seen:
         command = [
             "autopkgtest", "--output-dir", str(output), str(tree), "--", "qemu", "--qemu-command", way.emulator(),
-            "--qemu-options", f"-kernel {KERNEL} -initrd {INITRD}", DISK,
+            "--timeout-reboot", str(TOGETHER), "--qemu-options", f"-kernel {KERNEL} -initrd {INITRD}", DISK,
         ]  # fmt: skip
         done = subprocess.run(
             command,

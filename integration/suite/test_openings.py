@@ -1,7 +1,4 @@
-"""The table of options on real QEMU in the guest: bare under strace, and confined, where it opens the same.
-
-What lives runs in few starts here, and of what dies each kind once; the machine that builds runs every line.
-"""
+"""Every row of the table of options on real QEMU: bare under strace, and confined, where it opens the same."""
 
 from __future__ import annotations
 
@@ -15,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from integration.suite import harness, openings
-from integration.suite.openings_sets import CONFINED, ONCE, TOGETHER
-from integration.suite.openings_table import Run
+from integration.suite.openings_sets import CONFINED
+from integration.suite.openings_table import RUNS, Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +31,7 @@ def code_generation() -> Iterator[None]:
     subprocess.run(["setsebool", "allow_execmem=off", "virt_use_execmem=off"], check=True)
 
 
-@pytest.mark.parametrize("run", [*TOGETHER, *ONCE], ids=lambda run: run.name[:60])
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name[:60])
 def test_what_qemu_opens_was_planned(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TMPDIR", raising=False)  # put back afterwards, as `compare` sets it
     with tempfile.TemporaryDirectory(prefix="o") as folder:  # a socket's name is short
