@@ -27,10 +27,12 @@ export PATH=/bin
 mount -t devtmpfs dev /dev
 mount -t proc proc /proc
 for module in {modules}; do insmod /modules/$module; done
-mkdir -p /data /docs
-mount -t virtiofs data /data && mount -t virtiofs docs /docs && echo guest: mounted
+mkdir -p /data /docs /work
+mount -t virtiofs data /data && mount -t virtiofs docs /docs && mount -t virtiofs work /work && echo guest: mounted
 cat /data/hello
 cat /docs/hello
+cat /work/below/hello
+echo from the guest > /work/below/made
 echo from the guest > /data/made
 mkdir /data/folder
 echo deeper > /data/folder/made
@@ -254,25 +256,34 @@ def test_a_guest_mounts_its_shares(
 ) -> None:
     data, docs = make_share(folder, "data", "svirt_image_t"), make_share(folder, "docs", "virt_content_t")
     theirs = os.path.join(data, "theirs")
-    shares = [{"dir": "data", "tag": "data"}, {"dir": "docs", "tag": "docs", "readonly": True}]
+    # the third is labelled for the VM, whole, and put back
+    work = make_share(folder, "work", "virt_image_t")
+    make_share(work, "below", "user_home_t")
+    tree = [work, os.path.join(work, "hello"), os.path.join(work, "below"), os.path.join(work, "below", "hello")]
+    before = [harness.label(path) for path in tree]
+    shares = [{"dir": "data", "tag": "data"}, {"dir": "docs", "tag": "docs", "readonly": True},
+              {"dir": "work", "tag": "work", "relabel": True}]  # fmt: skip
     image.write_spec(shares=shares, memory="256M", qemu_args=["-no-reboot"], **linux)
     vm = harness.Process([harness.COMMAND, "run", image.spec])
     vm.read_until(b"guest: waits")
     level = harness.level(harness.label(image.path))
     assert set(helpers_of(level).values()) == {"confined_qemu_virtiofsd_t", "confined_qemu_virtiofsd_ro_t"}
+    assert {harness.label(path) for path in tree} == {f"system_u:object_r:svirt_image_t:{level}"}
     with open(theirs, "w", encoding="ascii") as file:
         file.write("another VM's\n")
     harness.run("chcon", "-l", "s0:c1022,c1023", theirs)
     vm.send(b"\n")
     vm.read_until(b"guest: ends")
     assert vm.wait() == 0
-    for line in (b"guest: mounted", b"hello from data", b"hello from docs", b"docs are read-only", b"docs stay",
-                 b"theirs is not to be had"):  # fmt: skip
+    for line in (b"guest: mounted", b"hello from data", b"hello from docs", b"hello from below", b"docs are read-only",
+                 b"docs stay", b"theirs is not to be had"):  # fmt: skip
         assert line in vm.seen, vm.seen
     assert b"another VM's" not in vm.seen
     made = [os.path.join(data, name) for name in ("made", "folder", "folder/made", "link")]
     assert {harness.label(path) for path in made} == {"system_u:object_r:svirt_image_t:s0"}
     assert os.stat(made[0]).st_uid == 1000
+    assert [harness.label(path) for path in tree] == before
+    assert "user_home_t:s0" in harness.label(os.path.join(work, "below", "made"))
     assert os.listdir(docs) == ["hello"]
     assert audit.has("write", "confined_qemu_virtiofsd_ro_t", "virt_content_t:s0", "dir")
     assert audit.has("read", "confined_qemu_virtiofsd_t", "svirt_image_t:s0:c1022,c1023", "file")
