@@ -220,10 +220,10 @@ class Process:
         """The process that was started."""
         return self.popen.pid
 
-    def read_until(self, text: bytes) -> bytes:
-        """Return standard output up to and with `text`."""
+    def read_until(self, text: bytes, patience: float = PATIENCE) -> bytes:
+        """Return standard output up to and with `text`; `patience` is in seconds."""
         assert self.popen.stdout is not None
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + patience
         while text not in self.seen:
             ready, _, _ = select.select([self.popen.stdout], [], [], max(0, deadline - time.monotonic()))
             data = os.read(self.popen.stdout.fileno(), 65536) if ready else b""
