@@ -27,12 +27,12 @@ export PATH=/bin
 mount -t devtmpfs dev /dev
 mount -t proc proc /proc
 for module in {modules}; do insmod /modules/$module; done
-mkdir -p /data /docs /work
-mount -t virtiofs data /data && mount -t virtiofs docs /docs && mount -t virtiofs work /work && echo guest: mounted
+mkdir -p /data /docs /tree
+mount -t virtiofs data /data && mount -t virtiofs docs /docs && mount -t virtiofs tree /tree && echo guest: mounted
 cat /data/hello
 cat /docs/hello
-cat /work/below/hello
-echo from the guest > /work/below/made
+cat /tree/below/hello
+echo from the guest > /tree/below/made
 echo from the guest > /data/made
 mkdir /data/folder
 echo deeper > /data/folder/made
@@ -257,12 +257,12 @@ def test_a_guest_mounts_its_shares(
     data, docs = make_share(folder, "data", "svirt_image_t"), make_share(folder, "docs", "virt_content_t")
     theirs = os.path.join(data, "theirs")
     # the third is labelled for the VM, whole, and put back
-    work = make_share(folder, "work", "virt_image_t")
-    make_share(work, "below", "user_home_t")
-    tree = [work, os.path.join(work, "hello"), os.path.join(work, "below"), os.path.join(work, "below", "hello")]
+    top = make_share(folder, "tree", "virt_image_t")
+    make_share(top, "below", "user_home_t")
+    tree = [top, os.path.join(top, "hello"), os.path.join(top, "below"), os.path.join(top, "below", "hello")]
     before = [harness.label(path) for path in tree]
     shares = [{"dir": "data", "tag": "data"}, {"dir": "docs", "tag": "docs", "readonly": True},
-              {"dir": "work", "tag": "work", "relabel": True}]  # fmt: skip
+              {"dir": "tree", "tag": "tree", "relabel": True}]  # fmt: skip
     image.write_spec(shares=shares, memory="256M", qemu_args=["-no-reboot"], **linux)
     vm = harness.Process([harness.COMMAND, "run", image.spec])
     vm.read_until(b"guest: waits")
@@ -283,7 +283,7 @@ def test_a_guest_mounts_its_shares(
     assert {harness.label(path) for path in made} == {"system_u:object_r:svirt_image_t:s0"}
     assert os.stat(made[0]).st_uid == 1000
     assert [harness.label(path) for path in tree] == before
-    assert "user_home_t:s0" in harness.label(os.path.join(work, "below", "made"))
+    assert "user_home_t:s0" in harness.label(os.path.join(top, "below", "made"))
     assert os.listdir(docs) == ["hello"]
     assert audit.has("write", "confined_qemu_virtiofsd_ro_t", "virt_content_t:s0", "dir")
     assert audit.has("read", "confined_qemu_virtiofsd_t", "svirt_image_t:s0:c1022,c1023", "file")
