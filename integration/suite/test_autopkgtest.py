@@ -23,8 +23,13 @@ OPTIONS = f"-kernel {KERNEL} -initrd {INITRD} -append idle=halt"
 """What the client passes on to QEMU. Left to itself, the bed's kernel loses a timer now and then under nested KVM (it
 takes the CPU for an Opteron whose idle state stops them), and sits for a minute."""
 TEST = 'cat /etc/hostname; test "$(id -u)" = 0; cat "$0/given"; echo made by the test >"$0/made"; exit 7'
+BOOTS = 3
 BOOT_LIMIT = 450
 """Seconds until the bed's login prompt, many times what it takes."""
+
+
+class TooSlowError(Exception):
+    """The bed took longer for `true` than the five seconds that the client gives it, whatever the emulator is."""
 
 
 class Client:
@@ -52,7 +57,10 @@ class Client:
         try:
             line = self.process.read_until(b"\n", BOOT_LIMIT).decode()
         except AssertionError as error:
-            raise AssertionError(self.log.read_text()) from error
+            log = self.log.read_text()
+            if "in make_auxverb" in log and "VirtSubproc.Timeout: 5" in log:
+                raise TooSlowError from error
+            raise AssertionError(log) from error
         first, *words = line.split()
         assert first == "ok", (line, self.log.read_text())
         return words
@@ -84,6 +92,18 @@ def bed() -> None:
     harness.run("modprobe", "kvm_amd")
 
 
+def booted(way: Way, folder: Path) -> tuple[int, Client, str]:
+    """Return how many VMs it took, the client, and the scratch folder in its bed."""
+    for vms in range(1, BOOTS + 1):
+        client = Client(way, folder / f"tmp{vms}")
+        try:
+            return vms, client, client.open()
+        except TooSlowError:
+            client.process.end()
+            print(f"\nthe bed was too slow for the client's constant; boot {vms} of {BOOTS}")
+    raise AssertionError(f"the bed was too slow {BOOTS} times")
+
+
 @pytest.mark.parametrize("way", Way)
 def test_a_test_runs_in_a_test_bed(way: Way, tmp_path: Path) -> None:
     """The client makes the share in TMPDIR and an overlay there, and unlinks the overlay while QEMU runs."""
@@ -91,8 +111,7 @@ def test_a_test_runs_in_a_test_bed(way: Way, tmp_path: Path) -> None:
     given.write_text("a file of the host\n")
     before = [harness.label(path) for path in (DISK, KERNEL, INITRD)]
     with watching(way, IMAGE, str(tmp_path)) as seen:
-        client = Client(way, tmp_path / "tmp")
-        scratch = client.open()
+        vms, client, scratch = booted(way, tmp_path)
         client.do("copydown", str(given), f"{scratch}/given")
         (execute,) = client.do("print-execute-command")
         done = harness.run(*execute.split(","), "sh", "-ec", TEST, scratch, check=False)
@@ -103,4 +122,4 @@ def test_a_test_runs_in_a_test_bed(way: Way, tmp_path: Path) -> None:
     assert "terminating on signal 15" in client.log.read_text()
     assert made.read_text() == "made by the test\n"
     assert [harness.label(path) for path in (DISK, KERNEL, INITRD)] == before
-    seen.check(vms=1)
+    seen.check(vms)
