@@ -38,7 +38,9 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 mount -t tmpfs run /run
 mount -t tmpfs tmp /tmp
-# The client gives a first program that it runs through Python five seconds: Python must not come from the disk then.
+# The client gives each of its steps here five seconds: what they run must not come from the disk then, and no line be
+# echoed, a letter at a time.
+stty -F /dev/hvc1 -echo
 python3 -c 'import errno, fcntl, os, sys, time'
 for program in true chmod mktemp cat; do "$program" --version >/dev/null; done
 setsid sh </dev/hvc1 >/dev/hvc1 2>&1 &
