@@ -83,8 +83,8 @@ class Client:
         return self.answer()[0]
 
     def _qemu(self) -> int | None:
-        with open(f"/proc/{self.process.pid}/task/{self.process.pid}/children", encoding="ascii") as file:
-            children = [int(child) for child in file.read().split()]
+        pid = self.process.pid
+        children = map(int, sides.text(pid, f"task/{pid}/children").split())
         return next((child for child in children if "-nographic" in sides.words(child, "cmdline")), None)
 
 
