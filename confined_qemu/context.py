@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from confined_qemu.errors import ValueProblem
 from confined_qemu.mcs import Level, Range
 from confined_qemu.values import dataclass, replace
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _FIELDS = ("user", "role", "type")
@@ -43,3 +47,52 @@ class Context:
     def at(self, level: Level) -> Context:
         """Return the same context with both ends of its range at `level`."""
         return replace(self, range=Range.single(level))
+
+
+RESTORED_TYPE = "virt_image_t"
+"""The type of an image that no VM uses, in every policy with a virt module."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyContexts:
+    """The policy's contexts for VMs. `tcg` is None where the policy has one domain for both accelerators (Debian)."""
+
+    kvm: Context
+    tcg: Context | None
+    image: Context
+    content: Context
+
+    @classmethod
+    def parse(cls, domain_text: str, image_text: str) -> PolicyContexts:
+        """Read the two files: domain (KVM, then TCG where it has a line of its own) and image (private, content).
+
+        Raises:
+            ValueProblem: a line is missing or no context.
+        """
+        domains = _lines(domain_text, "virtual_domain_context", 1)
+        images = _lines(image_text, "virtual_image_context", 2)
+        return cls(domains[0], domains[1] if len(domains) > 1 else None, images[0], images[1])
+
+    @property
+    def domains(self) -> frozenset[str]:
+        """The types that the policy gives to VMs."""
+        return frozenset(context.type for context in (self.kvm, self.tcg) if context is not None)
+
+    def restored(self) -> Context:
+        """Return the label of an image that no VM uses, where nothing better is known."""
+        return replace(self.image, type=RESTORED_TYPE, range=Range.single(Level(0)))
+
+    def is_given(self, label: Context) -> bool:
+        """Tell whether `label` is one that a VM's image got from us or from libvirt, not one of its own."""
+        return label.type in (self.image.type, self.content.type)
+
+    def is_a_vms(self, label: Context) -> bool:
+        """Tell whether `label` is an image's at some VM's pair, so that it must not be trusted to stay readable."""
+        return self.is_given(label) and label.range is not None and bool(label.range.low.categories)
+
+
+def _lines(text: str, name: str, least: int) -> Sequence[Context]:
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    if len(lines) < least:
+        raise ValueProblem(f"the policy's {name} has {len(lines)} of {least} contexts")
+    return [Context.parse(line) for line in lines]

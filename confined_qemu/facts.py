@@ -10,10 +10,9 @@ from confined_qemu.values import dataclass, field
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from confined_qemu.context import Context
+    from confined_qemu.context import Context, PolicyContexts
     from confined_qemu.helper import HelperKind
     from confined_qemu.mcs import Level, Pair
-    from confined_qemu.plan.svirt import PolicyContexts
 
 
 class SelinuxMode(StrEnum):

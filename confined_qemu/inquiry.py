@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from confined_qemu.context import Context
-    from confined_qemu.denials.attribution import Ask, Group, Vm
+    from confined_qemu.denials.attribution import Ask, Group
     from confined_qemu.denials.avc import Denial
+    from confined_qemu.pastvm import PastVm
 
 DOMAIN = "confined_qemu_denials_t"
 """The domain of the denials script."""
@@ -108,7 +109,7 @@ def _booted() -> int:
     return (time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)) // 1_000_000
 
 
-def _explained(denials: Sequence[Denial], vms: Sequence[Vm]) -> tuple[Group, ...]:
+def _explained(denials: Sequence[Denial], vms: Sequence[PastVm]) -> tuple[Group, ...]:
     domains = lsm.policy_contexts().domains | {vm.context.type for vm in vms}
     with _asking() as ask:
         return tuple(grouped(denials, Known(vms, domains, ask, _default)))

@@ -12,11 +12,10 @@ import stat
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from confined_qemu.context import Context
+from confined_qemu.context import Context, PolicyContexts
 from confined_qemu.errors import LsmError, ValueProblem, printable, why
 from confined_qemu.facts import Boolean, SelinuxMode
 from confined_qemu.plan.decisions import Answer, Reason, Setting
-from confined_qemu.plan.svirt import PolicyContexts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

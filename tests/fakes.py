@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from confined_qemu import lsm
-from confined_qemu.context import Context
+from confined_qemu.context import Context, PolicyContexts
 from confined_qemu.errors import LsmError
 from confined_qemu.facts import Boolean, SelinuxMode
 from confined_qemu.host import processes
-from confined_qemu.plan.svirt import PolicyContexts
 from confined_qemu.values import dataclass, field, replace
 
 if TYPE_CHECKING:

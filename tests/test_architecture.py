@@ -18,7 +18,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PACKAGE = "confined_qemu"
 ORDER = """
     __init__ paths values cmdline cmdline.commas cmdline.queries errors mcs context resource helper facts svirt_table
-    invocation settings cmdline.keyvals hostpaths cmdline.options cmdline.collector cmdline.filenames cmdline.blocks
+    pastvm invocation settings cmdline.keyvals hostpaths cmdline.options cmdline.collector cmdline.filenames cmdline.blocks
     cmdline.chardevs cmdline.own cmdline.configs cmdline.sequence cmdline.reader
     host host.chain spec spec.rules spec.disks spec.devices
     spec.helpers spec.vm spec.yamlnodes spec.kinds spec.table_parts spec.table_helpers spec.table spec.schema
@@ -29,7 +29,7 @@ ORDER = """
     plan.fixedlabels plan.fileplan plan.treeplan plan.helperplan plan.socketplan plan.descriptorplan plan.processplan
     plan.planner plan.hotplan restore restore.record denials denials.avc denials.verdict denials.filerules
     denials.explain denials.attribution
-    | host.environment host.inherited host.emulator host.settingsfiles host.selinuxfs locks lsm host.devices
+    | host.environment host.inherited host.inodes host.emulator host.settingsfiles host.selinuxfs locks lsm host.devices
     host.kvm labelling
     labelling.sweep labelling.label labelling.walk labelling.notes labelling.trees host.processes
     host.mounts host.survey host.helperhost host.probe restore.journal restore.history restore.restore

@@ -10,7 +10,8 @@ import pytest
 
 from confined_qemu.context import Context
 from confined_qemu.denials import avc
-from confined_qemu.denials.attribution import GivenFile, Known, Vm, grouped, of_vm, path_of
+from confined_qemu.denials.attribution import Known, grouped, of_vm, path_of
+from confined_qemu.pastvm import GivenFile, PastVm
 from confined_qemu.plan.decisions import Answer, Reason, Setting
 from confined_qemu.values import replace
 from tests.conftest import GOLDEN
@@ -25,10 +26,12 @@ IMAGES = "/var/lib/libvirt/images"
 A = Context.parse("system_u:system_r:svirt_t:s0:c1,c2")
 B = Context.parse("system_u:system_r:svirt_t:s0:c3,c4")
 VMS = (
-    Vm("a", A, 100, START, START + 60_000),
-    Vm("b", B, 200, START + 1000, None, (GivenFile(f"{IMAGES}/b.img", 9, "system_u:object_r:svirt_image_t:s0:c3,c4"),)),
-    Vm("a", Context.parse("system_u:system_r:svirt_t:s0:c7,c8"), 300, START + 70_000, START + 80_000),
-    Vm("late", A, 400, START + 90_000),
+    PastVm("a", A, 100, START, START + 60_000),
+    PastVm(
+        "b", B, 200, START + 1000, None, (GivenFile(f"{IMAGES}/b.img", 9, "system_u:object_r:svirt_image_t:s0:c3,c4"),)
+    ),
+    PastVm("a", Context.parse("system_u:system_r:svirt_t:s0:c7,c8"), 300, START + 70_000, START + 80_000),
+    PastVm("late", A, 400, START + 90_000),
 )
 
 
@@ -72,13 +75,13 @@ def test_a_denial_is_the_vms_that_ran_in_that_context_at_that_time(found: Denial
 
 
 def test_of_two_static_vms_in_one_context_the_pid_decides() -> None:
-    vms = (Vm("one", A, 10, START), Vm("two", A, 11, START))
+    vms = (PastVm("one", A, 10, START), PastVm("two", A, 11, START))
     found = [of_vm(denial(1, A, IMAGE_B, pid=pid), vms) for pid in (10, 11, 12)]
     assert [vm.name for vm in found if vm is not None] == ["one", "two", "two"]
 
 
 def test_a_static_vm_without_categories_owns_its_very_context_only() -> None:
-    vm = Vm("static", Context.parse("system_u:system_r:svirt_t:s0"), 10, START)
+    vm = PastVm("static", Context.parse("system_u:system_r:svirt_t:s0"), 10, START)
     assert of_vm(denial(1, vm.context, IMAGE_B), (vm,)) == vm
     assert of_vm(denial(1, "system_u:system_r:other_t:s0", IMAGE_B), (vm,)) is None
 
@@ -109,7 +112,7 @@ def test_denials_of_others_are_left_out() -> None:
 
 def test_of_two_runs_of_a_vm_the_one_that_lives_is_told_what_to_do_now() -> None:
     rest = 'name="c.img" dev="vda" ino=3 tcontext=system_u:object_r:virt_image_t:s0 tclass=file'
-    vms = (Vm("a", A, 1, START, START + 10), Vm("a", B, 2, START + 20))
+    vms = (PastVm("a", A, 1, START, START + 10), PastVm("a", B, 2, START + 20))
     first, second = denial(1, A, rest), denial(30, B, rest)
     known = replace(KNOWN, vms=vms)
     (group,) = grouped([first, second], known)

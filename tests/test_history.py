@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from confined_qemu.context import Context
-from confined_qemu.denials.attribution import GivenFile, Vm
 from confined_qemu.errors import JournalError
 from confined_qemu.facts import FileKind, Identity
+from confined_qemu.pastvm import GivenFile, PastVm
 from confined_qemu.plan.steps import Relabel
 from confined_qemu.restore import history, journal
 from confined_qemu.restore.record import Record
@@ -87,7 +87,7 @@ def test_a_damaged_line_is_passed_over(tmp_path: Path, text: str) -> None:
 
 @given(hostile)
 def test_any_name_comes_back(name: str) -> None:
-    made = Vm(name, PAIR, 1, 2, 3, (GivenFile(name, 7, name),))
+    made = PastVm(name, PAIR, 1, 2, 3, (GivenFile(name, 7, name),))
     line = json.dumps(history._encode(made))
     assert "\n" not in line
     assert history._decode(line) == made

@@ -10,7 +10,7 @@ import pytest
 from confined_qemu.act import hotplug
 from confined_qemu.errors import HostError, LsmError
 from confined_qemu.facts import FileKind
-from confined_qemu.host import processes
+from confined_qemu.host import inodes, processes
 from confined_qemu.labelling import label
 from confined_qemu.mcs import Level
 from confined_qemu.plan.steps import Create, Relabel
@@ -42,7 +42,7 @@ class Scene:
             with open(path, "w", encoding="ascii"):
                 self.labels.give(path, VIRT_IMAGE)
             descriptor = os.open(path, os.O_PATH)
-            identity = label.identity_of(descriptor)
+            identity = inodes.identity_of(descriptor)
             os.close(descriptor)
             self.steps.append(
                 Relabel(path, identity, FileKind.REGULAR, 1, VIRT_IMAGE, IMAGE, VIRT_IMAGE, exclusive=True)

@@ -13,6 +13,7 @@ import pytest
 from confined_qemu.context import Context
 from confined_qemu.errors import ConfinedQemuError, LabelError, LsmError
 from confined_qemu.facts import FileKind, Identity
+from confined_qemu.host import inodes
 from confined_qemu.labelling import label
 from confined_qemu.plan.steps import Bind, Create, MakeFolder, Relabel
 from tests.fakes import DEBIAN, VIRT_IMAGE, Labels, install_labels
@@ -42,7 +43,7 @@ def image(tmp_path: Path, labels: Labels) -> str:
 def identity(path: str) -> Identity:
     descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW)
     try:
-        return label.identity_of(descriptor)
+        return inodes.identity_of(descriptor)
     finally:
         os.close(descriptor)
 
@@ -51,19 +52,19 @@ def test_a_qemu_that_has_an_image_open_is_seen_by_its_lock(tmp_path: Path) -> No
     path = tmp_path / "x"
     path.write_bytes(bytes(512))
     descriptor = os.open(path, os.O_PATH)
-    assert not label.in_use(descriptor)
+    assert not inodes.in_use(descriptor)
     with path.open("rb") as other:  # as QEMU locks what it reads: a byte for each permission, shared
         for byte, seen in ((1, False), (99, False), (100, True), (203, True), (300, False)):
             for kind in (fcntl.F_RDLCK, fcntl.F_UNLCK):
                 lock = struct.pack("hhqqi4x", kind, os.SEEK_SET, byte, 1, 0)
                 fcntl.fcntl(other, fcntl.F_OFD_SETLK, lock)
-                assert label.in_use(descriptor) is (seen and kind == fcntl.F_RDLCK)
+                assert inodes.in_use(descriptor) is (seen and kind == fcntl.F_RDLCK)
     os.close(descriptor)
 
 
 def relabel(path: str, before: Context = VIRT_IMAGE, after: Context = GIVEN) -> Relabel:
     found = os.stat(path)
-    kind = label.kind_of(found.st_mode)
+    kind = inodes.kind_of(found.st_mode)
     return Relabel(path, identity(path), kind, found.st_nlink, before, after, before, exclusive=True)
 
 
@@ -370,9 +371,9 @@ def test_a_socket_is_the_launchers_to_bind_and_removed_at_the_end(tmp_path: Path
 
 def test_kinds(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
-    assert label.kind_of(os.stat(tmp_path / "fifo").st_mode) is FileKind.FIFO
-    assert label.kind_of(os.stat(tmp_path).st_mode) is FileKind.DIRECTORY
-    assert label.kind_of(os.stat("/dev/null").st_mode) is FileKind.CHARACTER
+    assert inodes.kind_of(os.stat(tmp_path / "fifo").st_mode) is FileKind.FIFO
+    assert inodes.kind_of(os.stat(tmp_path).st_mode) is FileKind.DIRECTORY
+    assert inodes.kind_of(os.stat("/dev/null").st_mode) is FileKind.CHARACTER
 
 
 def test_looking_at_a_pipe_does_not_wait_for_its_writer(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from confined_qemu import locks
 from confined_qemu.context import Context
 from confined_qemu.errors import JournalError, LsmError
 from confined_qemu.facts import Facts, FileFacts, FileKind, KvmFacts, SelinuxFacts, SelinuxMode
-from confined_qemu.host import processes
+from confined_qemu.host import inodes, processes
 from confined_qemu.invocation import Invocation
 from confined_qemu.labelling import label
 from confined_qemu.mcs import Level, Pair
@@ -55,7 +55,7 @@ def one_vm(folder: Path, labels: Labels, *, pid: int = 7, shared: bool = False) 
         with open(disk, "w", encoding="ascii"):
             labels.give(disk, VIRT_IMAGE)
         descriptor = os.open(disk, os.O_PATH)
-        identity = label.identity_of(descriptor)
+        identity = inodes.identity_of(descriptor)
         os.close(descriptor)
         steps.append(Relabel(disk, identity, FileKind.REGULAR, 1, VIRT_IMAGE, image, VIRT_IMAGE, exclusive=True))
     steps.append(Create(str(folder / "pid"), image, VIRT_IMAGE, remove=True))
@@ -307,7 +307,7 @@ class Host(RuleBasedStateMachine):
     def looked_at(self, name: str, sharing: Sharing) -> Wanted:
         path = self.at(name)
         descriptor = os.open(path, os.O_PATH)
-        identity = label.identity_of(descriptor)
+        identity = inodes.identity_of(descriptor)
         os.close(descriptor)
         access = Access.READ_WRITE if sharing is Sharing.PRIVATE else Access.READ
         found = FileFacts(path, path, FileKind.REGULAR, identity, label=self.labels.of(path), default=VIRT_IMAGE)

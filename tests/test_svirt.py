@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confined_qemu.context import Context
+from confined_qemu.context import Context, PolicyContexts
 from confined_qemu.errors import ValueProblem
 from confined_qemu.invocation import Seclabel, SeclabelType
 from confined_qemu.mcs import Pair
@@ -26,7 +26,7 @@ def test_the_policys_files() -> None:
 
 
 def test_comments_and_empty_lines_are_no_contexts() -> None:
-    found = svirt.PolicyContexts.parse("\n# x:y:z\na_u:b_r:c_t:s0\n\n", "#\na_u:b_r:d_t:s0\n\n a_u:b_r:e_t:s0 \n")
+    found = PolicyContexts.parse("\n# x:y:z\na_u:b_r:c_t:s0\n\n", "#\na_u:b_r:d_t:s0\n\n a_u:b_r:e_t:s0 \n")
     assert (found.kvm.type, found.tcg, found.image.type, found.content.type) == ("c_t", None, "d_t", "e_t")
 
 
@@ -41,7 +41,7 @@ def test_comments_and_empty_lines_are_no_contexts() -> None:
 )
 def test_what_is_no_policys_file(domain: str, image: str, words: str) -> None:
     with pytest.raises(ValueProblem, match=words):
-        svirt.PolicyContexts.parse(domain, image)
+        PolicyContexts.parse(domain, image)
 
 
 @pytest.mark.parametrize("tcg", [True, False])
@@ -62,7 +62,7 @@ def test_a_baselabel_gives_its_type_and_nothing_else() -> None:
 
 
 def test_the_policys_sensitivity_stays() -> None:
-    mls = svirt.PolicyContexts.parse("u:r:svirt_t:s3", "u:o:i_t:s3\nu:o:c_t:s3")
+    mls = PolicyContexts.parse("u:r:svirt_t:s3", "u:o:i_t:s3\nu:o:c_t:s3")
     assert str(svirt.process_context(mls, DYNAMIC, PAIR, tcg=False)) == "u:r:svirt_t:s3:c1,c2"
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from confined_qemu.denials.explain import explain
 from confined_qemu.denials.verdict import LAUNCHER, Case, Explanation, Verdict
 from confined_qemu.errors import printable
+from confined_qemu.pastvm import PastVm
 from confined_qemu.plan.decisions import Reason
 from confined_qemu.values import dataclass, field
 
@@ -19,41 +20,6 @@ if TYPE_CHECKING:
 
     Ask = Callable[[Denial], Answer]
     Default = Callable[[str, str], Context | None]
-
-
-@dataclass(frozen=True, slots=True)
-class GivenFile:
-    """A file that a VM was given, with the label that it got."""
-
-    path: str
-    inode: int
-    label: str
-
-
-@dataclass(frozen=True, slots=True)
-class Vm:
-    """A VM that runs or ran. Times in milliseconds of the clock; `end` None: it may still run.
-
-    `pid` is the launcher's, which became QEMU. `files` are those that were labelled for it.
-    """
-
-    name: str
-    context: Context
-    pid: int
-    start: int
-    end: int | None = None
-    files: tuple[GivenFile, ...] = ()
-
-    def lived(self, time: int) -> bool:
-        """Tell whether `time` lies in its life."""
-        return self.start <= time and (self.end is None or time <= self.end)
-
-    def runs_as(self, context: Context) -> bool:
-        """Tell whether a process in `context` is one of its: QEMU, or a helper at the same pair."""
-        if context == self.context:
-            return True
-        mine = self.context.range
-        return mine is not None and bool(mine.low.categories) and context.range == mine
 
 
 @dataclass(slots=True)
@@ -119,7 +85,7 @@ class Group:
     """The denials of one VM (of its latest run: `vm`), of the launcher, or of a context that no known VM has."""
 
     title: str
-    vm: Vm | None = None
+    vm: PastVm | None = None
     lines: dict[tuple[object, ...], Line] = field(default_factory=dict)
 
     def describe(self) -> list[str]:
@@ -140,7 +106,7 @@ class Group:
         }
 
 
-def of_vm(denial: Denial, vms: Sequence[Vm]) -> Vm | None:
+def of_vm(denial: Denial, vms: Sequence[PastVm]) -> PastVm | None:
     """Return the VM whose process was denied; of several in one context (static labels) the one with its pid.
 
     The launcher, before it becomes QEMU, counts as the VM: the pid is the same.
@@ -160,7 +126,7 @@ class Known:
     is a group of its own. `ask` is the policy, `default` its label for a path and class.
     """
 
-    vms: Sequence[Vm]
+    vms: Sequence[PastVm]
     domains: frozenset[str]
     ask: Ask
     default: Default
@@ -180,7 +146,7 @@ def grouped(denials: Iterable[Denial], known: Known) -> list[Group]:
     return [groups[key] for key in sorted(groups)]
 
 
-def _place(denial: Denial, vm: Vm | None, domains: frozenset[str]) -> tuple[tuple[str, str], str | None]:
+def _place(denial: Denial, vm: PastVm | None, domains: frozenset[str]) -> tuple[tuple[str, str], str | None]:
     if vm is not None:
         return ("0", vm.name), vm.name
     if denial.source.type in LAUNCHER:
@@ -217,7 +183,7 @@ def _add(group: Group, denial: Denial, known: Known) -> None:
     line.denial = denial
 
 
-def _owner(denial: Denial, vm: Vm | None, vms: Sequence[Vm]) -> str | None:
+def _owner(denial: Denial, vm: PastVm | None, vms: Sequence[PastVm]) -> str | None:
     """Return the name of the other VM that has the target's level: the one of that time, else the last one known."""
     level = denial.target.range
     if level is None or not level.low.categories:
@@ -227,16 +193,16 @@ def _owner(denial: Denial, vm: Vm | None, vms: Sequence[Vm]) -> str | None:
     return (then or found)[-1].name if found else None
 
 
-def _given(vm: Vm | None, path: str | None) -> str | None:
+def _given(vm: PastVm | None, path: str | None) -> str | None:
     """Return the label that the VM's own file at `path` got at its start; None for any other."""
     return next((file.label for file in vm.files if file.path == path), None) if vm is not None else None
 
 
-def _running(vm: Vm | None) -> str | None:
+def _running(vm: PastVm | None) -> str | None:
     return vm.name if vm is not None and vm.end is None else None
 
 
-def path_of(denial: Denial, vms: Sequence[Vm]) -> str | None:
+def path_of(denial: Denial, vms: Sequence[PastVm]) -> str | None:
     """Return the whole path of what was denied: the kernel's, or that of a VM's file with the same inode and name."""
     if denial.path is not None:
         # the kernel's own words for what has no path: `socket:[7]`, and for what had one

@@ -12,8 +12,8 @@ from confined_qemu import lsm
 from confined_qemu.errors import HostError, why
 from confined_qemu.facts import FileFacts, FileKind, FolderFacts
 from confined_qemu.helper import PROGRAMS
-from confined_qemu.host import survey
-from confined_qemu.labelling import label, walk
+from confined_qemu.host import inodes, survey
+from confined_qemu.labelling import walk
 from confined_qemu.plan import helperplan, treeplan
 from confined_qemu.values import dataclass, field, replace
 
@@ -89,8 +89,8 @@ class _Seen:
         """Count an entry."""
         if key not in self.first:
             # its path is for messages
-            facts = FileFacts(entry.shown, entry.shown, label.kind_of(entry.found.st_mode), label=found)
-            where = label.identity_of(entry.descriptor)
+            facts = FileFacts(entry.shown, entry.shown, inodes.kind_of(entry.found.st_mode), label=found)
+            where = inodes.identity_of(entry.descriptor)
             owner, links = entry.found.st_uid, entry.found.st_nlink
             self.first[key] = replace(facts, identity=where, links=links, owner=owner)
         self.counts[key] = self.counts.get(key, 0) + 1
@@ -119,7 +119,7 @@ def _share(
             if left < 0:
                 break
             found = lsm.context_of(entry.proc) if folder.label is not None else None
-            kind = label.kind_of(entry.found.st_mode)
+            kind = inodes.kind_of(entry.found.st_mode)
             linked = entry.found.st_nlink > 1 and kind is not FileKind.DIRECTORY
             where = (entry.found.st_dev, entry.found.st_ino)
             owner = entry.found.st_uid if labelled else None
@@ -174,7 +174,7 @@ def _above(path: str) -> tuple[Identity, ...]:
         path = os.path.dirname(path)
         descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            found.append(label.identity_of(descriptor))
+            found.append(inodes.identity_of(descriptor))
         finally:
             os.close(descriptor)
     return tuple(found)

@@ -15,11 +15,11 @@ import time
 from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu import lsm, paths
+from confined_qemu.context import RESTORED_TYPE
 from confined_qemu.errors import HostError, LsmError, why
 from confined_qemu.facts import SelinuxMode
 from confined_qemu.host import chain, selinuxfs
 from confined_qemu.host.chain import Layer
-from confined_qemu.plan.svirt import RESTORED_TYPE
 from confined_qemu.resource import PROBED, Role
 from confined_qemu.values import dataclass, field, replace
 

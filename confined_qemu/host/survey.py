@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from confined_qemu import hostpaths, lsm, paths
 from confined_qemu.errors import HostError, LsmError, why
 from confined_qemu.facts import DescriptorFacts, FileFacts, FileKind, Identity, SelinuxFacts, SelinuxMode
-from confined_qemu.host import devices, kvm, mounts, processes, selinuxfs
-from confined_qemu.labelling import label
+from confined_qemu.host import devices, inodes, kvm, mounts, processes, selinuxfs
 from confined_qemu.mcs import Level
 from confined_qemu.values import replace
 
@@ -140,12 +139,12 @@ def _opened(path: str, real: str, descriptor: int, selinux_facts: SelinuxFacts) 
         contexts = selinux_facts.contexts
         if given is not None and contexts is not None and contexts.is_given(given):
             default = lsm.default_label(real, found.st_mode)
-            in_use = stat.S_ISREG(found.st_mode) and label.in_use(descriptor)
+            in_use = stat.S_ISREG(found.st_mode) and inodes.in_use(descriptor)
     return FileFacts(
         path,
         real,
-        label.kind_of(found.st_mode),
-        label.identity_of(descriptor),
+        inodes.kind_of(found.st_mode),
+        inodes.identity_of(descriptor),
         found.st_nlink,
         found.st_uid,
         found.st_gid,
@@ -185,7 +184,7 @@ def _descriptor(number: int, taken: int) -> DescriptorFacts:
     found = os.fstat(number)
     access = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE
     swapped = found.st_dev == taken and stat.S_ISCHR(found.st_mode)
-    kind = _socket_class(number) if stat.S_ISSOCK(found.st_mode) else label.kind_of(found.st_mode)
+    kind = _socket_class(number) if stat.S_ISSOCK(found.st_mode) else inodes.kind_of(found.st_mode)
     context = None if kind is FileKind.MISSING else lsm.context_of(number)
     return DescriptorFacts(
         number, str(kind), context, swapped, access != os.O_WRONLY, access != os.O_RDONLY, found.st_uid,

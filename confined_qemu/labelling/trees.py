@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from confined_qemu import lsm
 from confined_qemu.errors import ConfinedQemuError, LabelError, why
 from confined_qemu.facts import FileKind
-from confined_qemu.labelling import label, notes, walk
+from confined_qemu.host import inodes
+from confined_qemu.labelling import notes, walk
 from confined_qemu.mcs import Level
 from confined_qemu.values import dataclass, field, replace
 
@@ -52,7 +53,7 @@ class _Batch:
 
     def add(self, descriptor: int, shown: str, before: Context) -> None:
         """Keep an entry open until its note is on disk."""
-        found = label.identity_of(descriptor)
+        found = inodes.identity_of(descriptor)
         self.held.append((os.dup(descriptor), shown))
         self.lines.append(notes.Note(found.inode, found.generation, before))
         if len(self.held) >= self.size:
@@ -97,7 +98,7 @@ def give(step: LabelTree, path: str, apart: Collection[tuple[int, int]], progres
             seen += 1
             if seen > walk.MOST + 1:
                 raise LabelError(f"more than {walk.MOST:,} entries; nothing in it stays labelled", where=step.path)
-            if (found.st_dev, found.st_ino) not in apart and not left(label.kind_of(found.st_mode), found.st_nlink):
+            if (found.st_dev, found.st_ino) not in apart and not left(inodes.kind_of(found.st_mode), found.st_nlink):
                 _one(step, batch, descriptor, shown)
             if seen % BATCH == 0:
                 progress(step.path, min(seen, step.count), step.count)
@@ -164,7 +165,7 @@ class _Back:
         now = lsm.context_of(path)
         if now is None:
             return
-        if self._ours(now) and not self.others_hold(identity := label.identity_of(descriptor)):
+        if self._ours(now) and not self.others_hold(identity := inodes.identity_of(descriptor)):
             note = self.known.get(identity.inode)
             after = note.label if note is not None and note.is_of(identity) else self._made(now, depth)
             if after != now:

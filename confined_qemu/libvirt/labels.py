@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Final
 from confined_qemu import lsm
 from confined_qemu.errors import ConfinedQemuError, HostError, LabelError, ValueProblem, printable, why
 from confined_qemu.facts import FileKind, LiveProcess, SelinuxMode
-from confined_qemu.host import processes
-from confined_qemu.labelling import label
+from confined_qemu.host import inodes, processes
 from confined_qemu.libvirt import remembered, xmltree
 from confined_qemu.libvirt.remembered import Action
 from confined_qemu.plan.steps import Create, Relabel
@@ -28,9 +27,8 @@ from confined_qemu.values import dataclass
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from confined_qemu.context import Context
+    from confined_qemu.context import Context, PolicyContexts
     from confined_qemu.facts import Identity
-    from confined_qemu.plan.svirt import PolicyContexts
 
 CONFIGURED: Final = "/etc/libvirt/qemu"
 RUNNING: Final = "/run/libvirt/qemu"
@@ -252,7 +250,7 @@ def _one(path: str, now: _Now, seen: set[_Inode]) -> Result | None:
     try:
         found = os.fstat(descriptor)
         key = (found.st_dev, found.st_ino)
-        if key in seen or label.kind_of(found.st_mode) not in (FileKind.REGULAR, FileKind.BLOCK):
+        if key in seen or inodes.kind_of(found.st_mode) not in (FileKind.REGULAR, FileKind.BLOCK):
             return None
         seen.add(key)
         return _noted(path, descriptor, now)
@@ -290,7 +288,7 @@ def _decision(path: str, descriptor: int, now: _Now) -> remembered.Decision | No
     if memory is None:
         return None
     given = lsm.context_of(_name(descriptor))
-    identity = label.identity_of(descriptor)
+    identity = inodes.identity_of(descriptor)
     noted = remembered.Noted(
         given,
         memory,

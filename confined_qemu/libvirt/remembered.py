@@ -17,9 +17,9 @@ from confined_qemu.values import dataclass
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from confined_qemu.context import PolicyContexts
     from confined_qemu.facts import LiveProcess
     from confined_qemu.libvirt.xmltree import Element
-    from confined_qemu.plan.svirt import PolicyContexts
 
 LABEL: Final = "trusted.libvirt.security.selinux"
 COUNT: Final = "trusted.libvirt.security.ref_selinux"

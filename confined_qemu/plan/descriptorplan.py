@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Vm:
+class Recipient:
     """Whom the descriptors go to.
 
     `private` is the label of a file of the VM's own, `uid` the launcher's user, and `opened` the descriptors that QEMU
@@ -67,7 +67,7 @@ def _uses(descriptor: DescriptorFacts) -> list[str]:
     return (["read"] if descriptor.readable else []) + (["write"] if descriptor.writable else [])
 
 
-def decide(descriptor: DescriptorFacts, to: Vm) -> tuple[Relay | Retag | None, str | None]:
+def decide(descriptor: DescriptorFacts, to: Recipient) -> tuple[Relay | Retag | None, str | None]:
     """Return the step that brings a descriptor to a VM, or why it cannot be; neither if it is so.
 
     At exec the kernel swaps a descriptor that the new domain may not use for a null device
@@ -89,7 +89,7 @@ def decide(descriptor: DescriptorFacts, to: Vm) -> tuple[Relay | Retag | None, s
 
 
 def _brought(
-    descriptor: DescriptorFacts, to: Vm, label: Context, permissions: list[str], missing: tuple[str, ...]
+    descriptor: DescriptorFacts, to: Recipient, label: Context, permissions: list[str], missing: tuple[str, ...]
 ) -> tuple[Relay | Retag | None, str | None]:
     """Return how a descriptor that the VM may not use as it is becomes one that it may use, or why not."""
     what = f"descriptor {descriptor.number} ({label})"
@@ -114,7 +114,7 @@ _BY_PIPE = "send it through a pipe instead, for example: ... | cat"
 
 
 def _retagged(
-    descriptor: DescriptorFacts, to: Vm, label: Context, permissions: list[str], denied: str
+    descriptor: DescriptorFacts, to: Recipient, label: Context, permissions: list[str], denied: str
 ) -> tuple[Retag | None, str | None]:
     if to.policy.denied(to.process, label, descriptor.kind, permissions):
         return None, f"{denied}; {_BY_PIPE}"

@@ -15,8 +15,8 @@ from confined_qemu.resource import Sharing
 from confined_qemu.values import dataclass
 
 if TYPE_CHECKING:
+    from confined_qemu.context import PolicyContexts
     from confined_qemu.facts import SelinuxFacts
-    from confined_qemu.plan.svirt import PolicyContexts
 
 STDIO_TYPE = "confined_qemu_stdio_t"
 """The type of a pipe through which a dynamic VM speaks to its own caller (policy/mls.cil)."""

@@ -272,7 +272,7 @@ class _Draft:
             return
         at = self._levels(self.process)
         labelled = frozenset(self._handed_files())
-        to = descriptorplan.Vm(
+        to = descriptorplan.Recipient(
             self.process, self._private(), at, self.policy, self.facts.uid, self._opened_by_name(), labelled
         )
         for descriptor in self.facts.descriptors:

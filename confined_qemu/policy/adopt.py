@@ -13,10 +13,11 @@ import stat
 from typing import TYPE_CHECKING
 
 from confined_qemu import lsm
+from confined_qemu.context import RESTORED_TYPE
 from confined_qemu.errors import HostError
 from confined_qemu.facts import SelinuxMode
 from confined_qemu.host import mounts
-from confined_qemu.plan import fixedlabels, places, svirt
+from confined_qemu.plan import fixedlabels, places
 from confined_qemu.policy import install
 from confined_qemu.restore import journal, restore
 from confined_qemu.values import dataclass
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from confined_qemu.context import Context
 
-_TYPE = svirt.RESTORED_TYPE
+_TYPE = RESTORED_TYPE
 _USERS = frozenset({"user_home_t", "user_tmp_t", "tmp_t", "admin_home_t", "virt_home_t", "svirt_home_t", _TYPE})
 """What a user's file may be called that was moved into the folder."""
 _SYSTEMS_HOMES = frozenset({"/", "/nonexistent"})

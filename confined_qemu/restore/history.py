@@ -14,8 +14,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from confined_qemu.context import Context
-from confined_qemu.denials.attribution import GivenFile, Vm
 from confined_qemu.errors import JournalError, ValueProblem, why
+from confined_qemu.pastvm import GivenFile, PastVm
 from confined_qemu.plan.steps import Relabel
 from confined_qemu.restore import journal
 
@@ -56,13 +56,13 @@ def _shorten(path: str, descriptor: int) -> None:
     os.rename(temporary, path)
 
 
-def known(folders: Iterable[str]) -> list[Vm]:
+def known(folders: Iterable[str]) -> list[PastVm]:
     """Return the VMs of these folders that run or ended lately, in the order of their start.
 
     Raises:
         JournalError: the user's own folder cannot be read; another user's damaged one stops nobody.
     """
-    found: list[Vm] = []
+    found: list[PastVm] = []
     for folder in folders:
         try:
             found.extend(_in_folder(folder))
@@ -72,8 +72,8 @@ def known(folders: Iterable[str]) -> list[Vm]:
     return sorted(found, key=lambda vm: vm.start)
 
 
-def _in_folder(folder: str) -> list[Vm]:
-    found: list[Vm] = []
+def _in_folder(folder: str) -> list[PastVm]:
+    found: list[PastVm] = []
     for entry in journal.entries(folder):
         with suppress(FileNotFoundError):  # it ended this moment: the history has it
             found.append(_vm(entry, end=None))
@@ -82,7 +82,7 @@ def _in_folder(folder: str) -> list[Vm]:
     return [*ended, *(vm for vm in found if not any((vm.pid, vm.start) == (e.pid, e.start) for e in ended))]
 
 
-def _vm(entry: journal.Entry, *, end: int | None) -> Vm:
+def _vm(entry: journal.Entry, *, end: int | None) -> PastVm:
     record = entry.record
     # a journal is written once, at the start
     start = os.stat(entry.path).st_mtime_ns // 1_000_000
@@ -91,14 +91,14 @@ def _vm(entry: journal.Entry, *, end: int | None) -> Vm:
         for step in record.all_steps
         if isinstance(step, Relabel)
     )
-    return Vm(record.name, record.context, record.pid, start, end, files)
+    return PastVm(record.name, record.context, record.pid, start, end, files)
 
 
 def _now() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _ended(folder: str) -> Iterator[Vm]:
+def _ended(folder: str) -> Iterator[PastVm]:
     path = os.path.join(folder, _NAME)
     try:
         # root reads the folders of others: a link there must not lead it elsewhere, nor a pipe hold it up
@@ -118,7 +118,7 @@ def _ended(folder: str) -> Iterator[Vm]:
             yield vm
 
 
-def _encode(vm: Vm) -> dict[str, Any]:
+def _encode(vm: PastVm) -> dict[str, Any]:
     return {
         "name": vm.name,
         "context": str(vm.context),
@@ -129,12 +129,12 @@ def _encode(vm: Vm) -> dict[str, Any]:
     }
 
 
-def _decode(line: str) -> Vm | None:
+def _decode(line: str) -> PastVm | None:
     """Return the VM of a line; None for one that a crash cut off, or that is somebody's own writing."""
     try:
         data = json.loads(line)
         files = tuple(GivenFile(str(path), int(inode), str(label)) for path, inode, label in data["files"])
         context = Context.parse(str(data["context"]))
-        return Vm(str(data["name"]), context, int(data["pid"]), int(data["start"]), int(data["end"]), files)
+        return PastVm(str(data["name"]), context, int(data["pid"]), int(data["start"]), int(data["end"]), files)
     except (ValueError, KeyError, TypeError, RecursionError, ValueProblem):
         return None
