@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from confined_qemu.bare import keeps_context
-from confined_qemu.paths import DENIALS_SCRIPT, LAUNCH_SCRIPT
+from confined_qemu.cli.unconfined import keeps_context
+from confined_qemu.model.paths import DENIALS_SCRIPT, LAUNCH_SCRIPT
 
 LAUNCHED = frozenset({"run", "exec", "recover", "settle", "allow", "revoke"})
 """The verbs that the launch script serves, in the launcher's domain."""
@@ -23,7 +23,7 @@ def main() -> None:
         os.execve(LAUNCH_SCRIPT, [LAUNCH_SCRIPT, *sys.argv[1:]], initial())
     if sys.argv[1:2] == ["denials"] and os.access(DENIALS_SCRIPT, os.X_OK):
         os.execv(DENIALS_SCRIPT, [DENIALS_SCRIPT, *sys.argv[2:]])
-    from confined_qemu.cli import main as cli
+    from confined_qemu.cli.command import main as cli
 
     sys.exit(cli(sys.argv[1:]))
 

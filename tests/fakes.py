@@ -9,12 +9,11 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from confined_qemu import lsm
-from confined_qemu.context import Context, PolicyContexts
-from confined_qemu.errors import LsmError
-from confined_qemu.facts import Boolean, SelinuxMode
-from confined_qemu.host import processes
-from confined_qemu.values import dataclass, field, replace
+from confined_qemu.host import lsm, processes
+from confined_qemu.model.context import Context, PolicyContexts
+from confined_qemu.model.errors import LsmError
+from confined_qemu.model.facts import Boolean, SelinuxMode
+from confined_qemu.model.frozen import dataclass, field, replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -6,8 +6,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from confined_qemu.context import Context
-from confined_qemu.mcs import MAX_CATEGORY, Level, Pair, Range
+from confined_qemu.model.context import Context
+from confined_qemu.model.mcs import MAX_CATEGORY, Level, Pair, Range
 
 categories = st.frozensets(st.integers(0, MAX_CATEGORY), max_size=12)
 """Few categories anywhere, so that runs and single ones both occur when drawn near each other."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from confined_qemu.act import acts
+from confined_qemu.launch import execute
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,8 +23,8 @@ def test_a_socket_may_have_a_longer_path_than_its_address(tmp_path: Path, length
         folder = os.path.join(folder, "d" * 50)
     os.makedirs(folder, exist_ok=True)
     path = f"{folder}/".ljust(length, "s")
-    listener = socket.socket(fileno=acts._listening(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), path))
-    client = socket.socket(fileno=acts._connected(path))
+    listener = socket.socket(fileno=execute._listening(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), path))
+    client = socket.socket(fileno=execute._connected(path))
     accepted, _ = listener.accept()
     accepted.sendall(b"x")
     assert client.recv(1) == b"x"

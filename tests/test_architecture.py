@@ -16,31 +16,10 @@ if TYPE_CHECKING:
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PACKAGE = "confined_qemu"
-ORDER = """
-    __init__ paths values cmdline cmdline.commas cmdline.queries errors mcs context resource helper facts svirt_table
-    pastvm invocation settings cmdline.keyvals hostpaths cmdline.options cmdline.collector cmdline.filenames cmdline.blocks
-    cmdline.chardevs cmdline.own cmdline.configs cmdline.sequence cmdline.reader
-    host host.chain spec spec.rules spec.disks spec.devices
-    spec.helpers spec.vm spec.yamlnodes spec.kinds spec.table_parts spec.table_helpers spec.table spec.schema
-    spec.loader spec.settingsfile spec.writer libvirt libvirt.xmltree libvirt.carrying libvirt.domaindevices
-    libvirt.domainhelpers
-    libvirt.domainxml spec.command spec.render_helpers spec.render plan plan.svirt plan.levels
-    libvirt.remembered plan.steps plan.plan plan.decisions host.mountinfo plan.places plan.openings
-    plan.fixedlabels plan.fileplan plan.treeplan plan.helperplan plan.socketplan plan.descriptorplan plan.processplan
-    plan.planner plan.hotplan restore restore.record denials denials.avc denials.verdict denials.filerules
-    denials.explain denials.attribution
-    | host.environment host.inherited host.inodes host.emulator host.settingsfiles host.selinuxfs locks lsm host.devices
-    host.kvm labelling
-    labelling.sweep labelling.label labelling.walk labelling.notes labelling.trees host.processes
-    host.mounts host.survey host.helperhost host.probe restore.journal restore.history restore.restore
-    libvirt.labels act act.pairs beside beside.survivors beside.watch beside.relay act.spawn act.helperstart
-    act.acts requests act.session act.hotplug policy policy.module policy.script policy.install policy.adopt shim
-    preview
-    denials.audit inquiry act.run arguments speech verbs launcher dropin bare check listing cli __main__
-""".split()  # noqa: SIM905 - a line of the order for each layer
-"""Each module imports only what stands to its left. Left of the bar all is pure: values in, values out."""
-PURE = ORDER[: ORDER.index("|")]
-MODULES = [name for name in ORDER if name != "|"]
+LAYERS = ("model", "read", "plan", "denials", "host", "labels", "launch", "install", "cli")
+"""The folders of the package. Each imports itself and what stands to its left."""
+PURE = ("model", "read", "plan", "denials")
+"""Values in, values out."""
 HOST = frozenset(
     """
     _socket ctypes fcntl glob io multiprocessing os pathlib psutil random secrets select selectors selinux shutil
@@ -48,11 +27,11 @@ HOST = frozenset(
     """.split()  # noqa: SIM905 - a table
 )
 """What a pure module does not import: through these a host is asked or changed, or chance comes in."""
-HOST_ALLOWED = {"errors": {"os"}}
+HOST_ALLOWED = {"model.errors": {"os"}}
 """errors: os.strerror only, the system's words for a number."""
-SPEAKS = frozenset({"cli", "speech", "verbs"})
+SPEAKS = frozenset({"cli.command", "cli.output", "cli.launchverbs"})
 """The modules that print."""
-LONGEST_MODULE, LONGEST_FUNCTION = 400, 60
+LONGEST_MODULE, LONGEST_FUNCTION = 600, 60
 
 
 def file_of(name: str) -> str:
@@ -91,27 +70,33 @@ def own(name: str) -> str:
     return name.removeprefix(PACKAGE).removeprefix(".") or "__init__"
 
 
-def test_every_module_has_its_place() -> None:
-    found = set()
+def _modules() -> list[str]:
+    found = []
     for folder, _, names in os.walk(os.path.join(ROOT, PACKAGE)):
-        for name in names:
-            if name.endswith(".py"):
-                path = os.path.relpath(os.path.join(folder, name), os.path.join(ROOT, PACKAGE))[:-3]
-                found.add(path.replace(os.sep, ".").removesuffix(".__init__"))
-    assert found == set(MODULES)
-    assert len(MODULES) == len(set(MODULES))
+        inner = os.path.relpath(folder, os.path.join(ROOT, PACKAGE)).replace(os.sep, ".").strip(".")
+        files = [name[:-3] for name in names if name.endswith(".py") and (inner or name.startswith("__"))]
+        assert inner or len(files) == sum(name.endswith(".py") for name in names), "nothing lies loose at the root"
+        found += [inner if name == "__init__" else f"{inner}.{name}" for name in files if inner]
+    return sorted(found)
+
+
+MODULES = _modules()
+
+
+def layer(name: str) -> str:
+    return name.partition(".")[0]
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_imports_go_one_way(name: str) -> None:
-    left = set(MODULES[: MODULES.index(name)])
+    below = LAYERS[: LAYERS.index(layer(name)) + 1]
     for imported in imports(tree_of(name)):
-        if imported.startswith(PACKAGE):
-            assert own(imported) in left, f"{name} imports {own(imported)}, which does not stand to its left"
+        if imported.startswith(f"{PACKAGE}."):
+            assert layer(own(imported)) in below, f"{name} imports {own(imported)}, which stands above it"
 
 
-@pytest.mark.parametrize("name", PURE)
-def test_left_of_the_bar_all_is_pure(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in MODULES if layer(name) in PURE])
+def test_the_pure_layers_ask_no_host(name: str) -> None:
     found = {imported.partition(".")[0] for imported in imports(tree_of(name))}
     assert found & HOST <= HOST_ALLOWED.get(name, set())
     called = {
@@ -123,11 +108,11 @@ def test_left_of_the_bar_all_is_pure(name: str) -> None:
 
 
 def test_one_module_speaks_to_selinux() -> None:
-    assert [name for name in MODULES if "selinux" in set(imports(tree_of(name)))] == ["lsm"]
+    assert [name for name in MODULES if "selinux" in set(imports(tree_of(name)))] == ["host.lsm"]
 
 
 def test_yaml_and_psutil_have_one_place_each() -> None:
-    for module, place in (("yaml", "spec.yamlnodes"), ("psutil", "listing")):
+    for module, place in (("yaml", "read.spec.yamlnodes"), ("psutil", "cli.ps")):
         assert [name for name in MODULES if module in set(imports(tree_of(name)))] == [place]
 
 
@@ -199,19 +184,19 @@ def short(modules: set[str]) -> set[str]:
     return {name.partition(".")[0] for name in modules}
 
 
-LAUNCH = "from confined_qemu.dropin import main; main()"
+LAUNCH = "from confined_qemu.cli.launchscript import main; main()"
 HEAVY = {"yaml", "psutil", "subprocess", "asyncio", "logging", "tempfile", "threading", "random", "secrets"}
-HEAVY |= {"dataclasses", "inspect"}  # our own stand in confined_qemu.values
+HEAVY |= {"dataclasses", "inspect"}  # our own stand in confined_qemu.model.frozen
 
 
 @pytest.mark.touches_host
 def test_handing_over_to_the_launch_script_loads_next_to_nothing(tmp_path: Path) -> None:
-    code = "import confined_qemu.paths as p; p.LAUNCH_SCRIPT = '/bin/true'\n"
+    code = "import confined_qemu.model.paths as p; p.LAUNCH_SCRIPT = '/bin/true'\n"
     code += "from confined_qemu.__main__ import main; main()"
     found = loaded(code, ["confined-qemu", "run", "x.yaml"], tmp_path)
     assert {name for name in found if name.startswith(PACKAGE)} == {
-        PACKAGE, f"{PACKAGE}.__main__", f"{PACKAGE}.bare", f"{PACKAGE}.paths", f"{PACKAGE}.host",
-        f"{PACKAGE}.host.environment",
+        PACKAGE, *(f"{PACKAGE}.{name}" for name in ("__main__", "cli", "cli.unconfined", "model", "model.paths", "host",
+        "host.environment")),
     }  # fmt: skip
     assert short(found).isdisjoint({"argparse", "yaml", "dataclasses", "re", "json", "enum", "typing"})
 
@@ -223,8 +208,8 @@ def test_a_query_loads_next_to_nothing(tmp_path: Path, words: str) -> None:
     assert {name for name in found if name.startswith(PACKAGE)} == {PACKAGE} | {
         f"{PACKAGE}.{name}"
         for name in (
-            "dropin", "cmdline", "cmdline.commas", "cmdline.queries", "host", "host.emulator", "host.environment",
-            "host.inherited", "host.selinuxfs",
+            "cli", "cli.launchscript", "model", "model.commas", "read", "read.qemu", "read.qemu.queries", "host",
+            "host.emulator", "host.environment", "host.inherited", "host.selinuxfs",
         )
     }  # fmt: skip
     assert {name for name in found if not name.startswith(PACKAGE)} <= {"__future__", "fcntl"}
@@ -237,14 +222,14 @@ def test_a_query_loads_next_to_nothing(tmp_path: Path, words: str) -> None:
 def test_a_raw_command_line_loads_no_yaml(tmp_path: Path, argv: list[str]) -> None:
     found = loaded(LAUNCH, argv, tmp_path)
     assert short(found).isdisjoint(HEAVY)
-    assert not found & {f"{PACKAGE}.{name}" for name in ("spec", "policy", "check", "listing", "cli")}
+    assert not found & {f"{PACKAGE}.{name}" for name in ("read.spec", "install", "cli.check", "cli.ps", "cli.command")}
 
 
 @pytest.mark.touches_host
 def test_a_spec_loads_yaml_and_no_psutil(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text("name: x\nconfinement: none\n")
     # `run` forks: what its child becomes is looked at
-    code = "import confined_qemu.act.run as r; r.supervise = lambda become, *_: become(-1)\n" + LAUNCH
+    code = "import confined_qemu.launch.run as r; r.supervise = lambda become, *_: become(-1)\n" + LAUNCH
     found = loaded(code, ["x", "run", "x.yaml"], tmp_path)
     assert "yaml" in found
     assert short(found).isdisjoint(HEAVY - {"yaml"})
@@ -254,7 +239,7 @@ def test_a_spec_loads_yaml_and_no_psutil(tmp_path: Path) -> None:
 def test_a_libvirt_domain_loads_expat_and_no_yaml(tmp_path: Path) -> None:
     head = "<domain type='qemu'><name>x</name><memory>65536</memory><os><type>hvm</type></os></domain>"
     (tmp_path / "x.xml").write_text(head)
-    code = "import confined_qemu.act.run as r; r.supervise = lambda become, *_: become(-1)\n" + LAUNCH
+    code = "import confined_qemu.launch.run as r; r.supervise = lambda become, *_: become(-1)\n" + LAUNCH
     found = loaded(code, ["x", "run", "--confinement", "none", "x.xml"], tmp_path)
     assert "pyexpat" in found
     assert short(found).isdisjoint(HEAVY)
@@ -264,25 +249,25 @@ def test_a_libvirt_domain_loads_expat_and_no_yaml(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("form", "looked"), [("raw", False), ("qcow2", True)])
 def test_a_raw_disk_costs_nothing_of_what_reads_headers(tmp_path: Path, form: str, *, looked: bool) -> None:
     code = (
-        "from confined_qemu.act import session\n"
-        "from confined_qemu.invocation import Invocation\n"
-        "from confined_qemu.resource import Access, Resource, Role, Sharing\n"
+        "from confined_qemu.launch import session\n"
+        "from confined_qemu.model.invocation import Invocation\n"
+        "from confined_qemu.model.resource import Access, Resource, Role, Sharing\n"
         f"disk = Resource('/nowhere', Role.DISK, Access.READ, Sharing.CONTENT, 'disk', {form!r})\n"
         "session.followed(Invocation('x', 'qemu', (), (disk,)), confined=False)\nend()"
     )
     found = loaded(code, ["x"], tmp_path)
-    assert ({f"{PACKAGE}.host.chain", f"{PACKAGE}.host.probe"} <= found) is looked
+    assert ({f"{PACKAGE}.read.headers", f"{PACKAGE}.host.probe"} <= found) is looked
     assert short(found).isdisjoint(HEAVY)
 
 
 @pytest.mark.touches_host
 @pytest.mark.parametrize(("program", "allowed"), [("watch", {"select"}), ("relay", {"selectors", "socket"})])
 def test_what_stays_beside_a_vm_is_small(tmp_path: Path, program: str, allowed: set[str]) -> None:
-    tree = tree_of(f"beside.{program}")
+    tree = tree_of(f"launch.companions.{program}")
     top = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
     assert top <= {"os", "signal", "sys", *allowed}
     assert not any(isinstance(node, ast.ImportFrom) for node in tree.body)
-    path = file_of(f"beside.{program}")
+    path = file_of(f"launch.companions.{program}")
     found = loaded(f"exec(open({path!r}).read(), dict(__name__='imported')); end()", [program], tmp_path)
     stated = loaded(f"import {', '.join(top)}; end()", [program], tmp_path)
     assert found == stated

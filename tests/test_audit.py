@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confined_qemu.denials import audit
-from confined_qemu.errors import HostError
+from confined_qemu.host import audit
+from confined_qemu.model.errors import HostError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confined_qemu.context import Context
 from confined_qemu.denials import avc
 from confined_qemu.denials.avc import Denial, Stamp
+from confined_qemu.model.context import Context
 from tests.strategies import hostile, stray
 
 VM = "system_u:system_r:svirt_t:s0:c1,c2"

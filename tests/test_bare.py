@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from confined_qemu.bare import keeps_context
+from confined_qemu.cli.unconfined import keeps_context
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +41,7 @@ def test_the_usual_spec_is_not_parsed_here(tmp_path: Path, monkeypatch: pytest.M
     def parsed(*_: object) -> None:
         raise AssertionError("the launch script parses it, once")
 
-    monkeypatch.setattr("confined_qemu.verbs.parsed", parsed)
+    monkeypatch.setattr("confined_qemu.cli.command.launchverbs.parsed", parsed)
     spec = tmp_path / "x.yaml"
     spec.write_text(f"name: x\n{DISK}display: none\nnetwork: none\nconfinement: selinux\nseclabel: {{type: dynamic}}\n")
     assert not keeps_context(["run", str(spec)])

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confined_qemu.context import Context
-from confined_qemu.host.chain import Layer, Names, names
-from confined_qemu.resource import PROBED, Access, Resource, Role, Sharing
-from confined_qemu.values import replace
+from confined_qemu.model.context import Context
+from confined_qemu.model.frozen import replace
+from confined_qemu.model.resource import PROBED, Access, Resource, Role, Sharing
+from confined_qemu.read.headers import Layer, Names, names
 from tests.strategies import hostile, stray
 
 TOP = Resource("/img/top", Role.DISK, Access.READ_WRITE, Sharing.PRIVATE, "disks[0].file", "qcow2")

@@ -16,11 +16,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from confined_qemu import cli, launcher, lsm, paths, speech
-from confined_qemu.act import run, session
-from confined_qemu.errors import ConfinedQemuError, LsmError
-from confined_qemu.facts import SelinuxMode
-from confined_qemu.restore import journal
+from confined_qemu.cli import command as cli
+from confined_qemu.cli import launcher, output
+from confined_qemu.host import lsm
+from confined_qemu.labels import journal
+from confined_qemu.launch import run, session
+from confined_qemu.model import paths
+from confined_qemu.model.errors import ConfinedQemuError, LsmError
+from confined_qemu.model.facts import SelinuxMode
 from tests import strategies
 
 if TYPE_CHECKING:
@@ -172,7 +175,7 @@ def test_a_wrong_variable_is_one_line_and_125(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], value: str
 ) -> None:
     monkeypatch.setenv("CONFINED_QEMU_CONFINEMENT", value)
-    code = speech.guarded(lambda: launcher._serve("/usr/bin/qemu-system-x86_64", ["-M", "none"]))
+    code = output.guarded(lambda: launcher._serve("/usr/bin/qemu-system-x86_64", ["-M", "none"]))
     err = capsys.readouterr().err
     assert code == 125
     assert "CONFINED_QEMU_CONFINEMENT" in err
@@ -184,7 +187,7 @@ def test_a_module_that_is_not_installed_is_one_line_and_125(capsys: pytest.Captu
     def work() -> int:
         raise ModuleNotFoundError(name=module)
 
-    assert speech.guarded(work) == 125
+    assert output.guarded(work) == 125
     assert f"apt install python3-{module}" in capsys.readouterr().err
 
 
@@ -210,7 +213,7 @@ def test_errors_have_their_exit_codes(capsys: pytest.CaptureFixture[str]) -> Non
     def fail() -> int:
         raise ConfinedQemuError("what", where="there", hint="mend it")
 
-    assert speech.guarded(fail) == 125
+    assert output.guarded(fail) == 125
     assert capsys.readouterr().err == "confined-qemu: there: what; mend it\n"
     assert answer(["plan", "--emulator", "/missing", "--", "-M", "none"])[0] == 127
     assert answer(["plan", "--emulator", "./a.img", "--", "-M", "none"])[0] == 126
@@ -218,7 +221,7 @@ def test_errors_have_their_exit_codes(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_each_line_of_an_error_has_the_prefix(capsys: pytest.CaptureFixture[str]) -> None:
-    speech.say("warning: ", "a\nb")
+    output.say("warning: ", "a\nb")
     assert capsys.readouterr().err == "confined-qemu: warning: a\nconfined-qemu: warning: b\n"
 
 
@@ -236,7 +239,7 @@ def test_what_nobody_foresaw_is_one_line_too(capsys: pytest.CaptureFixture[str],
     def fail() -> int:
         raise error
 
-    assert speech.guarded(fail) == 125
+    assert output.guarded(fail) == 125
     err = capsys.readouterr().err
     assert err.startswith("confined-qemu: ")
     assert err.count("\n") == 1
@@ -265,7 +268,7 @@ def test_an_interrupt_ends_as_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> N
     def fail() -> int:
         raise KeyboardInterrupt
 
-    speech.guarded(fail)
+    output.guarded(fail)
     assert sent == [(os.getpid(), signal.SIGINT)]
 
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from confined_qemu.cmdline.commas import escape
-from confined_qemu.cmdline.options import OPTIONS
-from confined_qemu.cmdline.reader import read
-from confined_qemu.errors import CommandLineError
-from confined_qemu.invocation import Accel, Invocation
-from confined_qemu.resource import PROBED, Access, Listener, Role, Takes
+from confined_qemu.model.commas import escape
+from confined_qemu.model.errors import CommandLineError
+from confined_qemu.model.invocation import Accel, Invocation
+from confined_qemu.model.resource import PROBED, Access, Listener, Role, Takes
+from confined_qemu.read.qemu.options import OPTIONS
+from confined_qemu.read.qemu.reader import read
 from tests.strategies import paths
 
 QEMU = "qemu-system-x86_64"

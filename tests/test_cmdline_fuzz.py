@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from confined_qemu import hostpaths
-from confined_qemu.cmdline.commas import escape
-from confined_qemu.cmdline.options import OPTIONS, Kind
-from confined_qemu.cmdline.queries import is_query
-from confined_qemu.cmdline.reader import read
-from confined_qemu.errors import CommandLineError
-from confined_qemu.invocation import Invocation
-from confined_qemu.resource import Role
+from confined_qemu.model import hostpaths
+from confined_qemu.model.commas import escape
+from confined_qemu.model.errors import CommandLineError
+from confined_qemu.model.invocation import Invocation
+from confined_qemu.model.resource import Role
+from confined_qemu.read.qemu.options import OPTIONS, Kind
+from confined_qemu.read.qemu.queries import is_query
+from confined_qemu.read.qemu.reader import read
 from tests.strategies import hostile, paths
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
-from confined_qemu.cmdline.reader import read
-from confined_qemu.resource import Takes
+from confined_qemu.model.resource import Takes
+from confined_qemu.read.qemu.reader import read
 
 if TYPE_CHECKING:
     from pathlib import Path

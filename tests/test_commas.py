@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from confined_qemu.cmdline.commas import escape, split
+from confined_qemu.model.commas import escape, split
 from tests.strategies import hostile, stray
 
 if TYPE_CHECKING:

@@ -11,15 +11,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from confined_qemu import requests
-from confined_qemu.cmdline import configs
-from confined_qemu.cmdline.configs import DEFAULT, OPTION_OF, Group, parse
-from confined_qemu.cmdline.options import OPTIONS
-from confined_qemu.cmdline.reader import read
-from confined_qemu.errors import CommandLineError, HostError
-from confined_qemu.invocation import Accel, Invocation
-from confined_qemu.resource import Listener
-from confined_qemu.settings import Settings, UnknownOptions
+from confined_qemu.launch import inputs
+from confined_qemu.model.errors import CommandLineError, HostError
+from confined_qemu.model.invocation import Accel, Invocation
+from confined_qemu.model.resource import Listener
+from confined_qemu.read.qemu import configs
+from confined_qemu.read.qemu.configs import DEFAULT, OPTION_OF, Group, parse
+from confined_qemu.read.qemu.options import OPTIONS
+from confined_qemu.read.qemu.reader import read
+from confined_qemu.read.settings import Settings, UnknownOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -253,9 +253,9 @@ def test_sockets_of_a_spec_keep_their_names() -> None:
 
 def test_the_setting_reaches_the_reader() -> None:
     lenient = Settings(unknown_options=UnknownOptions.WARN)
-    assert requests.from_arguments(QEMU, ["-frobnicate"], settings=lenient).remarks
+    assert inputs.from_arguments(QEMU, ["-frobnicate"], settings=lenient).remarks
     with pytest.raises(CommandLineError):
-        requests.from_arguments(QEMU, ["-frobnicate"], settings=Settings())
+        inputs.from_arguments(QEMU, ["-frobnicate"], settings=Settings())
 
 
 # ---- the file on the host
@@ -267,10 +267,10 @@ def test_files_that_cannot_be_read_twice_or_at_all(tmp_path: Path) -> None:
     good.write_bytes(b'[drive "d"]\nfile = "\xff"\n')
     big.write_bytes(b"\n" * (configs.LARGEST + 1))
     os.mkfifo(pipe)
-    assert paths(requests.from_arguments(QEMU, ["-readconfig", str(good)]))[1] == "\udcff disk rw"
+    assert paths(inputs.from_arguments(QEMU, ["-readconfig", str(good)]))[1] == "\udcff disk rw"
     for path, words in ((big, "larger than"), (pipe, "not a regular file"), (tmp_path, "cannot be read")):
         with pytest.raises(HostError, match=words):
-            requests.from_arguments(QEMU, ["-readconfig", str(path)])
+            inputs.from_arguments(QEMU, ["-readconfig", str(path)])
 
 
 @pytest.mark.touches_host

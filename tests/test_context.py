@@ -7,9 +7,9 @@ from contextlib import suppress
 import pytest
 from hypothesis import given
 
-from confined_qemu.context import Context
-from confined_qemu.errors import ValueProblem
-from confined_qemu.mcs import Level, Range
+from confined_qemu.model.context import Context
+from confined_qemu.model.errors import ValueProblem
+from confined_qemu.model.mcs import Level, Range
 from tests.strategies import contexts, hostile, levels
 
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from confined_qemu.context import Context
 from confined_qemu.denials import avc
 from confined_qemu.denials.attribution import Known, grouped, of_vm, path_of
-from confined_qemu.pastvm import GivenFile, PastVm
-from confined_qemu.plan.decisions import Answer, Reason, Setting
-from confined_qemu.values import replace
+from confined_qemu.model.context import Context
+from confined_qemu.model.frozen import replace
+from confined_qemu.model.pastvm import GivenFile, PastVm
+from confined_qemu.model.policy import Answer, Reason, Setting
 from tests.conftest import GOLDEN
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from confined_qemu.errors import HostError
-from confined_qemu.facts import FileKind, Identity
 from confined_qemu.host import devices
+from confined_qemu.model.errors import HostError
+from confined_qemu.model.facts import FileKind, Identity
 
 if TYPE_CHECKING:
     from pathlib import Path

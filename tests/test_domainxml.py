@@ -12,12 +12,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confined_qemu import requests
-from confined_qemu.errors import SpecError
-from confined_qemu.invocation import Accel, SeclabelType
-from confined_qemu.libvirt import carrying, domaindevices, domainxml
-from confined_qemu.spec import loader, writer
-from confined_qemu.spec.disks import Bus
+from confined_qemu.launch import inputs
+from confined_qemu.model.errors import SpecError
+from confined_qemu.model.invocation import Accel, SeclabelType
+from confined_qemu.read.libvirt import carrying, devices, domain
+from confined_qemu.read.spec import loader, writer
+from confined_qemu.read.spec.disks import Bus
 from tests.strategies import hostile, spec_documents
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ FRAME = "<domain type='kvm'><name>x</name><memory unit='MiB'>64</memory><os><typ
 DEVICES = FRAME.format("<devices>{}</devices>")
 
 
-def read(text: str) -> domainxml.Imported:
-    return domainxml.parse(text, "d.xml")
+def read(text: str) -> domain.Imported:
+    return domain.parse(text, "d.xml")
 
 
 def lost(text: str) -> list[str]:
@@ -41,16 +41,16 @@ def lost(text: str) -> list[str]:
 @pytest.mark.parametrize("path", GOOD, ids=lambda path: path.stem)
 def test_golden_imports(path: Path, golden: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(path.parent)
-    text, remarks = requests.spec_of(path.name)
+    text, remarks = inputs.spec_of(path.name)
     golden(f"import/{path.stem}.yaml", text)
     golden(f"import/{path.stem}.err", "".join(f"confined-qemu: warning: {line}\n" for line in remarks))
-    assert loader.parse(text, "x.yaml") == domainxml.parse(path.read_text(), path.name).vm
+    assert loader.parse(text, "x.yaml") == domain.parse(path.read_text(), path.name).vm
 
 
 @pytest.mark.parametrize("path", BAD, ids=lambda path: path.stem)
 def test_golden_refusals(path: Path, golden: Callable[[str, str], None]) -> None:
     with pytest.raises(SpecError) as caught:
-        domainxml.parse(path.read_text(), path.name)
+        domain.parse(path.read_text(), path.name)
     golden(f"import-bad/{path.stem}.err", f"{caught.value}\n")
     assert all(line.startswith(f"{path.name}:") for line in caught.value.problems)
 
@@ -106,7 +106,7 @@ def test_whatever_is_not_known_is_listed() -> None:
 
 
 def test_every_bus_that_libvirt_derives_is_one_of_ours() -> None:
-    assert set(domaindevices._BUSES.values()) <= set(Bus)
+    assert set(devices._BUSES.values()) <= set(Bus)
 
 
 @given(st.text(max_size=60) | st.lists(st.sampled_from("<>/&;'\"=! ab\n?-[]"), max_size=60).map("".join))
@@ -178,6 +178,6 @@ def test_what_yaml_takes_for_something_else_is_quoted(word: str) -> None:
 def test_a_domain_stands_for_a_spec(tmp_path: Path) -> None:
     path = tmp_path / "d.xml"
     path.write_text(DEVICES.format("<disk><source file='/a,b'/><target dev='vda'/></disk><sound model='ich9'/>"))
-    found = requests.from_spec(os.fspath(path))
+    found = inputs.from_spec(os.fspath(path))
     assert [resource.path for resource in found.resources] == ["/a,b"]
     assert found.remarks == (f"{path}: not carried over: line 1: devices/sound: a spec has no key for it",)

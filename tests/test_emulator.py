@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from confined_qemu.errors import EmulatorNotExecutable, EmulatorNotFound
 from confined_qemu.host import emulator
-from confined_qemu.policy import script
+from confined_qemu.install import script
+from confined_qemu.model.errors import EmulatorNotExecutable, EmulatorNotFound
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,7 +120,7 @@ def drop_in(folder: Path, words: list[str], **variables: str) -> subprocess.Comp
         "# Written by `confined-qemu policy install`",
         "import sys",
         f"sys.path.append({package!r})",
-        "from confined_qemu.dropin import main",
+        "from confined_qemu.cli.launchscript import main",
         "main()",
     )
     program = make(folder / NAME, "\n".join(lines).encode())

@@ -7,8 +7,8 @@ import errno
 import pytest
 from hypothesis import given
 
-from confined_qemu import errors
-from confined_qemu.errors import ConfinedQemuError, SpecError, printable, why
+from confined_qemu.model import errors
+from confined_qemu.model.errors import ConfinedQemuError, SpecError, printable, why
 from tests.strategies import hostile, stray
 
 

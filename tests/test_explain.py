@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 
-from confined_qemu.context import Context
 from confined_qemu.denials import avc
 from confined_qemu.denials.attribution import Line
 from confined_qemu.denials.explain import explain
 from confined_qemu.denials.verdict import Case, Verdict, quoted
-from confined_qemu.plan.decisions import Answer, Reason, Setting
-from confined_qemu.values import dataclass, replace
+from confined_qemu.model.context import Context
+from confined_qemu.model.frozen import dataclass, replace
+from confined_qemu.model.policy import Answer, Reason, Setting
 from tests.strategies import contexts, hostile, stray
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from confined_qemu.context import Context
-from confined_qemu.invocation import Invocation, Seclabel
-from confined_qemu.plan.fileplan import FilePlanner, Outcome, Wanted, clash, merge
-from confined_qemu.plan.steps import Create, Relabel
-from confined_qemu.resource import Access, Resource, Role, Sharing
+from confined_qemu.model.context import Context
+from confined_qemu.model.invocation import Invocation, Seclabel
+from confined_qemu.model.resource import Access, Resource, Role, Sharing
+from confined_qemu.model.steps import Create, Relabel
+from confined_qemu.plan.files import FilePlanner, Outcome, Wanted, clash, merge
 from tests.fakes import DEBIAN, VIRT_IMAGE
 from tests.worlds import PAIR, World
 

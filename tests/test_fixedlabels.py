@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confined_qemu.context import Context
-from confined_qemu.facts import FileFacts, FileKind, Mount
 from confined_qemu.host import mountinfo
-from confined_qemu.invocation import Invocation, Seclabel
+from confined_qemu.model.context import Context
+from confined_qemu.model.facts import FileFacts, FileKind, Mount
+from confined_qemu.model.invocation import Invocation, Seclabel
+from confined_qemu.model.resource import Access, Resource, Role, Sharing
+from confined_qemu.model.steps import Relabel
 from confined_qemu.plan import fixedlabels, places
-from confined_qemu.plan.fileplan import FilePlanner, Outcome, Wanted
-from confined_qemu.plan.steps import Relabel
-from confined_qemu.resource import Access, Resource, Role, Sharing
+from confined_qemu.plan.files import FilePlanner, Outcome, Wanted
 from tests.fakes import DEBIAN, Policy
 from tests.strategies import hostile, stray
 from tests.worlds import PAIR, World

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from confined_qemu.act import helperstart
-from confined_qemu.errors import HostError
-from confined_qemu.facts import Identity
-from confined_qemu.helper import HelperKind
-from confined_qemu.plan.steps import StartHelper
+from confined_qemu.launch import helpers
+from confined_qemu.model.errors import HostError
+from confined_qemu.model.facts import Identity
+from confined_qemu.model.helper import HelperKind
+from confined_qemu.model.steps import StartHelper
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +50,7 @@ def ends(pidfd: int) -> bool:
 def test_it_serves_and_ends_with_the_vm(tmp_path: Path) -> None:
     mine, watcher = socket.socketpair()
     with mine, watcher:
-        running = helperstart.start(step(tmp_path, SERVES), None, mine)
+        running = helpers.start(step(tmp_path, SERVES), None, mine)
         _, told, _, _ = socket.recv_fds(watcher, 1, 1)
         with socket.socket(fileno=running.socket) as qemu:
             folder, descriptors = eval(qemu.recv(1000))  # noqa: S307 - the text above
@@ -68,7 +68,7 @@ def test_it_serves_and_ends_with_the_vm(tmp_path: Path) -> None:
 def test_it_starts_where_the_caller_ignores_sigchld(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
-        running = helperstart.start(step(tmp_path, SERVES), None, None)
+        running = helpers.start(step(tmp_path, SERVES), None, None)
     finally:
         signal.signal(signal.SIGCHLD, before)
     os.close(running.socket)
@@ -86,21 +86,21 @@ def test_it_starts_where_the_caller_ignores_sigchld(tmp_path: Path) -> None:
 )
 def test_one_that_ends_at_once_says_why(tmp_path: Path, code: str, words: str) -> None:
     with pytest.raises(HostError, match=words) as caught:
-        helperstart.start(step(tmp_path, code), None, None)
+        helpers.start(step(tmp_path, code), None, None)
     assert "\n" not in str(caught.value)
 
 
 def test_a_program_that_cannot_be_executed(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="cannot be started: No such file"):
-        helperstart.start(step(tmp_path, "", program="/nothing/here"), None, None)
+        helpers.start(step(tmp_path, "", program="/nothing/here"), None, None)
 
 
 def test_another_folder_is_not_served(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="it changed after the plan was made"):
-        helperstart.start(step(tmp_path, SERVES, Identity(1, 1)), None, None)
+        helpers.start(step(tmp_path, SERVES, Identity(1, 1)), None, None)
     (tmp_path / "link").symlink_to(tmp_path)
     with pytest.raises(HostError, match="cannot be opened"):
-        helperstart.start(step(tmp_path / "link", SERVES), None, None)
+        helpers.start(step(tmp_path / "link", SERVES), None, None)
 
 
 def test_its_folder_is_handed_over_open(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_its_folder_is_handed_over_open(tmp_path: Path) -> None:
     code = SERVES.replace(
         "import os, socket, sys", "import os, socket, sys\nos.chdir('/')\nos.chdir('/proc/self/fd/{folder}/.')"
     )
-    running = helperstart.start(step(tmp_path, code), None, None)
+    running = helpers.start(step(tmp_path, code), None, None)
     with socket.socket(fileno=running.socket) as qemu:
         assert str(tmp_path).encode() in qemu.recv(1000)
     assert ends(running.pidfd)

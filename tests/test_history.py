@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confined_qemu.context import Context
-from confined_qemu.errors import JournalError
-from confined_qemu.facts import FileKind, Identity
-from confined_qemu.pastvm import GivenFile, PastVm
-from confined_qemu.plan.steps import Relabel
-from confined_qemu.restore import history, journal
-from confined_qemu.restore.record import Record
+from confined_qemu.labels import history, journal
+from confined_qemu.model.context import Context
+from confined_qemu.model.errors import JournalError
+from confined_qemu.model.facts import FileKind, Identity
+from confined_qemu.model.pastvm import GivenFile, PastVm
+from confined_qemu.model.record import Record
+from confined_qemu.model.steps import Relabel
 from tests.strategies import hostile
 
 if TYPE_CHECKING:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from confined_qemu import hostpaths
-from confined_qemu.context import Context
-from confined_qemu.facts import FileKind, Identity
-from confined_qemu.invocation import Invocation
-from confined_qemu.plan import hotplan
-from confined_qemu.plan.plan import Plan
-from confined_qemu.plan.steps import Create, JournalStep, LabelTree, Relabel
-from confined_qemu.resource import Access, Resource, Role
-from confined_qemu.values import replace
+from confined_qemu.model import hostpaths
+from confined_qemu.model.context import Context
+from confined_qemu.model.facts import FileKind, Identity
+from confined_qemu.model.frozen import replace
+from confined_qemu.model.invocation import Invocation
+from confined_qemu.model.plan import Plan
+from confined_qemu.model.resource import Access, Resource, Role
+from confined_qemu.model.steps import Create, JournalStep, LabelTree, Relabel
+from confined_qemu.plan import hotplug
 from tests.fakes import VIRT_IMAGE
 from tests.worlds import World
 
@@ -37,8 +37,8 @@ def planned(
     world.denied.append(NO_CONTENT)
     policy = world.rules()
     assert policy is not None
-    running = hotplan.Running("vm 1", PROCESS, launched, granted)
-    return hotplan.plan(invocation, world.facts(invocation), running, policy)
+    running = hotplug.Running("vm 1", PROCESS, launched, granted)
+    return hotplug.plan(invocation, world.facts(invocation), running, policy)
 
 
 def given(world: World, after: Context, *, exclusive: bool) -> Relabel:
@@ -122,8 +122,8 @@ def test_a_damaged_format_refuses_the_whole() -> None:
     invocation = Invocation("vm", "", (), (wanted(),), problems=("its header is bad",))
     policy = world.rules()
     assert policy is not None
-    running = hotplan.Running("vm", PROCESS, (), ())
-    assert hotplan.plan(invocation, world.facts(invocation), running, policy).refusals == ("its header is bad",)
+    running = hotplug.Running("vm", PROCESS, (), ())
+    assert hotplug.plan(invocation, world.facts(invocation), running, policy).refusals == ("its header is bad",)
 
 
 def test_permissive_says_it_and_goes_on() -> None:

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from confined_qemu.act import hotplug
-from confined_qemu.errors import HostError, LsmError
-from confined_qemu.facts import FileKind
 from confined_qemu.host import inodes, processes
-from confined_qemu.labelling import label
-from confined_qemu.mcs import Level
-from confined_qemu.plan.steps import Create, Relabel
-from confined_qemu.restore import journal, restore
-from confined_qemu.restore.record import Grant, Record
+from confined_qemu.labels import journal, label, restore
+from confined_qemu.launch import hotplug
+from confined_qemu.model.errors import HostError, LsmError
+from confined_qemu.model.facts import FileKind
+from confined_qemu.model.mcs import Level
+from confined_qemu.model.record import Grant, Record
+from confined_qemu.model.steps import Create, Relabel
 from tests.fakes import DEBIAN, VIRT_IMAGE, Crash, Labels, Processes, install_labels, install_processes
 
 if TYPE_CHECKING:

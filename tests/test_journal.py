@@ -13,14 +13,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from confined_qemu import paths
-from confined_qemu.context import Context
-from confined_qemu.errors import JournalError
-from confined_qemu.facts import FileKind, Identity
-from confined_qemu.plan.steps import Bind, Create, MakeFolder, Relabel
-from confined_qemu.restore import journal
-from confined_qemu.restore.record import Grant, Record, encode
-from confined_qemu.values import replace
+from confined_qemu.labels import journal
+from confined_qemu.model import paths
+from confined_qemu.model.context import Context
+from confined_qemu.model.errors import JournalError
+from confined_qemu.model.facts import FileKind, Identity
+from confined_qemu.model.frozen import replace
+from confined_qemu.model.record import Grant, Record, encode
+from confined_qemu.model.steps import Bind, Create, MakeFolder, Relabel
 from tests import strategies
 
 if TYPE_CHECKING:

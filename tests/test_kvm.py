@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from confined_qemu.facts import KvmFacts
 from confined_qemu.host import kvm
+from confined_qemu.model.facts import KvmFacts
 
 if TYPE_CHECKING:
     from collections.abc import Callable

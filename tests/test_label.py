@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from confined_qemu.context import Context
-from confined_qemu.errors import ConfinedQemuError, LabelError, LsmError
-from confined_qemu.facts import FileKind, Identity
 from confined_qemu.host import inodes
-from confined_qemu.labelling import label
-from confined_qemu.plan.steps import Bind, Create, MakeFolder, Relabel
+from confined_qemu.labels import label
+from confined_qemu.model.context import Context
+from confined_qemu.model.errors import ConfinedQemuError, LabelError, LsmError
+from confined_qemu.model.facts import FileKind, Identity
+from confined_qemu.model.steps import Bind, Create, MakeFolder, Relabel
 from tests.fakes import DEBIAN, VIRT_IMAGE, Labels, install_labels
 
 if TYPE_CHECKING:

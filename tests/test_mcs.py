@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confined_qemu.errors import ValueProblem
-from confined_qemu.mcs import Level, Pair, Range, Window, format_categories, parse_categories
+from confined_qemu.model.errors import ValueProblem
+from confined_qemu.model.mcs import Level, Pair, Range, Window, format_categories, parse_categories
 from tests.strategies import categories, crowded, hostile, levels, pairs, ranges
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from confined_qemu.cmdline.filenames import PROTOCOLS
-from confined_qemu.cmdline.keyvals import objects
-from confined_qemu.cmdline.options import OPTIONS
-from confined_qemu.cmdline.queries import walk
+from confined_qemu.read.qemu.filenames import PROTOCOLS
+from confined_qemu.read.qemu.keyvals import objects
+from confined_qemu.read.qemu.options import OPTIONS
+from confined_qemu.read.qemu.queries import walk
 from integration.suite import openings, openings_sets, openings_table
 
 if TYPE_CHECKING:

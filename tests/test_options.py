@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from confined_qemu.cmdline.options import OPTIONS, Kind
-from confined_qemu.cmdline.own import READERS
-from confined_qemu.cmdline.queries import FLAGS
-from confined_qemu.cmdline.reader import read
-from confined_qemu.errors import CommandLineError
+from confined_qemu.model.errors import CommandLineError
+from confined_qemu.read.qemu.options import OPTIONS, Kind
+from confined_qemu.read.qemu.queries import FLAGS
+from confined_qemu.read.qemu.reader import read
+from confined_qemu.read.qemu.special import READERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -155,16 +155,21 @@ _ENTRIES = {
 
 def _schema() -> dict[str, dict[str, Any]]:
     commands: list[dict[str, Any]] = [{"execute": "qmp_capabilities"}, {"execute": "query-qmp-schema"}]
-    done = subprocess.run(
+    with subprocess.Popen(
         [QEMU, "-M", "none", "-display", "none", "-nodefaults", "-S", "-qmp", "stdio"],
-        input="\n".join(map(json.dumps, [*commands, {"execute": "quit"}])),
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
-        check=True,
-        timeout=60,
-    )
-    answers = (json.loads(line) for line in done.stdout.splitlines())
-    return next({item["name"]: item for item in one["return"]} for one in answers if one.get("return"))
+    ) as qemu:
+        assert qemu.stdin is not None
+        assert qemu.stdout is not None
+        qemu.stdin.write("".join(json.dumps(command) + "\n" for command in commands))
+        qemu.stdin.flush()
+        # not `quit` with the rest: it may end QEMU before the long answer is out
+        answers = (json.loads(line) for line in qemu.stdout)
+        found = next({item["name"]: item for item in one["return"]} for one in answers if one.get("return"))
+        qemu.kill()
+    return found
 
 
 def _strings(schema: dict[str, dict[str, Any]], name: str, above: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confined_qemu.act import pairs
-from confined_qemu.errors import HostError, JournalError
-from confined_qemu.mcs import MAX_CATEGORY, Pair, Window
+from confined_qemu.launch import pairs
+from confined_qemu.model.errors import HostError, JournalError
+from confined_qemu.model.mcs import MAX_CATEGORY, Pair, Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable

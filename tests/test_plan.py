@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 
-from confined_qemu import requests, settings
-from confined_qemu.plan.plan import AccelChoice, Plan, PlannedResource
+from confined_qemu.launch import inputs
+from confined_qemu.model.frozen import replace
+from confined_qemu.model.plan import AccelChoice, Plan, PlannedResource
+from confined_qemu.model.resource import Access, Resource, Role, Sharing
+from confined_qemu.model.steps import Create, MakeFolder
 from confined_qemu.plan.planner import plan
-from confined_qemu.plan.steps import Create, MakeFolder
-from confined_qemu.resource import Access, Resource, Role, Sharing
-from confined_qemu.values import replace
+from confined_qemu.read import settings
 from tests.conftest import GOLDEN
 from tests.fakes import VIRT_IMAGE
 from tests.strategies import hostile, stray
@@ -28,7 +29,7 @@ from tests.worlds import HERE, World
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from confined_qemu.invocation import Invocation
+    from confined_qemu.model.invocation import Invocation
 
 CASES = sorted(os.listdir(os.path.join(GOLDEN, "plan")))
 KEYS = (
@@ -49,14 +50,14 @@ def text_of(case: str, name: str) -> str | None:
 def asked(case: str, monkeypatch: pytest.MonkeyPatch) -> Invocation:
     argv = text_of(case, "argv")
     if argv is not None:
-        monkeypatch.setattr(requests, "_config", lambda path: text_of(case, path))
+        monkeypatch.setattr(inputs, "_config", lambda path: text_of(case, path))
         environment = dict(line.partition("=")[::2] for line in (text_of(case, "env") or "").splitlines())
         chosen = settings.from_environment(environment)
-        return requests.from_arguments("qemu-system-x86_64", argv.splitlines(), settings=chosen)
+        return inputs.from_arguments("qemu-system-x86_64", argv.splitlines(), settings=chosen)
     domain = text_of(case, "domain.xml")
     spec = domain or text_of(case, "spec.yaml") or ""
-    monkeypatch.setattr(requests, "_text", lambda _: spec)
-    return requests.from_spec(f"{HERE}/{case}.{'xml' if domain else 'yaml'}")
+    monkeypatch.setattr(inputs, "_text", lambda _: spec)
+    return inputs.from_spec(f"{HERE}/{case}.{'xml' if domain else 'yaml'}")
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confined_qemu import hostpaths
-from confined_qemu.cmdline.reader import read
-from confined_qemu.invocation import Accel, Confinement, Invocation, Seclabel, SeclabelType
-from confined_qemu.plan.plan import Plan
+from confined_qemu.model import hostpaths
+from confined_qemu.model.frozen import replace
+from confined_qemu.model.invocation import Accel, Confinement, Invocation, Seclabel, SeclabelType
+from confined_qemu.model.plan import Plan
+from confined_qemu.model.resource import Access, Listener, Resource, Role, Sharing
+from confined_qemu.model.steps import Bind, Connect, Create, MakeFolder, Relabel, Relay, Retag
 from confined_qemu.plan.planner import plan
-from confined_qemu.plan.steps import Bind, Connect, Create, MakeFolder, Relabel, Relay, Retag
-from confined_qemu.resource import Access, Listener, Resource, Role, Sharing
-from confined_qemu.values import replace
+from confined_qemu.read.qemu.reader import read
 from tests import strategies
 from tests.worlds import PAIR, World
 

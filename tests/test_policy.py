@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from confined_qemu import lsm, paths
-from confined_qemu.context import Context
-from confined_qemu.errors import HostError
-from confined_qemu.facts import SelinuxMode
-from confined_qemu.policy import install, module, script
-from confined_qemu.policy.module import Levels
+from confined_qemu.host import lsm
+from confined_qemu.install import install, module, script
+from confined_qemu.install.module import Levels
+from confined_qemu.model import paths
+from confined_qemu.model.context import Context
+from confined_qemu.model.errors import HostError
+from confined_qemu.model.facts import SelinuxMode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -202,7 +203,7 @@ def test_the_script_is_isolated(package: Path, monkeypatch: pytest.MonkeyPatch) 
     lines = script.text(script.Script.LAUNCH).splitlines()
     assert lines[0] == "#!/usr/bin/python3 -IS"
     assert lines[3] == f"sys.path += ['/usr/lib/python3/dist-packages', {str(package)!r}]"
-    assert lines[-2:] == ["from confined_qemu.dropin import main", "main()"]
+    assert lines[-2:] == ["from confined_qemu.cli.launchscript import main", "main()"]
     compile(script.text(script.Script.LAUNCH), "launch", "exec")
 
 
@@ -223,11 +224,11 @@ def test_a_folder_that_others_write_is_refused(
 @pytest.mark.parametrize("tmp_mode", [0o755, 0o1777])
 def test_roots_own_folder_is_trusted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_mode: int) -> None:
     fake_stat(monkeypatch, {str(tmp_path): (tmp_mode, 0)})
-    assert "dropin import main" in script.text(script.Script.LAUNCH)
+    assert "launchscript import main" in script.text(script.Script.LAUNCH)
 
 
 def fake_stat(monkeypatch: pytest.MonkeyPatch, said: dict[str, tuple[int, int]]) -> None:
-    def answer(path: str) -> os.stat_result:
+    def answer(path: str, **_: object) -> os.stat_result:
         mode, owner = said.get(path, (0o755, 0))
         return os.stat_result((stat.S_IFDIR | mode, 0, 0, 1, owner, 0, 0, 0, 0, 0))
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from confined_qemu import lsm, paths
-from confined_qemu.errors import HostError, LsmError
-from confined_qemu.facts import SelinuxMode
-from confined_qemu.host import probe
-from confined_qemu.invocation import Invocation
-from confined_qemu.resource import PROBED, Access, Resource, Role, Sharing
-from confined_qemu.values import replace
+from confined_qemu.host import lsm, probe
+from confined_qemu.model import paths
+from confined_qemu.model.errors import HostError, LsmError
+from confined_qemu.model.facts import SelinuxMode
+from confined_qemu.model.frozen import replace
+from confined_qemu.model.invocation import Invocation
+from confined_qemu.model.resource import PROBED, Access, Resource, Role, Sharing
 
 if TYPE_CHECKING:
     from collections.abc import Callable

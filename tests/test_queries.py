@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confined_qemu.cmdline.options import OPTIONS, Kind
-from confined_qemu.cmdline.queries import is_query, walk
-from confined_qemu.cmdline.reader import read
+from confined_qemu.read.qemu.options import OPTIONS, Kind
+from confined_qemu.read.qemu.queries import is_query, walk
+from confined_qemu.read.qemu.reader import read
 
 QEMU = shutil.which("qemu-system-x86_64")
 
@@ -140,9 +140,8 @@ def test_qemu_ends_by_itself_and_makes_no_machine(line: str) -> None:
 
 @pytest.mark.touches_host
 def test_no_heavy_module_is_loaded() -> None:
-    code = (
-        "import sys; before = set(sys.modules); import confined_qemu.cmdline.queries; print(*set(sys.modules) - before)"
-    )
+    code = "import sys; before = set(sys.modules); import confined_qemu.read.qemu.queries as _\n"
+    code += "print(*set(sys.modules) - before)"
     done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True)
     assert not set(done.stdout.split()) & {
         "re",
@@ -150,9 +149,9 @@ def test_no_heavy_module_is_loaded() -> None:
         "dataclasses",
         "enum",
         "argparse",
-        "confined_qemu.cmdline.options",
+        "confined_qemu.read.qemu.options",
     }
-    assert "confined_qemu.cmdline.queries" in done.stdout
+    assert "confined_qemu.read.qemu.queries" in done.stdout
 
 
 @given(st.lists(st.sampled_from(sorted(f"-{name}" for name in OPTIONS)) | st.text(max_size=5), max_size=8))

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from confined_qemu.act import spawn
-from confined_qemu.beside import relay
+from confined_qemu.launch import spawn
+from confined_qemu.launch.companions import relay
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confined_qemu.context import Context
-from confined_qemu.errors import ValueProblem
-from confined_qemu.facts import LiveProcess
-from confined_qemu.libvirt import remembered, xmltree
-from confined_qemu.libvirt.remembered import BOOTED, COUNT, LABEL, Action, Memory, Noted, decide, parse
-from confined_qemu.spec.yamlnodes import Problems
-from confined_qemu.values import replace
+from confined_qemu.model.context import Context
+from confined_qemu.model.errors import ValueProblem
+from confined_qemu.model.facts import LiveProcess
+from confined_qemu.model.frozen import replace
+from confined_qemu.plan import remembered
+from confined_qemu.plan.remembered import BOOTED, COUNT, LABEL, Action, Memory, Noted, decide, parse
+from confined_qemu.read.libvirt import xmltree
+from confined_qemu.read.spec.yamlnodes import Problems
 from tests import strategies
 from tests.fakes import DEBIAN, VIRT_IMAGE
 

@@ -15,16 +15,16 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confined_qemu.cmdline.commas import split
-from confined_qemu.context import Context
-from confined_qemu.errors import ValueProblem
-from confined_qemu.invocation import Accel, Confinement
-from confined_qemu.resource import Access, Listener, Role, Sharing
-from confined_qemu.spec import loader
-from confined_qemu.spec.devices import Char, CharKind, Network, NetworkType, NicModel
-from confined_qemu.spec.disks import Bus, Disk, DiskFormat, DiskLabel
-from confined_qemu.spec.render import first_extra, invocation
-from confined_qemu.spec.vm import VM
+from confined_qemu.model.commas import split
+from confined_qemu.model.context import Context
+from confined_qemu.model.errors import ValueProblem
+from confined_qemu.model.invocation import Accel, Confinement
+from confined_qemu.model.resource import Access, Listener, Role, Sharing
+from confined_qemu.read.spec import loader
+from confined_qemu.read.spec.devices import Char, CharKind, Network, NetworkType, NicModel
+from confined_qemu.read.spec.disks import Bus, Disk, DiskFormat, DiskLabel
+from confined_qemu.read.spec.render import first_extra, invocation
+from confined_qemu.read.spec.vm import VM
 from tests.strategies import hostile, paths, spec_documents, stray
 
 if TYPE_CHECKING:

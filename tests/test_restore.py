@@ -14,19 +14,17 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from confined_qemu import locks
-from confined_qemu.context import Context
-from confined_qemu.errors import JournalError, LsmError
-from confined_qemu.facts import Facts, FileFacts, FileKind, KvmFacts, SelinuxFacts, SelinuxMode
-from confined_qemu.host import inodes, processes
-from confined_qemu.invocation import Invocation
-from confined_qemu.labelling import label
-from confined_qemu.mcs import Level, Pair
-from confined_qemu.plan.fileplan import FilePlanner, Wanted
-from confined_qemu.plan.steps import Bind, Create, JournalStep, MakeFolder, Relabel
-from confined_qemu.resource import Access, Resource, Role, Sharing
-from confined_qemu.restore import journal, restore
-from confined_qemu.restore.record import Record
+from confined_qemu.host import inodes, locks, processes
+from confined_qemu.labels import journal, label, restore
+from confined_qemu.model.context import Context
+from confined_qemu.model.errors import JournalError, LsmError
+from confined_qemu.model.facts import Facts, FileFacts, FileKind, KvmFacts, SelinuxFacts, SelinuxMode
+from confined_qemu.model.invocation import Invocation
+from confined_qemu.model.mcs import Level, Pair
+from confined_qemu.model.record import Record
+from confined_qemu.model.resource import Access, Resource, Role, Sharing
+from confined_qemu.model.steps import Bind, Create, JournalStep, MakeFolder, Relabel
+from confined_qemu.plan.files import FilePlanner, Wanted
 from tests.fakes import DEBIAN, VIRT_IMAGE, Crash, Labels, Policy, install_labels, install_processes
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ PATIENCE = 20.0
 
 PROGRAM = """
 import os, select, signal, sys
-from confined_qemu.act import run
+from confined_qemu.launch import run
 
 SCRIPT, WATCHER, LOG = sys.argv[1:4]
 # nohup and a shell's background job are started with some of these ignored, and what runs here would inherit that

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confined_qemu import paths
-from confined_qemu.bare import keeps_context
-from confined_qemu.errors import ConfinedQemuError, HostError, SpecError, UsageError
+from confined_qemu.cli.unconfined import keeps_context
 from confined_qemu.host import settingsfiles
-from confined_qemu.invocation import Confinement
-from confined_qemu.requests import from_arguments
-from confined_qemu.settings import Settings, UnknownOptions, from_environment
-from confined_qemu.spec import settingsfile
+from confined_qemu.launch.inputs import from_arguments
+from confined_qemu.model import paths
+from confined_qemu.model.errors import ConfinedQemuError, HostError, SpecError, UsageError
+from confined_qemu.model.invocation import Confinement
+from confined_qemu.read.settings import Settings, UnknownOptions, from_environment
+from confined_qemu.read.spec import settingsfile
 
 if TYPE_CHECKING:
     from pathlib import Path

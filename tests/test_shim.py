@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from confined_qemu import paths, shim
-from confined_qemu.errors import ConfinedQemuError, EmulatorNotFound, HostError
 from confined_qemu.host import emulator
+from confined_qemu.install import shim
+from confined_qemu.model import paths
+from confined_qemu.model.errors import ConfinedQemuError, EmulatorNotFound, HostError
 
 if TYPE_CHECKING:
     from pathlib import Path

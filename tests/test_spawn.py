@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from confined_qemu import beside
-from confined_qemu.act import spawn
-from confined_qemu.errors import HostError
+from confined_qemu.launch import companions, spawn
+from confined_qemu.model.errors import HostError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +42,7 @@ os.write(int(sys.argv[1]), json.dumps(said).encode())
 def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Return what a program that was started says of itself."""
     (tmp_path / "probe.py").write_text(PROBE)
-    monkeypatch.setattr(beside, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(companions, "__file__", str(tmp_path / "__init__.py"))
     mine, its = socket.socketpair()
     other, secret = os.pipe()
     os.set_inheritable(secret, True)  # noqa: FBT003 - positional by definition

@@ -12,14 +12,14 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from confined_qemu.context import Context
-from confined_qemu.errors import SpecError
-from confined_qemu.invocation import Accel, Seclabel, SeclabelType
-from confined_qemu.spec import loader, yamlnodes
-from confined_qemu.spec.devices import Char, CharKind, Network, NetworkType
-from confined_qemu.spec.disks import Bus, Disk, DiskFormat, ExtraFile
-from confined_qemu.spec.helpers import Share, ShareDriver, Tpm, TpmModel, TpmVersion
-from confined_qemu.spec.vm import VM
+from confined_qemu.model.context import Context
+from confined_qemu.model.errors import SpecError
+from confined_qemu.model.invocation import Accel, Seclabel, SeclabelType
+from confined_qemu.read.spec import loader, yamlnodes
+from confined_qemu.read.spec.devices import Char, CharKind, Network, NetworkType
+from confined_qemu.read.spec.disks import Bus, Disk, DiskFormat, ExtraFile
+from confined_qemu.read.spec.helpers import Share, ShareDriver, Tpm, TpmModel, TpmVersion
+from confined_qemu.read.spec.vm import VM
 from tests.strategies import spec_documents
 
 HERE = Path(__file__).parent

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confined_qemu.context import Context, PolicyContexts
-from confined_qemu.errors import ValueProblem
-from confined_qemu.invocation import Seclabel, SeclabelType
-from confined_qemu.mcs import Pair
+from confined_qemu.model.context import Context, PolicyContexts
+from confined_qemu.model.errors import ValueProblem
+from confined_qemu.model.invocation import Seclabel, SeclabelType
+from confined_qemu.model.mcs import Pair
+from confined_qemu.model.resource import Sharing
 from confined_qemu.plan import svirt
-from confined_qemu.resource import Sharing
 from tests import strategies
 from tests.fakes import DEBIAN, FEDORA
 

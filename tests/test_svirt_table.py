@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confined_qemu import hostpaths, svirt_table
-from confined_qemu.cmdline.options import OPTIONS
-from confined_qemu.facts import FileKind
-from confined_qemu.resource import Access, Resource, Role, Sharing
-from confined_qemu.svirt_table import TABLE, End, Place
+from confined_qemu.model import hostpaths, labelrules
+from confined_qemu.model.facts import FileKind
+from confined_qemu.model.labelrules import TABLE, End, Place
+from confined_qemu.model.resource import Access, Resource, Role, Sharing
+from confined_qemu.read.qemu.options import OPTIONS
 from tests.strategies import hostile, stray
 
 USES = sorted(
@@ -21,7 +21,7 @@ USES = sorted(
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.what)
-def test_each_row_says_what_why_and_who_says_so(row: svirt_table.Row) -> None:
+def test_each_row_says_what_why_and_who_says_so(row: labelrules.Row) -> None:
     for text in (row.what, row.why, row.source):
         assert text
         assert not text.endswith(".")
@@ -40,7 +40,7 @@ def test_no_row_is_hidden_by_another() -> None:
             for kind in row.kinds
         ]
         assert any(
-            svirt_table.row(role, access, place, shareable=row.shareable, kind=kind) is row
+            labelrules.row(role, access, place, shareable=row.shareable, kind=kind) is row
             for role, access, place, kind in asked
         ), row.what
 
@@ -49,20 +49,20 @@ def test_no_row_is_hidden_by_another() -> None:
 @pytest.mark.parametrize("place", Place)
 def test_each_use_has_a_rule(role: Role, access: Access, place: Place) -> None:
     directory_in_dev = access is Access.DIRECTORY and place is Place.DEVICE
-    assert svirt_table.row(role, access, place) is not None or directory_in_dev
+    assert labelrules.row(role, access, place) is not None or directory_in_dev
 
 
 @pytest.mark.parametrize("role", Role)
 @pytest.mark.parametrize("access", Access)
 @pytest.mark.parametrize("place", [Place.DESCRIPTOR, Place.KERNEL])
 def test_what_is_every_processs_is_never_relabelled(role: Role, access: Access, place: Place) -> None:
-    assert svirt_table.sharing(role, access, place, shareable=True) is Sharing.UNLABELLED
+    assert labelrules.sharing(role, access, place, shareable=True) is Sharing.UNLABELLED
 
 
-@pytest.mark.parametrize("role", sorted(set(Role) - svirt_table.OWN_DEVICES))
+@pytest.mark.parametrize("role", sorted(set(Role) - labelrules.OWN_DEVICES))
 @pytest.mark.parametrize("access", Access)
 def test_no_other_role_relabels_a_character_device(role: Role, access: Access) -> None:
-    assert FileKind.CHARACTER not in svirt_table.kinds(role, access)
+    assert FileKind.CHARACTER not in labelrules.kinds(role, access)
 
 
 # ---- places

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from confined_qemu.context import Context
-from confined_qemu.errors import LabelError
-from confined_qemu.facts import Identity
-from confined_qemu.labelling import label, sweep
-from confined_qemu.plan.steps import Sweep
+from confined_qemu.labels import label, sweep
+from confined_qemu.model.context import Context
+from confined_qemu.model.errors import LabelError
+from confined_qemu.model.facts import Identity
+from confined_qemu.model.steps import Sweep
 from tests.fakes import VIRT_IMAGE, Labels, install_labels
 
 if TYPE_CHECKING:

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confined_qemu.context import Context
-from confined_qemu.errors import JournalError, LabelError, LsmError
-from confined_qemu.facts import FileFacts, FileKind, FolderFacts, Identity
-from confined_qemu.labelling import notes, trees, walk
-from confined_qemu.plan import treeplan
-from confined_qemu.plan.steps import LabelTree
+from confined_qemu.host import walk
+from confined_qemu.labels import notes, trees
+from confined_qemu.model.context import Context
+from confined_qemu.model.errors import JournalError, LabelError, LsmError
+from confined_qemu.model.facts import FileFacts, FileKind, FolderFacts, Identity
+from confined_qemu.model.steps import LabelTree
+from confined_qemu.plan import trees as treeplan
 from tests.fakes import VIRT_IMAGE, Crash, Labels, install_labels
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def test_a_link_that_is_put_in_a_folders_place_leads_nowhere(
             os.symlink(tmp_path, f"{tree}/a")
         return real(path)
 
-    monkeypatch.setattr("confined_qemu.lsm.context_of", swap)
+    monkeypatch.setattr("confined_qemu.host.lsm.context_of", swap)
     trees.give(step(tree), str(tmp_path / "notes"), (), untold)
     assert os.path.islink(f"{tree}/a")
     assert labels.of(str(tmp_path / "outside")) == labels.of(str(tmp_path)) == VIRT_IMAGE

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from confined_qemu import values
+from confined_qemu.model import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -53,7 +53,7 @@ def both(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tup
     again = types.ModuleType(module)
     monkeypatch.setitem(sys.modules, module, again)  # where the standard library looks its annotations up
     for word in ("dataclass", "field", "replace"):
-        monkeypatch.setattr(values, word, getattr(dataclasses, word))
+        monkeypatch.setattr(frozen, word, getattr(dataclasses, word))
     exec(compile(text, module, "exec"), again.__dict__)  # noqa: S102 - our own source
     return ours, getattr(again, name)
 
@@ -78,9 +78,9 @@ def test_they_are_found() -> None:
 def test_fields_and_defaults_agree(both: tuple[Any, Any]) -> None:
     ours, theirs = both
     fields = dataclasses.fields(theirs)
-    assert values.names(ours) == tuple(field.name for field in fields) == theirs.__match_args__
+    assert frozen.names(ours) == tuple(field.name for field in fields) == theirs.__match_args__
     assert ours.__dict__.get("__slots__") == theirs.__dict__.get("__slots__")
-    made = {name: make() for name, make in values.defaults(ours).items()}
+    made = {name: make() for name, make in frozen.defaults(ours).items()}
     theirs_made = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
     for field in fields:
         if field.default_factory is not dataclasses.MISSING:
@@ -89,7 +89,7 @@ def test_fields_and_defaults_agree(both: tuple[Any, Any]) -> None:
 
 
 def test_instances_are_made_alike(both: tuple[Any, Any]) -> None:
-    names = values.names(both[0])
+    names = frozen.names(both[0])
     texts = [f"value {name}" for name in names]
     for count in range(len(names) + 2):
         given = [*texts, "one too many"][:count]
@@ -101,11 +101,11 @@ def test_instances_are_made_alike(both: tuple[Any, Any]) -> None:
 
 def contents(made: Callable[..., object], *given: object, **named: object) -> list[object]:
     instance = made(*given, **named)
-    return [getattr(instance, name) for name in values.names(instance)]
+    return [getattr(instance, name) for name in frozen.names(instance)]
 
 
 def test_they_compare_hash_print_and_refuse_alike(both: tuple[Any, Any]) -> None:
-    names = values.names(both[0])
+    names = frozen.names(both[0])
     given, other = tuple(range(len(names))), tuple(range(1, len(names) + 1))
     acts: tuple[Callable[[Any, Any], object], ...] = (
         lambda one, another: (one == another, one != another, one == given),
@@ -131,9 +131,9 @@ def compared(
 
 
 def test_a_default_is_made_anew_for_each_instance() -> None:
-    @values.dataclass
+    @frozen.dataclass
     class Found:
-        names: list[str] = values.field(default_factory=list)
+        names: list[str] = frozen.field(default_factory=list)
 
     first, second = Found(), Found()
     first.names.append("x")
@@ -141,7 +141,7 @@ def test_a_default_is_made_anew_for_each_instance() -> None:
 
 
 def test_a_copy_is_checked_like_any_instance() -> None:
-    @values.dataclass(frozen=True, slots=True)
+    @frozen.dataclass(frozen=True, slots=True)
     class Pair:
         first: int
         second: int = 2
@@ -150,8 +150,8 @@ def test_a_copy_is_checked_like_any_instance() -> None:
             if self.first > self.second:
                 raise ValueError(self.first)
 
-    assert values.replace(Pair(1), second=3) == Pair(1, 3)
+    assert frozen.replace(Pair(1), second=3) == Pair(1, 3)
     with pytest.raises(ValueError, match="4"):
-        values.replace(Pair(1), first=4)
+        frozen.replace(Pair(1), first=4)
     with pytest.raises(TypeError, match="third"):
-        values.replace(Pair(1), third=4)  # type: ignore[call-arg]
+        frozen.replace(Pair(1), third=4)  # type: ignore[call-arg]

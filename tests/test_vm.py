@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from confined_qemu.context import Context
-from confined_qemu.errors import ValueProblem
-from confined_qemu.invocation import Confinement, Seclabel, SeclabelType
-from confined_qemu.spec.devices import Char, CharKind, Network, NetworkType
-from confined_qemu.spec.disks import Bus, Disk, DiskFormat, DiskLabel
-from confined_qemu.spec.rules import Broken, size_in_bytes
-from confined_qemu.spec.vm import VM
+from confined_qemu.model.context import Context
+from confined_qemu.model.errors import ValueProblem
+from confined_qemu.model.invocation import Confinement, Seclabel, SeclabelType
+from confined_qemu.read.spec.devices import Char, CharKind, Network, NetworkType
+from confined_qemu.read.spec.disks import Bus, Disk, DiskFormat, DiskLabel
+from confined_qemu.read.spec.rules import Broken, size_in_bytes
+from confined_qemu.read.spec.vm import VM
 
 STATIC = SeclabelType.STATIC
 DYNAMIC = SeclabelType.DYNAMIC

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from confined_qemu.act import spawn
-from confined_qemu.beside import survivors, watch
+from confined_qemu.launch import spawn
+from confined_qemu.launch.companions import survivors, watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +24,7 @@ PATIENCE = 20.0
 ERRORS = "class ConfinedQemuError(Exception): pass\n"
 RESTORE = """
 import os
-from confined_qemu.errors import ConfinedQemuError
+from confined_qemu.model.errors import ConfinedQemuError
 class Done:
     failed = ()
 def restore(path):
@@ -57,9 +57,11 @@ class Watched:
         self, folder: Path, *, context: str | None = None, journal: str = "", survivor: int = 0, helpers: bool = False
     ) -> None:
         self.package = folder / "package/confined_qemu"
-        self.beside, self.restore = self.package / "beside", self.package / "restore"
-        self.beside.mkdir(parents=True)
-        self.restore.mkdir()
+        self.companions = self.package / "launch/companions"
+        self.labels, self.model = self.package / "labels", self.package / "model"
+        self.companions.mkdir(parents=True)
+        self.labels.mkdir()
+        self.model.mkdir()
         self.journal = folder / "journal"
         self.journal.write_text(journal)
         if survivor:
@@ -74,7 +76,7 @@ class Watched:
         self.leash, its_leash = socket.socketpair()
         numbers = (pidfd, self.vm.pid, control, report.fileno(), its_leash.fileno() if helpers else -1, -1)
         self.watcher = subprocess.Popen(
-            [spawn.INTERPRETER, "-IS", self.beside / "watch.py", self.journal, expected, *map(str, numbers)],
+            [spawn.INTERPRETER, "-IS", self.companions / "watch.py", self.journal, expected, *map(str, numbers)],
             pass_fds=(pidfd, control, report.fileno(), its_leash.fileno()),
         )
         its_leash.close()
@@ -91,12 +93,12 @@ class Watched:
         for patience in ("_EXEC_PATIENCE = 5.0", "_HELPER_PATIENCE = 10_000"):
             assert patience in text
             text = text.replace(patience, f"{patience.partition('=')[0]}= 0")
-        (self.beside / "watch.py").write_text(text)
-        for folder in (self.package, self.beside, self.restore):
+        (self.companions / "watch.py").write_text(text)
+        for folder in (self.package, self.companions.parent, self.companions, self.labels, self.model):
             (folder / "__init__.py").write_text("")
-        (self.package / "errors.py").write_text(ERRORS)
-        (self.restore / "restore.py").write_text(RESTORE)
-        (self.beside / "survivors.py").write_text(SURVIVORS.format(path=survivor))
+        (self.model / "errors.py").write_text(ERRORS)
+        (self.labels / "restore.py").write_text(RESTORE)
+        (self.companions / "survivors.py").write_text(SURVIVORS.format(path=survivor))
 
     def become(self) -> None:
         """Close the launcher's end, as an exec does."""

@@ -7,8 +7,8 @@ import os.path
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from confined_qemu.context import Context
-from confined_qemu.facts import (
+from confined_qemu.model.context import Context
+from confined_qemu.model.facts import (
     DescriptorFacts,
     Facts,
     FileFacts,
@@ -23,20 +23,20 @@ from confined_qemu.facts import (
     SelinuxFacts,
     SelinuxMode,
 )
-from confined_qemu.helper import PROGRAMS
-from confined_qemu.host.chain import Layer, names
-from confined_qemu.mcs import Level, Pair
-from confined_qemu.plan import helperplan
-from confined_qemu.plan.decisions import NO_POLICY
-from confined_qemu.resource import Access, Resource, Role, Sharing
-from confined_qemu.values import dataclass, field, replace
+from confined_qemu.model.frozen import dataclass, field, replace
+from confined_qemu.model.helper import PROGRAMS
+from confined_qemu.model.mcs import Level, Pair
+from confined_qemu.model.policy import NO_POLICY
+from confined_qemu.model.resource import Access, Resource, Role, Sharing
+from confined_qemu.plan import helpers
+from confined_qemu.read.headers import Layer, names
 from tests.fakes import DEBIAN, FEDORA, VIRT_IMAGE, Policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from confined_qemu.invocation import Invocation
-    from confined_qemu.plan import decisions
+    from confined_qemu.model import policy as decisions
+    from confined_qemu.model.invocation import Invocation
 
 HERE = "/srv/vm"
 """Where relative paths start."""
@@ -134,7 +134,7 @@ class World:
                 )
                 for path, rows in self.holders.items()
             },
-            folders={path: self._folder(path) for path in helperplan.folders(invocation)},
+            folders={path: self._folder(path) for path in helpers.folders(invocation)},
             programs={helper.kind: self._program(PROGRAMS[helper.kind].paths[0]) for helper in invocation.helpers},
             descriptors=tuple(
                 DescriptorFacts(**{**row, "label": Context.parse(row["label"]) if row["label"] else None})

@@ -1,1 +1,1 @@
-"""What SELinux denied, and what each denial means."""
+"""What SELinux denied, and what each denial means. Pure."""

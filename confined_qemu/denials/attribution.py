@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from confined_qemu.denials.explain import explain
 from confined_qemu.denials.verdict import LAUNCHER, Case, Explanation, Verdict
-from confined_qemu.errors import printable
-from confined_qemu.pastvm import PastVm
-from confined_qemu.plan.decisions import Reason
-from confined_qemu.values import dataclass, field
+from confined_qemu.model.errors import printable
+from confined_qemu.model.frozen import dataclass, field
+from confined_qemu.model.pastvm import PastVm
+from confined_qemu.model.policy import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from confined_qemu.context import Context
     from confined_qemu.denials.avc import Denial
-    from confined_qemu.plan.decisions import Answer
+    from confined_qemu.model.context import Context
+    from confined_qemu.model.policy import Answer
 
     Ask = Callable[[Denial], Answer]
     Default = Callable[[str, str], Context | None]

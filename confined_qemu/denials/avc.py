@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from confined_qemu.context import Context
-from confined_qemu.errors import ValueProblem
-from confined_qemu.values import dataclass, replace
+from confined_qemu.model.context import Context
+from confined_qemu.model.errors import ValueProblem
+from confined_qemu.model.frozen import dataclass, replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

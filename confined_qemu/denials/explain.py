@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from confined_qemu.denials import filerules
 from confined_qemu.denials.verdict import FILES, OURS, Case, Explanation, Verdict, adopted, quoted
+from confined_qemu.model.policy import Reason, Setting
 from confined_qemu.plan import places
-from confined_qemu.plan.decisions import Reason, Setting
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,14 +7,14 @@ import shlex
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from confined_qemu.errors import printable
+from confined_qemu.model.errors import printable
+from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.policy import Answer
 from confined_qemu.plan import places
-from confined_qemu.plan.decisions import Answer
-from confined_qemu.values import dataclass
 
 if TYPE_CHECKING:
-    from confined_qemu.context import Context
     from confined_qemu.denials.avc import Denial
+    from confined_qemu.model.context import Context
 
 FILES = frozenset({"file", "dir", "lnk_file", "chr_file", "blk_file", "sock_file", "fifo_file"})
 """The classes of what has a path."""

@@ -1,1 +1,1 @@
-"""Looks at the host, and changes nothing."""
+"""Looks at the host, and changes nothing; the doors to SELinux are here."""

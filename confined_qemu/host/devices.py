@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import stat
 
-from confined_qemu.errors import HostError, printable, why
-from confined_qemu.facts import FileKind, Identity
+from confined_qemu.model.errors import HostError, printable, why
+from confined_qemu.model.facts import FileKind, Identity
 
 _BLOCK = "/sys/dev/block"
 _MOUNTS = "/proc/self/mountinfo"

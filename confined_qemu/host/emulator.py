@@ -57,7 +57,7 @@ def find(name: str, search: str) -> str:
         EmulatorNotFound: there is none.
         EmulatorNotExecutable: it may not be executed.
     """
-    from confined_qemu.errors import EmulatorNotExecutable, EmulatorNotFound, shell_word
+    from confined_qemu.model.errors import EmulatorNotExecutable, EmulatorNotFound, shell_word
 
     path = os.path.abspath(name) if "/" in name else None
     if path is not None and not is_ours(path):

@@ -7,7 +7,7 @@ import os
 import stat
 import struct
 
-from confined_qemu.facts import FileKind, Identity
+from confined_qemu.model.facts import FileKind, Identity
 
 _GET_VERSION = 0x80087601
 """FS_IOC_GETVERSION of linux/fs.h: the inode's generation."""

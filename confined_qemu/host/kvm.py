@@ -9,7 +9,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from confined_qemu.facts import KvmFacts
+from confined_qemu.model.facts import KvmFacts
 
 if TYPE_CHECKING:
     from collections.abc import Callable

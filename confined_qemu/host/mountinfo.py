@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from confined_qemu.facts import Mount
+from confined_qemu.model.facts import Mount
 
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 _OPTION = re.compile(r'(?:[^,"]|"[^"]*")+')

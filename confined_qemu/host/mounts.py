@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from confined_qemu.errors import HostError, why
-from confined_qemu.host import mountinfo
-from confined_qemu.labelling import walk
-from confined_qemu.values import replace
+from confined_qemu.host import mountinfo, walk
+from confined_qemu.model.errors import HostError, why
+from confined_qemu.model.frozen import replace
 
 if TYPE_CHECKING:
-    from confined_qemu.facts import Mount
+    from confined_qemu.model.facts import Mount
 
 _TABLE = "/proc/self/mountinfo"
 _LOOP = "/dev/loop"

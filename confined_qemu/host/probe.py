@@ -14,21 +14,22 @@ import stat
 import time
 from typing import TYPE_CHECKING, NoReturn
 
-from confined_qemu import lsm, paths
-from confined_qemu.context import RESTORED_TYPE
-from confined_qemu.errors import HostError, LsmError, why
-from confined_qemu.facts import SelinuxMode
-from confined_qemu.host import chain, selinuxfs
-from confined_qemu.host.chain import Layer
-from confined_qemu.resource import PROBED, Role
-from confined_qemu.values import dataclass, field, replace
+from confined_qemu.host import lsm, selinuxfs
+from confined_qemu.model import paths
+from confined_qemu.model.context import RESTORED_TYPE
+from confined_qemu.model.errors import HostError, LsmError, why
+from confined_qemu.model.facts import SelinuxMode
+from confined_qemu.model.frozen import dataclass, field, replace
+from confined_qemu.model.resource import PROBED, Role
+from confined_qemu.read import headers
+from confined_qemu.read.headers import Layer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from confined_qemu.context import Context
-    from confined_qemu.invocation import Invocation
-    from confined_qemu.resource import Resource
+    from confined_qemu.model.context import Context
+    from confined_qemu.model.invocation import Invocation
+    from confined_qemu.model.resource import Resource
 
 DOMAIN = "confined_qemu_probe_t"
 """qemu-img's type, from our policy module."""
@@ -129,7 +130,7 @@ class _Walk:
     def _refuse(self, layer: Layer, what: str) -> None:
         self.problems.append(layer.problem(what))
 
-    def _names(self, layer: Layer, path: str, found: os.stat_result) -> chain.Names:
+    def _names(self, layer: Layer, path: str, found: os.stat_result) -> headers.Names:
         form = layer.image.format
         stated = [] if form in (None, PROBED) else ["-f", str(form)]
         # -U: another VM may have it open; --backing-chain would guess the formats
@@ -141,8 +142,8 @@ class _Walk:
             hint = ""
             if stat.S_ISBLK(found.st_mode):  # the policy lets no such domain read a whole disk of the host's
                 hint = f"; say format=raw if it is a raw disk, or make it an image: chcon -t {RESTORED_TYPE} {path}"
-            return chain.Names(problems=(layer.problem(f"{error}{hint}"),))
-        return chain.names(answer, layer, self.folder)
+            return headers.Names(problems=(layer.problem(f"{error}{hint}"),))
+        return headers.names(answer, layer, self.folder)
 
 
 # ---- one run of qemu-img

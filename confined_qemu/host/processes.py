@@ -6,11 +6,11 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from confined_qemu import lsm
-from confined_qemu.facts import LiveProcess
+from confined_qemu.host import lsm
+from confined_qemu.model.facts import LiveProcess
 
 if TYPE_CHECKING:
-    from confined_qemu.context import Context
+    from confined_qemu.model.context import Context
 
 _START_TICKS = 22
 """The field of /proc/PID/stat (proc(5)): start time after boot in clock ticks; unlike a date it never moves."""

@@ -10,14 +10,14 @@ import errno
 import os
 import stat
 
-from confined_qemu import paths
-from confined_qemu.errors import HostError, shell_word, why
+from confined_qemu.model import paths
+from confined_qemu.model.errors import HostError, shell_word, why
 
 TYPE_CHECKING = False  # as typing's own
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from confined_qemu.settings import Settings
+    from confined_qemu.read.settings import Settings
 
 _LARGEST = 1 << 16
 """Bytes; a handful of keys."""
@@ -47,13 +47,13 @@ def load(environment: Mapping[str, str]) -> tuple[Settings, tuple[str, ...]]:
         SpecError: a file is wrong; every problem with its place.
         UsageError: a variable has a value that it cannot have.
     """
-    from confined_qemu.settings import Settings, from_environment
+    from confined_qemu.read.settings import Settings, from_environment
 
     found, used = Settings(), []
     for path in candidates(environment):
         text = _text(path, frozenset({0}) if path == paths.SETTINGS else frozenset({0, os.geteuid()}))
         if text is not None:
-            from confined_qemu.spec import settingsfile
+            from confined_qemu.read.spec import settingsfile
 
             found = settingsfile.parse(text, path, found)
             used.append(path)

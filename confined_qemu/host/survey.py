@@ -8,18 +8,18 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from confined_qemu import hostpaths, lsm, paths
-from confined_qemu.errors import HostError, LsmError, why
-from confined_qemu.facts import DescriptorFacts, FileFacts, FileKind, Identity, SelinuxFacts, SelinuxMode
-from confined_qemu.host import devices, inodes, kvm, mounts, processes, selinuxfs
-from confined_qemu.mcs import Level
-from confined_qemu.values import replace
+from confined_qemu.host import devices, inodes, kvm, lsm, mounts, processes, selinuxfs
+from confined_qemu.model import hostpaths, paths
+from confined_qemu.model.errors import HostError, LsmError, why
+from confined_qemu.model.facts import DescriptorFacts, FileFacts, FileKind, Identity, SelinuxFacts, SelinuxMode
+from confined_qemu.model.frozen import replace
+from confined_qemu.model.mcs import Level
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from confined_qemu.context import Context
-    from confined_qemu.facts import KvmFacts
+    from confined_qemu.model.context import Context
+    from confined_qemu.model.facts import KvmFacts
 
 
 def selinux(*, scan: bool = True) -> SelinuxFacts:

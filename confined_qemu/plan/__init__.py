@@ -1,1 +1,1 @@
-"""Every decision about one VM, made before anything is done. Pure."""
+"""An Invocation and Facts to a Plan: every decision about one VM, before anything is done. Pure."""

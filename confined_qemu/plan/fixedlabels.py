@@ -9,14 +9,14 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from confined_qemu.facts import Boolean, FileKind
-from confined_qemu.mcs import Level
-from confined_qemu.values import dataclass, replace
+from confined_qemu.model.facts import Boolean, FileKind
+from confined_qemu.model.frozen import dataclass, replace
+from confined_qemu.model.mcs import Level
 
 if TYPE_CHECKING:
-    from confined_qemu.context import Context
-    from confined_qemu.facts import FileFacts, Mount
-    from confined_qemu.plan.decisions import Policy
+    from confined_qemu.model.context import Context
+    from confined_qemu.model.facts import FileFacts, Mount
+    from confined_qemu.model.policy import Policy
 
 _BOOLEANS = {
     "nfs_t": "virt_use_nfs",

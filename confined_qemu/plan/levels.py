@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from confined_qemu.context import Context
-from confined_qemu.invocation import Seclabel, SeclabelType
-from confined_qemu.mcs import Level, Pair, Range
-from confined_qemu.resource import Sharing
-from confined_qemu.values import dataclass
+from confined_qemu.model.context import Context
+from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.invocation import Seclabel, SeclabelType
+from confined_qemu.model.mcs import Level, Pair, Range
+from confined_qemu.model.resource import Sharing
 
 if TYPE_CHECKING:
-    from confined_qemu.context import PolicyContexts
-    from confined_qemu.facts import SelinuxFacts
+    from confined_qemu.model.context import PolicyContexts
+    from confined_qemu.model.facts import SelinuxFacts
 
 STDIO_TYPE = "confined_qemu_stdio_t"
 """The type of a pipe through which a dynamic VM speaks to its own caller (policy/mls.cil)."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from confined_qemu import svirt_table
-from confined_qemu.facts import Boolean, FileFacts, FileKind
-from confined_qemu.resource import Access, Resource, Role
+from confined_qemu.model import labelrules
+from confined_qemu.model.facts import Boolean, FileFacts, FileKind
+from confined_qemu.model.resource import Access, Resource, Role
 
 if TYPE_CHECKING:
-    from confined_qemu.context import Context
-    from confined_qemu.plan.decisions import Policy
+    from confined_qemu.model.context import Context
+    from confined_qemu.model.policy import Policy
 
 WORDS = {
     FileKind.DIRECTORY: "folder",
@@ -46,7 +46,7 @@ def word(kind: FileKind) -> str:
 
 def to_vms(label: Context | None, policy: Policy | None) -> str | None:
     """Return the command that opens what is left alone to VMs, None where no boolean of the policy does."""
-    boolean = svirt_table.BOOLEANS.get(label.type) if label is not None else None
+    boolean = labelrules.BOOLEANS.get(label.type) if label is not None else None
     if boolean is None or policy is None or policy.boolean(boolean) is not Boolean.OFF:
         return None
     return f"run: setsebool -P {boolean} on"
@@ -54,7 +54,7 @@ def to_vms(label: Context | None, policy: Policy | None) -> str | None:
 
 def to_launcher(found: FileFacts, label: Context, policy: Policy) -> str | None:
     """Say why the launcher may not relabel a device, and which boolean lets it; None for what is no device."""
-    boolean = svirt_table.RELABEL_BOOLEANS.get(found.kind)
+    boolean = labelrules.RELABEL_BOOLEANS.get(found.kind)
     if boolean is None:
         return None
     word = WORDS[found.kind]

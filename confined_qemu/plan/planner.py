@@ -7,22 +7,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from confined_qemu import hostpaths
-from confined_qemu.cmdline.commas import escape
-from confined_qemu.errors import printable
-from confined_qemu.facts import SelinuxMode
-from confined_qemu.invocation import Accel, Confinement, Invocation, SeclabelType
-from confined_qemu.plan import descriptorplan, fileplan, helperplan, processplan, socketplan, svirt
+from confined_qemu.model import hostpaths
+from confined_qemu.model.commas import escape
+from confined_qemu.model.errors import printable
+from confined_qemu.model.facts import SelinuxMode
+from confined_qemu.model.frozen import dataclass, field
+from confined_qemu.model.invocation import Accel, Confinement, Invocation, SeclabelType
+from confined_qemu.model.plan import AccelChoice, Plan, PlannedResource
+from confined_qemu.model.resource import Access, Resource, Sharing, Takes
+from confined_qemu.model.steps import MakeFolder, Step
+from confined_qemu.plan import descriptors, helpers, sockets, svirt
+from confined_qemu.plan import files as fileplan
+from confined_qemu.plan import process as processplan
 from confined_qemu.plan.levels import Levels
-from confined_qemu.plan.plan import AccelChoice, Plan, PlannedResource
-from confined_qemu.plan.steps import MakeFolder, Step
-from confined_qemu.resource import Access, Resource, Sharing, Takes
-from confined_qemu.values import dataclass, field
 
 if TYPE_CHECKING:
-    from confined_qemu.context import Context
-    from confined_qemu.facts import Facts
-    from confined_qemu.plan.decisions import Policy
+    from confined_qemu.model.context import Context
+    from confined_qemu.model.facts import Facts
+    from confined_qemu.model.policy import Policy
 
 
 def plan(invocation: Invocation, facts: Facts, policy: Policy | None) -> Plan:
@@ -228,7 +230,7 @@ class _Draft:
     def _files(self) -> list[Resource]:
         """Return the resources without the sockets that the launcher makes or connects itself."""
         made = {(listener.path, listener.access) for listener in self.invocation.listeners}
-        shared = helperplan.shares(self.invocation)
+        shared = helpers.shares(self.invocation)
         named = [
             r
             for r in self.invocation.resources
@@ -241,14 +243,14 @@ class _Draft:
         own = self.facts.selinux.own
         if self.process is None or self.policy is None or own is None:
             return {}
-        return descriptorplan.files(self.facts.descriptors, self.process, own, self.policy)
+        return descriptors.files(self.facts.descriptors, self.process, own, self.policy)
 
     def leave_files(self) -> None:
         """Name the resources of a VM that nothing confines, or that is refused; none is touched."""
         for resource in self._files():
             self.resources.append(PlannedResource(resource, self.facts.files[resource.path].path, None, None))
         for listener in self.invocation.listeners:
-            self.resources.append(socketplan.planned(listener, self.facts, None))
+            self.resources.append(sockets.planned(listener, self.facts, None))
 
     # ---- sockets, descriptors and folders
 
@@ -257,7 +259,7 @@ class _Draft:
         if contexts is None or process is None:
             return
         label = svirt.file_context(contexts, process, Sharing.PRIVATE)
-        found = socketplan.SocketPlanner(self.invocation, self.facts, self.policy, process, self._own_folder)
+        found = sockets.SocketPlanner(self.invocation, self.facts, self.policy, process, self._own_folder)
         found.add(label)
         self.steps += found.steps
         self.resources += found.resources
@@ -272,11 +274,11 @@ class _Draft:
             return
         at = self._levels(self.process)
         labelled = frozenset(self._handed_files())
-        to = descriptorplan.Recipient(
+        to = descriptors.Recipient(
             self.process, self._private(), at, self.policy, self.facts.uid, self._opened_by_name(), labelled
         )
         for descriptor in self.facts.descriptors:
-            step, denial = descriptorplan.decide(descriptor, to)
+            step, denial = descriptors.decide(descriptor, to)
             self.steps += [step] if step is not None else []
             if denial is not None:
                 self.deny(denial)
@@ -330,10 +332,10 @@ class _Draft:
     # ---- shares, and the helpers that serve them
 
     def add_helpers(self) -> None:
-        if not helperplan.folders(self.invocation):
+        if not helpers.folders(self.invocation):
             return
         folder = self._own_folder() if self.process is not None and self.invocation.helpers else None
-        found = helperplan.HelperPlanner(self.invocation, self.facts, self.policy, self.process, folder).plan()
+        found = helpers.HelperPlanner(self.invocation, self.facts, self.policy, self.process, folder).plan()
         # undone last: by then every file with a label of its own has got it back
         self.steps = [*found.first, *self.steps, *found.steps, *found.trees, *found.last]
         self.resources += found.resources

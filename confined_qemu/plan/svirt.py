@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from confined_qemu.invocation import Seclabel, SeclabelType
-from confined_qemu.mcs import Level, Pair
-from confined_qemu.resource import Sharing
-from confined_qemu.values import replace
+from confined_qemu.model.frozen import replace
+from confined_qemu.model.invocation import Seclabel, SeclabelType
+from confined_qemu.model.mcs import Level, Pair
+from confined_qemu.model.resource import Sharing
 
 if TYPE_CHECKING:
-    from confined_qemu.context import Context, PolicyContexts
+    from confined_qemu.model.context import Context, PolicyContexts
 
 
 def process_context(contexts: PolicyContexts, seclabel: Seclabel, pair: Pair | None, *, tcg: bool) -> Context | None:

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from confined_qemu.host import probe
-from confined_qemu.invocation import Invocation
-from confined_qemu.resource import PROBED, Access, Resource, Role, Sharing
+from confined_qemu.model.invocation import Invocation
+from confined_qemu.model.resource import PROBED, Access, Resource, Role, Sharing
 from integration.suite import headers
 
 if TYPE_CHECKING:

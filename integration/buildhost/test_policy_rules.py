@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from confined_qemu.policy import module
+from confined_qemu.install import module
 from integration.guestlib import layers
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@
 import ast
 import os
 
-from confined_qemu.resource import Sharing
-from confined_qemu.svirt_table import TABLE
+from confined_qemu.model.labelrules import TABLE
+from confined_qemu.model.resource import Sharing
 from integration.guestlib import programs
 
 README = os.path.join(programs.checkout(), "README.md")

@@ -11,7 +11,7 @@ from integration.guestlib import cache, programs
 from integration.guestlib.report import progress
 
 PACKAGE = os.path.join(programs.checkout(), "confined_qemu")
-POLICY = os.path.join(PACKAGE, "policy")
+POLICY = os.path.join(PACKAGE, "install")
 PROJECT = os.path.join(programs.checkout(), "pyproject.toml")
 # Where the project lives in a guest: a virtual environment of Debian 12's Python.
 VENV = "/opt/confined-qemu"

@@ -173,7 +173,7 @@ class Image:
         return self.spec
 
 
-_START = "from confined_qemu.dropin import main"
+_START = "from confined_qemu.cli.launchscript import main"
 """Where the launch script begins with what is ours."""
 
 

@@ -46,7 +46,7 @@ def mend(line: str) -> str:
 def paused() -> Iterator[str]:
     """The launch script, but that it says `planned` and waits for a byte before it becomes QEMU."""
     pause = (
-        "import os\nfrom confined_qemu.act import acts\n"
+        "import os\nfrom confined_qemu.launch import execute as acts\n"
         "original = acts.become\n"
         "def pausing(*arguments):\n"
         "    os.write(1, b'planned\\n')\n"

@@ -111,7 +111,7 @@ def test_a_full_disk_starts_and_labels_nothing(image: harness.Image) -> None:
 def test_a_link_that_is_swapped_between_plan_and_act(image: harness.Image) -> None:
     """A trial of the launch script stops itself just before labels are set; the image becomes a link meanwhile."""
     stop = (
-        "import os, signal\nfrom confined_qemu.act import acts\n"
+        "import os, signal\nfrom confined_qemu.launch import execute as acts\n"
         "original = acts.perform\n"
         "def stopped(*rest):\n"
         "    os.kill(os.getpid(), signal.SIGSTOP)\n"

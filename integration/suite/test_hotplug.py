@@ -165,7 +165,7 @@ def _not_twice(a: harness.Image, odd: str) -> None:
 @contextmanager
 def trial(code: str) -> Iterator[str]:
     """The launch script, with something done to it: `label.apply` is `original` in `code`, which defines `apply`."""
-    change = "import os\nfrom confined_qemu.labelling import label\noriginal = label.apply\n"
+    change = "import os\nfrom confined_qemu.labels import label\noriginal = label.apply\n"
     change += f"{code}\nlabel.apply = apply\n"
     with harness.trial(change) as path:
         yield path

@@ -150,12 +150,12 @@ def test_a_client_of_the_monitor(image: harness.Image, folder: str, who: str) ->
 NOBODY = 65534
 
 _POINTS = {
-    "the journal is written": ("restore.journal", "write", 1),
-    "the watcher is started": ("act.spawn", "watcher", 1),
-    "the first label is set": ("lsm", "set_context", 1),
-    "the second label is set": ("lsm", "set_context", 2),
-    "labels are done": ("act.acts", "become", 1),
-    "the context is chosen": ("lsm", "set_exec_context", 1),
+    "the journal is written": ("labels.journal", "write", 1),
+    "the watcher is started": ("launch.spawn", "watcher", 1),
+    "the first label is set": ("host.lsm", "set_context", 1),
+    "the second label is set": ("host.lsm", "set_context", 2),
+    "labels are done": ("launch.execute", "become", 1),
+    "the context is chosen": ("host.lsm", "set_exec_context", 1),
     "QEMU is executed": ("os", "execve", 2),
 }
 

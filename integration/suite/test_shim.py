@@ -151,7 +151,7 @@ def undiverted() -> Iterator[str]:
 ONE_STEP_AT_A_TIME = """
 import os, signal, sys
 sys.path += {path!r}
-from confined_qemu import shim
+from confined_qemu.install import shim
 left = 1
 def counted(act, counts=lambda *_: True):
     def work(*words, **more):

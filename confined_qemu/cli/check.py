@@ -1,0 +1,150 @@
+"""`check`: can this host run it, confined? Each line says ok, warn or fail, and how to mend it."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from confined_qemu.cli.launchverbs import DEFAULT_EMULATOR
+from confined_qemu.host import emulator, lsm, survey
+from confined_qemu.host.inherited import inherited
+from confined_qemu.labels import journal, restore
+from confined_qemu.model.errors import ConfinedQemuError, printable
+from confined_qemu.model.facts import SelinuxMode
+from confined_qemu.model.frozen import dataclass
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+class Verdict(StrEnum):
+    """How a finding bears on starting a VM."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    verdict: Verdict
+    subject: str
+    text: str
+
+    @property
+    def failed(self) -> bool:
+        """Tell whether no VM starts because of it."""
+        return self.verdict is Verdict.FAIL
+
+    def describe(self) -> str:
+        """Return the finding as one line."""
+        return printable(f"{self.verdict:4}  {self.subject}: {self.text}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that `check --json` prints."""
+        return {"verdict": str(self.verdict), "subject": self.subject, "text": self.text}
+
+
+def findings(spec: str | None) -> tuple[Finding, ...]:
+    """Look at the host, and with `spec` at what its VM needs."""
+    found: list[Finding] = []
+    for subject, look in (
+        ("selinux", _selinux),
+        ("settings", _settings),
+        ("kvm", _kvm),
+        ("emulator", _emulator),
+        ("labels", _labels),
+    ):
+        found.extend(_guarded(subject, look))
+    if spec is not None:
+        found.extend(_guarded(spec, lambda: _spec(spec)))
+    return tuple(found)
+
+
+def _guarded(subject: str, look: Callable[[], Iterator[Finding]]) -> list[Finding]:
+    try:
+        return list(look())
+    except ConfinedQemuError as error:
+        return [Finding(Verdict.FAIL, subject, line) for line in str(error).split("\n")]
+
+
+def _selinux() -> Iterator[Finding]:
+    from confined_qemu.install import install
+
+    mode = lsm.mode()
+    if mode is SelinuxMode.DISABLED:
+        yield Finding(Verdict.FAIL, "selinux", "disabled: nothing would confine a VM; boot with SELinux")
+        return
+    if mode is SelinuxMode.PERMISSIVE:
+        yield Finding(Verdict.WARN, "selinux", "permissive: labels are set, nothing is enforced; run: setenforce 1")
+    else:
+        yield Finding(Verdict.OK, "selinux", "enforcing")
+    status = install.status()
+    if status.advice is None:
+        yield Finding(Verdict.OK, "policy", f"module version {status.loaded}, launch script labelled")
+    else:
+        verdict = Verdict.WARN if status.loaded else Verdict.FAIL
+        yield Finding(verdict, "policy", f"the launcher's domain is not ready; {status.advice}")
+    contexts = lsm.policy_contexts()
+    for name, context in (("kvm", contexts.kvm), ("tcg", contexts.tcg or contexts.kvm)):
+        if name == "tcg" and lsm.denied(context, context, "process", ("execmem",)):
+            yield Finding(
+                Verdict.WARN,
+                "tcg",
+                f"{context.type} may not generate code; run: setsebool -P virt_use_execmem on",
+            )
+        elif not lsm.is_valid(context):
+            yield Finding(Verdict.FAIL, name, f"the policy names {context} and does not know it")
+
+
+def _kvm() -> Iterator[Finding]:
+    found = survey.accelerator()
+    if found.usable:
+        yield Finding(Verdict.OK, "kvm", f"{found.flag}, API version {found.api_version}")
+    else:
+        yield Finding(Verdict.WARN, "kvm", f"{found.problem}; {found.hint}; accel: auto takes TCG")
+
+
+def _emulator() -> Iterator[Finding]:
+    path = emulator.find(DEFAULT_EMULATOR, os.environ.get("PATH", ""))
+    yield Finding(Verdict.OK, "emulator", path)
+
+
+def _settings() -> Iterator[Finding]:
+    """Say which files the emulator's names and `exec` obey; without one there is nothing to say."""
+    from confined_qemu.host import settingsfiles
+
+    _, used = settingsfiles.load(os.environ)
+    if used:
+        yield Finding(Verdict.OK, "settings", ", then ".join(used))
+
+
+def _labels() -> Iterator[Finding]:
+    if lsm.mode() is SelinuxMode.DISABLED:
+        return
+    folder = journal.user_folder(os.geteuid())
+    pending = [e for e in journal.entries(folder) if restore.state_of(e) is restore.State.PENDING]
+    if pending:
+        yield Finding(
+            Verdict.WARN,
+            "labels",
+            f"a crash left {len(pending)} VM(s) unrestored; run: confined-qemu recover",
+        )
+    else:
+        yield Finding(Verdict.OK, "labels", "nothing is left to put back")
+
+
+def _spec(spec: str) -> Iterator[Finding]:
+    from confined_qemu.cli import dryrun
+    from confined_qemu.launch import inputs
+
+    plan = dryrun.plan(inputs.from_spec(spec), inherited())
+    for warning in plan.warnings:
+        yield Finding(Verdict.WARN, spec, warning)
+    for refusal in plan.refusals:
+        yield Finding(Verdict.FAIL, spec, refusal)
+    if not plan.refusals:
+        yield Finding(Verdict.OK, spec, f"can be started, {plan.accel.chosen}, {plan.process or 'not confined'}")

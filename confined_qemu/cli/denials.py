@@ -1,0 +1,136 @@
+"""`denials`: what SELinux denied the VMs that are known, explained; and the same for `run` whose QEMU failed."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from confined_qemu.denials.attribution import Known, grouped, of_vm
+from confined_qemu.host import audit, lsm
+from confined_qemu.labels import history, journal
+from confined_qemu.model.errors import HostError, UsageError, printable
+from confined_qemu.model.facts import SelinuxMode
+from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.policy import Answer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from confined_qemu.denials.attribution import Ask, Group
+    from confined_qemu.denials.avc import Denial
+    from confined_qemu.model.context import Context
+    from confined_qemu.model.pastvm import PastVm
+
+DOMAIN = "confined_qemu_denials_t"
+"""The domain of the denials script."""
+_KINDS = {"file": 0o100000, "dir": 0o040000, "chr_file": 0o020000, "blk_file": 0o060000, "lnk_file": 0o120000,
+          "fifo_file": 0o010000, "sock_file": 0o140000}  # fmt: skip
+"""File modes by class, for the policy's default label of a path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The denials, explained. `gap`: what could not be had any more."""
+
+    groups: tuple[Group, ...]
+    gap: str | None = None
+
+
+def find(name: str | None) -> Found:
+    """Return the denials of the VM `name` (of all its runs that are known), or of all VMs and of the launcher.
+
+    Raises:
+        UsageError: there is no such VM; the known ones are named.
+        HostError: the log cannot be read.
+        LsmError: the policy cannot be read, or SELinux is disabled.
+        JournalError: a journal or history cannot be read.
+    """
+    if lsm.mode() is SelinuxMode.DISABLED:
+        raise HostError("SELinux is disabled in this kernel: it denies nothing")
+    vms = history.known(_folders())
+    names = sorted({vm.name for vm in vms})
+    if name is not None and name not in names:
+        known = f"known are: {', '.join(names)}" if names else "no VM ran here lately"
+        raise UsageError(f"there is no VM {printable(name)!r}", hint=known)
+    wanted = [vm for vm in vms if name in (None, vm.name)]
+    since = min((vm.start for vm in wanted), default=_booted())
+    if name is None:
+        since = min(since, _booted())
+    _catch_up()
+    log = audit.read(since)
+    denials = log.denials
+    if name is not None:
+        denials = tuple(d for d in denials if (vm := of_vm(d, vms)) is not None and vm.name == name)
+    return Found(_explained(denials, vms), log.gap)
+
+
+def name_of(pid: int) -> str | None:
+    """Return the name of this user's VM whose launcher was `pid`; None where labels had no part in it.
+
+    Raises:
+        JournalError: the user's journal cannot be read.
+    """
+    found = [vm for vm in history.known(_folders()) if vm.pid == pid]
+    return found[-1].name if found else None
+
+
+def of_run(pid: int) -> Found:
+    """Return the denials of this user's VM whose launcher was `pid`, which has just ended.
+
+    Raises:
+        ConfinedQemuError: as `find`.
+    """
+    vms = history.known(_folders())
+    mine = next((vm for vm in reversed(vms) if vm.pid == pid), None)
+    if mine is None:
+        return Found(())
+    _catch_up()
+    log = audit.read(mine.start)
+    return Found(_explained(tuple(d for d in log.denials if of_vm(d, vms) == mine), vms), log.gap)
+
+
+def _catch_up() -> None:
+    if lsm.own_context().type == DOMAIN:
+        audit.await_own_entry(DOMAIN)
+
+
+def _folders() -> list[str]:
+    if os.geteuid() == 0:
+        return journal.all_folders()
+    mine = os.path.join(journal.state_folder(), str(os.geteuid()))
+    return [mine] if os.path.isdir(mine) else []
+
+
+def _booted() -> int:
+    """Return when the kernel started, in milliseconds of the clock."""
+    return (time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)) // 1_000_000
+
+
+def _explained(denials: Sequence[Denial], vms: Sequence[PastVm]) -> tuple[Group, ...]:
+    domains = lsm.policy_contexts().domains | {vm.context.type for vm in vms}
+    with _asking() as ask:
+        return tuple(grouped(denials, Known(vms, domains, ask, _default)))
+
+
+@contextmanager
+def _asking() -> Iterator[Ask]:
+    """Give a function that asks the policy about a denial: loaded at the first question, each asked once."""
+    known: dict[tuple[object, ...], Answer] = {}
+    with ExitStack() as opened:
+        policy: list[lsm.WhyDenied] = []
+
+        def ask(denial: Denial) -> Answer:
+            if not policy:
+                policy.append(opened.enter_context(lsm.policy_opened()))
+            question = (denial.source, denial.target, denial.kind, denial.permissions)
+            if question not in known:
+                known[question] = policy[0](*question)
+            return known[question]
+
+        yield ask
+
+
+def _default(path: str, kind: str) -> Context | None:
+    return lsm.default_label(path, _KINDS[kind]) if kind in _KINDS else None

@@ -1,0 +1,53 @@
+"""`plan` and `check`: the plan that a launch would execute now, or would on a host with a given policy."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from confined_qemu.host import lsm
+from confined_qemu.host.environment import initial
+from confined_qemu.launch import session
+from confined_qemu.model.facts import SelinuxFacts, SelinuxMode
+from confined_qemu.model.frozen import replace
+from confined_qemu.plan.planner import plan as make_plan
+
+if TYPE_CHECKING:
+    from confined_qemu.model.facts import Facts
+    from confined_qemu.model.invocation import Invocation
+    from confined_qemu.model.mcs import Pair
+    from confined_qemu.model.plan import Plan
+
+_EXAMPLE = (1, 2)
+"""The pair of a plan for another host, where nobody named one."""
+
+
+def plan(
+    invocation: Invocation,
+    descriptors: tuple[int, ...],
+    *,
+    pair: Pair | None = None,
+    policy_root: str | None = None,
+) -> Plan:
+    """Return the plan; `policy_root` is a policy's folder, whose contexts stand for those of a host with SELinux.
+
+    Raises:
+        ConfinedQemuError: the host or the policy's folder cannot be read.
+    """
+    caller = session.Caller(initial(), descriptors, "")
+    if policy_root is not None:
+        if session.needs_labels(invocation, SelinuxMode.ENFORCING):
+            invocation = session.followed(invocation, confined=False)
+        return make_plan(invocation, _elsewhere(invocation, caller, policy_root, pair), None)
+    return session.preview(invocation, caller, pair)
+
+
+def _elsewhere(invocation: Invocation, caller: session.Caller, policy_root: str, pair: Pair | None) -> Facts:
+    """Return facts as on a host that enforces this policy and whose files carry no label yet."""
+    from confined_qemu.model.mcs import Pair as MakePair
+
+    contexts = lsm.policy_contexts(policy_root)
+    here = SelinuxFacts(SelinuxMode.DISABLED)
+    facts = session.collect(invocation, caller, here)
+    there = SelinuxFacts(SelinuxMode.ENFORCING, contexts=contexts, in_domain=True)
+    return replace(facts, selinux=there, pair=pair or MakePair(*_EXAMPLE), uid=os.geteuid())

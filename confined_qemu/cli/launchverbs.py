@@ -1,0 +1,290 @@
+"""The verbs that the launch script serves: what each does with its words, and how they are read."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+from confined_qemu.cli.arguments import REMAINDER, Parser, parse
+from confined_qemu.cli.output import answer, guarded, progress, say, warn
+from confined_qemu.host.environment import initial
+from confined_qemu.model.errors import LAUNCHER_FAILED, TIMED_OUT, ConfinedQemuError, UsageError, why
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from confined_qemu.launch.session import Caller
+    from confined_qemu.model.invocation import Invocation
+    from confined_qemu.read.settings import Settings
+
+DEFAULT_EMULATOR = "qemu-system-x86_64"
+CONFINEMENTS = ("selinux", "auto", "none")
+IMAGE_FORMATS = ("raw", "qcow2", "qcow", "qed", "vdi", "vhdx", "vmdk", "vpc", "parallels", "luks")
+_AT_ONCE, _LONGEST = 0.001, 1e9
+"""Seconds: a timer of zero would never ring, and one of centuries cannot be set."""
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the words of a verb as they were meant.
+
+    Raises:
+        UsageError: they are wrong.
+    """
+    return parse(_parser(), arguments, ("run",))
+
+
+# ---- `exec`
+
+
+def _exec(chosen: argparse.Namespace, descriptors: tuple[int, ...]) -> int:
+    from confined_qemu.launch import inputs, session
+
+    invocation = inputs.from_arguments(
+        chosen.emulator,
+        _without_dashes(chosen.arguments),
+        name=chosen.name,
+        confinement=chosen.confinement,
+        settings=settings_of(chosen),
+    )
+    session.launch(invocation, session.Caller(initial(), descriptors, chosen.emulator), warn, progress)
+
+
+def settings_of(chosen: argparse.Namespace) -> Settings:
+    """Return the settings of a verb that takes a raw command line: what was typed is stronger."""
+    from confined_qemu.host import settingsfiles
+    from confined_qemu.model.frozen import replace
+    from confined_qemu.read.settings import UnknownOptions
+
+    found, _ = settingsfiles.load(os.environ)
+    if chosen.unknown_options is None:
+        return found
+    return replace(found, unknown_options=UnknownOptions(chosen.unknown_options))
+
+
+def _without_dashes(arguments: Sequence[str]) -> Sequence[str]:
+    return arguments[1:] if arguments[:1] == ["--"] else arguments
+
+
+# ---- `run`
+
+
+def _run(chosen: argparse.Namespace, descriptors: tuple[int, ...]) -> int:
+    from confined_qemu.launch import inputs, run
+
+    invocation = inputs.from_spec(
+        chosen.spec,
+        chosen.qemu or (),
+        name=chosen.name,
+        confinement=chosen.confinement,
+        unknown=chosen.unknown_options,
+    )
+    run.supervise(lambda report: _become(invocation, descriptors, report), _clean_up, _explain)
+
+
+def _become(invocation: Invocation, descriptors: tuple[int, ...], report: int) -> NoReturn:
+    from confined_qemu.launch import session
+
+    caller: Caller = session.Caller(initial(), descriptors, "", report)
+    os._exit(guarded(lambda: session.launch(invocation, caller, warn, progress)))
+
+
+def _clean_up(pid: int) -> None:
+    """Do a killed watcher's work: the journal whose launcher was `pid`."""
+    from confined_qemu.host import lsm
+    from confined_qemu.labels import journal, restore
+    from confined_qemu.model.facts import SelinuxMode
+
+    if lsm.mode() is SelinuxMode.DISABLED:
+        return
+    for entry in journal.entries(journal.user_folder(os.geteuid())):
+        if entry.record.pid == pid and restore.state_of(entry) is not restore.State.LIVE:
+            restore.finish(entry)
+
+
+def _explain(pid: int) -> None:
+    """Say what SELinux denied the QEMU that failed, in the domain that may read the audit log where there is one."""
+    from confined_qemu.model import paths
+
+    if not os.access(paths.DENIALS_SCRIPT, os.X_OK):
+        guarded(lambda: say_denials(pid))
+        return
+    command = [paths.DENIALS_SCRIPT, "--run", str(pid)]
+    quiet = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1)]
+    try:
+        os.waitpid(os.posix_spawn(command[0], command, os.environ, file_actions=quiet, setsigmask=[]), 0)
+    except OSError as error:
+        say("", f"what SELinux denied cannot be looked up: {command[0]}: {why(error)}")
+
+
+def say_denials(pid: int) -> int:
+    """Say what SELinux denied the VM whose launcher was `pid`, a line for each; who may not know it gets a hint."""
+    from confined_qemu.cli import denials
+    from confined_qemu.denials.verdict import quoted
+
+    name = denials.name_of(pid)
+    if name is None:
+        return 0  # not confined, or nothing was started
+    try:
+        found = denials.of_run(pid)
+    except ConfinedQemuError:
+        say("", f"whether SELinux denied it something, root can see with: confined-qemu denials {quoted(name)}")
+        return 0
+    for group in found.groups:
+        for line in group.lines.values():
+            if line.matters:
+                say("SELinux ", line.describe())
+    if found.gap is not None:
+        warn(found.gap)
+    return 0
+
+
+# ---- `recover` and `settle`
+
+
+def _recover(chosen: argparse.Namespace, _: tuple[int, ...]) -> int:
+    from confined_qemu.labels import journal, restore
+
+    if chosen.libvirt:
+        return _recover_libvirt(chosen.paths, as_json=chosen.json)
+    if chosen.paths:
+        raise UsageError("only recover --libvirt takes paths", hint="without it, what the journals name is recovered")
+    folders = journal.readable_folders()
+    return _report(restore.recover(folders), as_json=chosen.json)
+
+
+def _recover_libvirt(paths: Sequence[str], *, as_json: bool) -> int:
+    from confined_qemu.labels import libvirt
+
+    results = libvirt.recover(paths)
+    if as_json:
+        import json
+
+        rows = [libvirt.to_json(result) for result in results]
+        sys.stdout.write(json.dumps({"schema": 1, "libvirt": rows}) + "\n")
+    for result in results:
+        if result.error is not None:
+            say("", str(result.error))
+        elif not as_json:
+            sys.stdout.write(libvirt.line_of(result) + "\n")
+    return LAUNCHER_FAILED if any(result.error is not None for result in results) else 0
+
+
+def _settle(chosen: argparse.Namespace, _: tuple[int, ...]) -> int:
+    from confined_qemu.labels import journal, restore
+
+    class _TimeIsUp(Exception):
+        pass
+
+    def alarm(*_: object) -> None:
+        raise _TimeIsUp
+
+    signal.signal(signal.SIGALRM, alarm)
+    if chosen.timeout is not None:
+        signal.setitimer(signal.ITIMER_REAL, max(chosen.timeout, _AT_ONCE))
+    try:
+        done = restore.recover([journal.user_folder(os.geteuid())])
+    except _TimeIsUp:
+        say("", f"labels are still being put back after {chosen.timeout:g} s; see: confined-qemu ps")
+        return TIMED_OUT
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    return _report(done, as_json=False, quiet=True)
+
+
+def _report(done: Sequence[object], *, as_json: bool, quiet: bool = False) -> int:
+    from confined_qemu.labels.restore import Restored
+
+    results = [result for result in done if isinstance(result, Restored)]
+    if as_json:
+        import json
+
+        rows = [{"name": r.entry.record.name, "failed": [str(error) for error in r.failed]} for r in results]
+        sys.stdout.write(json.dumps({"schema": 1, "recovered": rows}) + "\n")
+    elif not quiet:
+        for result in results:
+            sys.stdout.write(f"{result.entry.record.name}: labels put back\n" if not result.failed else "")
+    for result in results:
+        for error in result.failed:
+            say("", str(error))
+    return LAUNCHER_FAILED if any(result.failed for result in results) else 0
+
+
+# ---- `allow` and `revoke`
+
+
+def _allow(chosen: argparse.Namespace, _: tuple[int, ...]) -> int:
+    from confined_qemu.launch import hotplug
+
+    line = hotplug.allow(chosen.name, chosen.path, readonly=chosen.readonly, form=chosen.format, warn=warn)
+    return answer(line)
+
+
+def _revoke(chosen: argparse.Namespace, _: tuple[int, ...]) -> int:
+    from confined_qemu.launch import hotplug
+
+    return answer(hotplug.revoke(chosen.name, chosen.path))
+
+
+# ---- the command line of the verbs
+
+
+def seconds(text: str) -> float:
+    """Read a time; what it is not (`nan`, `inf`, `-1`) argparse words with this function's name.
+
+    Raises:
+        ValueError: it is no number of seconds that a timer takes.
+    """
+    number = float(text)
+    if not 0 <= number <= _LONGEST:
+        raise ValueError(text)
+    return number
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="confined-qemu")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser, prog=parser.prog)
+    add_verbs(verbs)
+    return parser
+
+
+def add_unknown_options(verb: Parser) -> None:
+    """Add the option that says what becomes of options of QEMU that are not known."""
+    verb.add_argument("--unknown-options", choices=("refuse", "warn"), help="what becomes of QEMU's that are not known")
+
+
+def add_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
+    """Add the launch script's verbs to a parser."""
+    run = verbs.add_parser(
+        "run", help="boot the VM of a spec or a libvirt domain, confined, and wait until its labels are back"
+    )
+    run.add_argument("spec", metavar="SPEC.yaml")
+    run.set_defaults(action=_run)
+    execute = verbs.add_parser("exec", help="become QEMU with a raw command line, confined")
+    execute.add_argument("--emulator", default=DEFAULT_EMULATOR, help="a name on PATH, or a path")
+    execute.set_defaults(action=_exec)
+    run.epilog = execute.epilog = "What follows -- is QEMU's."
+    for verb in (run, execute):
+        verb.add_argument("--name", help="the VM's name")
+        verb.add_argument("--confinement", choices=CONFINEMENTS)
+        add_unknown_options(verb)
+    execute.add_argument("arguments", nargs=REMAINDER, metavar="-- QEMU ARGS")
+    recover = verbs.add_parser("recover", help="put back what a crash left")
+    recover.add_argument("--json", action="store_true")
+    recover.add_argument("--libvirt", action="store_true", help="what a crashed libvirt left, by its own notes; root's")
+    recover.add_argument("paths", nargs="*", metavar="PATH", help="with --libvirt: more files, or folders of them")
+    recover.set_defaults(action=_recover)
+    allow = verbs.add_parser("allow", help="label a file for a VM that runs, which will be told to open it (QMP)")
+    allow.add_argument("--readonly", action="store_true", help="the VM only reads it, and VMs may share it")
+    allow.add_argument("--format", choices=IMAGE_FORMATS, help="an image's; without it QEMU's guess counts")
+    allow.set_defaults(action=_allow)
+    revoke = verbs.add_parser("revoke", help="put back the label of a file that was allowed, once it is unplugged")
+    revoke.set_defaults(action=_revoke)
+    for verb in (allow, revoke):
+        verb.add_argument("name", metavar="NAME", help="as `ps` names the VM, or its pid")
+        verb.add_argument("path", metavar="PATH")
+    settle = verbs.add_parser("settle", help="wait until nothing is left to put back")
+    settle.add_argument("--timeout", type=seconds, metavar="S", help="seconds to wait at most")
+    settle.set_defaults(action=_settle)

@@ -1,0 +1,69 @@
+"""Is this a VM that nothing is to confine? Found out before the launcher's domain is entered: no way leads back."""
+
+from __future__ import annotations
+
+import os
+
+_VERBS = ("run", "exec")
+_LARGEST = 1 << 20
+"""Bytes of a spec that are looked at: what it may have."""
+_BETWEEN = b" \t\r\n\"'"
+"""What YAML, JSON and XML may have between a key and its value."""
+_SAID = (b"confinement:none", b"type:none", b"type=none")
+"""`display: none` and the like are in most specs. One that says it by an alias is refused by the launch script."""
+
+
+def keeps_context(arguments: list[str]) -> bool:
+    """Tell whether `run` or `exec` with these words starts a VM without a label of its own.
+
+    What cannot be read is not such a VM: the launch script says what is wrong with it. A spec is parsed only where
+    it holds the words for it, so that all others are read once.
+    """
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    if arguments[0] not in _VERBS:
+        return False
+    stated = any(word.startswith("--c") for word in own)  # argparse takes a beginning for the whole
+    if not stated and arguments[0] == "exec":
+        return _settings_say_none()
+    if not stated and not any(_may_say_none(word) for word in own[1:]):
+        return False
+    from confined_qemu.cli import launchverbs
+    from confined_qemu.launch import inputs
+    from confined_qemu.model.errors import ConfinedQemuError
+    from confined_qemu.model.invocation import Confinement
+
+    try:
+        chosen = launchverbs.parsed(arguments)
+        if chosen.verb == "exec" or chosen.confinement == Confinement.NONE or chosen.spec == "-":
+            return bool(chosen.confinement == Confinement.NONE)  # standard input can be read once
+        wanted = {"confinement": chosen.confinement, "unknown": chosen.unknown_options}
+        return inputs.from_spec(chosen.spec, chosen.qemu or (), **wanted).is_bare
+    except (ConfinedQemuError, OSError):
+        return False
+
+
+def _settings_say_none() -> bool:
+    from confined_qemu.host import settingsfiles
+
+    set_here = "CONFINED_QEMU_CONFINEMENT" in os.environ
+    if not set_here and not any(os.path.exists(path) for path in settingsfiles.candidates(os.environ)):
+        return False
+    from confined_qemu.model.errors import ConfinedQemuError
+
+    try:
+        settings, _ = settingsfiles.load(os.environ)
+    except ConfinedQemuError:
+        return False
+    return settings.confinement == "none"
+
+
+def _may_say_none(path: str) -> bool:
+    try:
+        if not os.path.isfile(path):
+            return False
+        with open(path, "rb") as file:
+            text = file.read(_LARGEST)
+    except (OSError, ValueError):
+        return False
+    words = text.translate(None, _BETWEEN)
+    return any(said in words for said in _SAID)

@@ -1,1 +1,0 @@
-"""QEMU's own command line: what it names, read as QEMU reads it."""

@@ -1,0 +1,352 @@
+"""The only door to SELinux: thin functions that raise with operation, object and cause, and never guess.
+
+Whether SELinux is on comes from selinuxfs and /proc, not from libselinux: PyPI's `selinux` is a shim that on
+Debian answers "disabled" without looking. Everything else is libselinux's, in its raw forms (no mcstrans).
+`attr/exec`, `attr/fscreate` and `attr/sockcreate` belong to a thread: the launcher has one.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from confined_qemu.model.context import Context, PolicyContexts
+from confined_qemu.model.errors import LsmError, ValueProblem, printable, why
+from confined_qemu.model.facts import Boolean, SelinuxMode
+from confined_qemu.model.policy import Answer, Reason, Setting
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    WhyDenied = Callable[[Context, Context, str, Iterable[str]], Answer]
+
+SELINUXFS = "/sys/fs/selinux"
+_XATTR = "security.selinux"
+
+
+def _binding() -> Any:
+    """Return libselinux's Python binding.
+
+    Raises:
+        LsmError: it is missing, or is the shim without the distribution's binding behind it.
+    """
+    try:
+        import selinux
+    except ImportError as error:
+        raise LsmError(
+            f"libselinux's Python binding cannot be loaded: {error}",
+            hint="install the distribution's python3-selinux (python3-libselinux on Fedora)",
+        ) from error
+    if not hasattr(selinux, "getcon_raw"):
+        raise LsmError(
+            "the Python module 'selinux' is a shim without libselinux behind it",
+            hint="install the distribution's python3-selinux and make the environment with --system-site-packages",
+        )
+    return selinux
+
+
+def _read(path: str, operation: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            return os.fsdecode(file.read()).rstrip("\0\n")
+    except OSError as error:
+        raise LsmError(f"{operation} failed: {why(error)}", where=path) from error
+
+
+def mode() -> SelinuxMode:
+    """Return whether SELinux is disabled, permissive or enforcing.
+
+    Raises:
+        LsmError: the kernel has SELinux and its state cannot be read, or no policy is loaded.
+    """
+    if "\tselinuxfs\n" not in _read("/proc/filesystems", "reading the kernel's file systems") + "\n":
+        return SelinuxMode.DISABLED
+    if not os.path.exists(f"{SELINUXFS}/enforce"):
+        raise LsmError("the kernel has SELinux, and selinuxfs is not mounted", hint=f"mount it at {SELINUXFS}")
+    if not os.path.exists(f"{SELINUXFS}/class/process"):
+        raise LsmError(
+            "SELinux is on and no policy is loaded",
+            hint="install a policy, for example selinux-policy-default",
+        )
+    return SelinuxMode.ENFORCING if _read(f"{SELINUXFS}/enforce", "reading the mode") == "1" else SelinuxMode.PERMISSIVE
+
+
+def device() -> int:
+    """Return selinuxfs' device number: a descriptor on it that is a null device was swapped at exec."""
+    return os.stat(SELINUXFS).st_dev
+
+
+def own_context() -> Context:
+    """Return the context this process runs in."""
+    return Context.parse(_read("/proc/thread-self/attr/current", "reading the own context"))
+
+
+def previous_context() -> Context:
+    """Return the context of the program that executed this one: the caller's, with the caller's range."""
+    return Context.parse(_read("/proc/thread-self/attr/prev", "reading the caller's context"))
+
+
+def process_context(pid: int) -> Context | None:
+    """Return the context of process `pid`; None where it is gone or may not be seen."""
+    try:
+        return Context.parse(_read(f"/proc/{pid}/attr/current", "reading a process's context"))
+    except (LsmError, ValueProblem):
+        return None
+
+
+def context_of(path: str | int, *, follow: bool = True) -> Context | None:
+    """Return the label of `path` (links are followed unless told) or of an open descriptor, sockets and pipes included.
+
+    Returns None where the file system keeps no labels.
+
+    Raises:
+        LsmError: the label cannot be read.
+    """
+    try:
+        text = os.fsdecode(os.getxattr(path, _XATTR, follow_symlinks=follow))
+    except OSError as error:
+        import errno
+
+        if error.errno in (errno.ENOTSUP, errno.ENODATA):
+            return None
+        raise LsmError(f"the label cannot be read: {why(error)}", where=str(path)) from error
+    return Context.parse(text)
+
+
+def set_context(path: str, context: Context, *, shown: str) -> None:
+    """Label the file that `path` names (`/proc/self/fd/N`) and read it back; `shown` is its name for a message.
+
+    Raises:
+        LsmError: the kernel refuses, or another label is there afterwards.
+    """
+    try:
+        # as libselinux's setfilecon_raw does it, NUL included; the watcher runs without the binding
+        os.setxattr(path, _XATTR, os.fsencode(str(context)) + b"\0")
+    except OSError as error:
+        raise LsmError(f"cannot be labelled {context}: {why(error)}", where=shown) from error
+    stored = context_of(path)
+    if stored != context:
+        raise LsmError(f"reads back as {stored} after it was labelled {context}", where=shown)
+
+
+def set_exec_context(context: Context | None) -> None:
+    """Choose the context of the next exec, and read it back.
+
+    Raises:
+        LsmError: the context is not valid in this policy, or the choice did not stick.
+    """
+    _choose("exec", _binding().setexeccon_raw, context)
+
+
+@contextmanager
+def creating(context: Context | None) -> Iterator[None]:
+    """Give files made inside the block this label; None leaves it to the policy."""
+    if context is None:
+        yield
+        return
+    binding = _binding()
+    _choose("fscreate", binding.setfscreatecon_raw, context)
+    try:
+        yield
+    finally:
+        _choose("fscreate", binding.setfscreatecon_raw, None)
+
+
+@contextmanager
+def creating_sockets(context: Context | None) -> Iterator[None]:
+    """Give sockets made inside the block this label; None leaves it to the policy."""
+    if context is None:
+        yield
+        return
+    binding = _binding()
+    _choose("sockcreate", binding.setsockcreatecon_raw, context)
+    try:
+        yield
+    finally:
+        _choose("sockcreate", binding.setsockcreatecon_raw, None)
+
+
+def _choose(name: str, setter: Any, context: Context | None) -> None:
+    try:
+        setter(None if context is None else str(context))
+    except OSError as error:
+        raise LsmError(f"setting attr/{name} to {context} failed: {why(error)}") from error
+    stored = _read(f"/proc/thread-self/attr/{name}", f"reading attr/{name} back")
+    if stored != (str(context) if context is not None else ""):
+        raise LsmError(f"attr/{name} reads back as {stored!r} instead of {context}")
+
+
+def is_valid(context: Context) -> bool:
+    """Tell whether `context` is valid in the loaded policy.
+
+    Raises:
+        LsmError: the kernel cannot be asked.
+    """
+    try:
+        _binding().security_check_context_raw(str(context))
+    except OSError as error:
+        import errno
+
+        if error.errno == errno.EINVAL:
+            return False
+        raise LsmError(f"whether {context} is valid cannot be had: {why(error)}") from error
+    return True
+
+
+def user_type(role: str) -> str | None:
+    """Return the type that a login shell has in `role` (the policy's contexts/default_type), None for other roles.
+
+    Raises:
+        LsmError: the file cannot be read.
+    """
+    text = _read(_binding().selinux_default_type_path(), "reading the policy's default types")
+    rows = (line.strip().partition(":") for line in text.splitlines())
+    return next((name for found, _, name in rows if found == role), None)
+
+
+def denied(source: Context, target: Context, kind: str, permissions: Iterable[str]) -> tuple[str, ...]:
+    """Return those of `permissions` that the kernel would deny `source` on `target` of class `kind`.
+
+    The kernel's own decision (selinuxfs `access`), constraints and booleans included. A permission that the
+    policy does not define is allowed or denied as the policy says about unknown ones.
+
+    Raises:
+        LsmError: the kernel cannot be asked.
+    """
+    binding = _binding()
+    number = binding.string_to_security_class(kind)
+    if number == 0:
+        return ()
+    try:
+        decision = binding.av_decision()
+        binding.security_compute_av_raw(str(source), str(target), number, 0xFFFFFFFF, decision)
+    except OSError as error:
+        raise LsmError(
+            f"the kernel's decision for {source} on {target} ({kind}) cannot be had: {why(error)}"
+        ) from error
+    missing = []
+    for permission in permissions:
+        bit = binding.string_to_av_perm(number, permission)
+        if bit and not decision.allowed & bit:
+            missing.append(permission)
+    return tuple(missing)
+
+
+@contextmanager
+def policy_opened() -> Iterator[WhyDenied]:
+    """Load the kernel's policy into this process and hand out the function that explains a denial by it.
+
+    audit2why(8)'s own code. Loading takes some hundredths of a second (0.8 s in the emulated guest, 15 MiB), each
+    answer some thousandths (0.3 s); its state belongs to the process, so one at a time.
+
+    Raises:
+        LsmError: the policy cannot be read.
+    """
+    try:
+        from selinux import audit2why
+    except ImportError as error:
+        raise LsmError(
+            f"libselinux's audit2why cannot be loaded: {error}", hint="install the distribution's python3-selinux"
+        ) from error
+    path = f"{SELINUXFS}/policy"
+    try:
+        # by name: the policy on disk, which it would take in its place, has other booleans
+        audit2why.init(path)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise LsmError(f"the policy cannot be read: {error}", where=path) from error
+    try:
+        yield lambda source, target, kind, permissions: _why_denied(audit2why, source, target, kind, permissions)
+    finally:
+        audit2why.finish()
+
+
+def _why_denied(audit2why: Any, source: Context, target: Context, kind: str, permissions: Iterable[str]) -> Answer:
+    # asked first: libsepol complains on standard error about a name that the policy has not
+    number = _binding().string_to_security_class(kind)
+    names = [name for name in permissions if number and _binding().string_to_av_perm(number, name)]
+    if not names or not (is_valid(source) and is_valid(target)):
+        return Answer(Reason.UNKNOWN)
+    reason, details = audit2why.analyze(str(source), str(target), kind, names)
+    meanings = {
+        audit2why.ALLOW: Reason.ALLOWED,
+        audit2why.DONTAUDIT: Reason.SILENT,
+        audit2why.TERULE: Reason.TYPES,
+        audit2why.BOOLEAN: Reason.BOOLEANS,
+        audit2why.CONSTRAINT: Reason.CONSTRAINT,
+        audit2why.RBAC: Reason.ROLES,
+        audit2why.BOUNDS: Reason.BOUNDS,
+    }
+    answer = meanings.get(reason, Reason.UNKNOWN)
+    if answer is not Reason.BOOLEANS:
+        return Answer(answer)
+    return Answer(answer, tuple(Setting(str(name), bool(value)) for name, value in details))
+
+
+def created(source: Context, folder: Context, kind: str) -> Context:
+    """Return the label that a new object of class `kind` gets when `source` makes it in `folder`.
+
+    Raises:
+        LsmError: the kernel cannot be asked.
+    """
+    binding = _binding()
+    number = binding.string_to_security_class(kind)
+    try:
+        result = binding.security_compute_create_raw(str(source), str(folder), number)
+    except OSError as error:
+        raise LsmError(f"the label of a new {kind} in {folder} cannot be had: {why(error)}") from error
+    return Context.parse(result[1])
+
+
+def boolean(name: str) -> Boolean:
+    """Return the state of one of the policy's booleans, from selinuxfs (`CURRENT PENDING`; current is what counts).
+
+    Raises:
+        LsmError: it is there and cannot be read.
+    """
+    path = f"{SELINUXFS}/booleans/{name}"
+    if not os.path.lexists(path):
+        return Boolean.ABSENT
+    return Boolean.ON if _read(path, "reading a boolean").startswith("1") else Boolean.OFF
+
+
+def default_label(path: str, mode_bits: int) -> Context | None:
+    """Return the policy's label for `path` (file_contexts), None where it has none."""
+    try:
+        result = _binding().matchpathcon(path, stat.S_IFMT(mode_bits))
+    except OSError:
+        return None
+    text = result[1]
+    return None if text == "<<none>>" else Context.parse(text)
+
+
+def local_file_contexts() -> tuple[str, ...]:
+    """Return the lines that `semanage fcontext` wrote: a regular expression, a kind of file or none, a context.
+
+    Raises:
+        LsmError: the file is there and cannot be read.
+    """
+    path = _binding().selinux_file_context_local_path()
+    return tuple(_read(path, "reading the local file contexts").split("\n")) if os.path.exists(path) else ()
+
+
+def policy_contexts(folder: str | None = None) -> PolicyContexts:
+    """Read the policy's contexts for VMs; from `folder`/contexts instead of the loaded policy's when it is given.
+
+    Raises:
+        LsmError: a file is missing, or holds no contexts.
+    """
+    if folder is None:
+        binding = _binding()
+        domain_path = binding.selinux_virtual_domain_context_path()
+        image_path = binding.selinux_virtual_image_context_path()
+    else:
+        domain_path = os.path.join(folder, "contexts/virtual_domain_context")
+        image_path = os.path.join(folder, "contexts/virtual_image_context")
+    domain = _read(domain_path, "reading the policy's contexts for VMs")
+    image = _read(image_path, "reading the policy's contexts for images")
+    try:
+        return PolicyContexts.parse(domain, image)
+    except ValueProblem as error:
+        raise LsmError(str(error), where=printable(os.path.dirname(domain_path))) from error

@@ -1,0 +1,198 @@
+"""`policy adopt DIR`: makes a folder that the policy does not mean for anything a place for images, and back.
+
+It runs with root's rights outside of the launcher's domain, as `semanage` and `restorecon` by hand would.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shlex
+import shutil
+import stat
+from typing import TYPE_CHECKING
+
+from confined_qemu.host import lsm, mounts
+from confined_qemu.install import install
+from confined_qemu.labels import journal, restore
+from confined_qemu.model.context import RESTORED_TYPE
+from confined_qemu.model.errors import HostError
+from confined_qemu.model.facts import SelinuxMode
+from confined_qemu.model.frozen import dataclass
+from confined_qemu.plan import fixedlabels, places
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from confined_qemu.model.context import Context
+
+_TYPE = RESTORED_TYPE
+_USERS = frozenset({"user_home_t", "user_tmp_t", "tmp_t", "admin_home_t", "virt_home_t", "svirt_home_t", _TYPE})
+"""What a user's file may be called that was moved into the folder."""
+_SYSTEMS_HOMES = frozenset({"/", "/nonexistent"})
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What came of it: the file context, whether it was added or removed, and how many labels changed."""
+
+    folder: str
+    pattern: str
+    context_changed: bool
+    relabelled: tuple[str, ...]
+    """A line of restorecon's for each file or folder whose label changed."""
+
+
+def adopt(folder: str) -> Changed:
+    """Label `folder` and all in it as images, now and at every relabelling of the host.
+
+    Raises:
+        HostError: not root, not such a folder, or a step failed; what was done already stays and is done once only.
+        LsmError: SELinux cannot be asked.
+    """
+    path = _folder(folder, "adopt")
+    if not os.path.isdir(path):
+        raise HostError("no such folder", where=path)
+    found = lsm.default_label(path, stat.S_IFDIR)
+    known = found is not None and found.type == _TYPE
+    if found is not None and not known and found.type in _USERS:
+        raise HostError(f"needs no adoption: images in a home ({found.type}) are used as they are", where=path)
+    if found is not None and not known and found.type not in places.GENERIC:
+        raise HostError(f"the policy means it for something else: {found}", where=path, hint=_elsewhere())
+    _require_labels(path)
+    _look_through(path)
+    pattern = places.pattern(path)
+    if not known:
+        _semanage("-a", "-t", _TYPE, pattern)
+    changed = _restorecon(path)
+    label = lsm.context_of(path)
+    if label is None or label.type != _TYPE:
+        raise HostError(
+            f"is labelled {label} after restorecon, not {_TYPE}", where=path, hint="see: semanage fcontext -l -C"
+        )
+    return Changed(path, pattern, not known, changed)
+
+
+def undo(folder: str) -> Changed:
+    """Take back what `adopt` did: the file context goes, and the labels become the policy's own.
+
+    Raises:
+        HostError: not root, the folder was not adopted, a VM runs on it, or a step failed.
+        LsmError: SELinux cannot be asked.
+    """
+    path = _folder(folder, "adopt --undo")
+    _require_idle(path)
+    pattern = places.pattern(path)
+    if pattern not in {words[0] for line in lsm.local_file_contexts() if (words := line.split())}:
+        raise HostError("no file context of its own", where=path, hint="see: semanage fcontext -l -C")
+    _semanage("-d", pattern)
+    # the folder may be gone, and what it was called may mean another thing tomorrow
+    relabelled = _restorecon(path) if os.path.isdir(path) else ()
+    return Changed(path, pattern, context_changed=True, relabelled=relabelled)
+
+
+# ---- what may be adopted
+
+
+def _folder(folder: str, verb: str) -> str:
+    """Return the folder's path after every check that needs no look into it."""
+    install.require_root(verb)
+    if lsm.mode() is SelinuxMode.DISABLED:
+        raise HostError("SELinux is disabled in this kernel: there are no labels", hint="boot with SELinux")
+    path = os.path.abspath(folder)
+    real = os.path.realpath(path)
+    if real != path:
+        raise HostError("a link leads there", where=path, hint=f"name the folder itself: {shlex.quote(real)}")
+    problem = places.problem(path)
+    homes = {os.path.normpath(entry.pw_dir) for entry in pwd.getpwall()} - _SYSTEMS_HOMES
+    if problem is None and path in homes:
+        problem = "it is a user's home"
+    if problem is None:
+        inside = sorted(home for home in homes if home.startswith(f"{path}/"))
+        problem = f"a user's home lies in it, {inside[0]}" if inside else None
+    if problem is not None:
+        raise HostError(f"cannot be a place for images: {problem}", where=path, hint=_elsewhere())
+    if shutil.which("semanage") is None:
+        raise HostError(
+            "semanage is missing",
+            hint="apt install policycoreutils-python-utils (Fedora: dnf install policycoreutils-python-utils)",
+        )
+    return path
+
+
+def _elsewhere() -> str:
+    return f"use a folder of its own, for example {places.EXAMPLE}"
+
+
+def _require_labels(path: str) -> None:
+    descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        mount = mounts.Mounts().of(descriptor)
+    finally:
+        os.close(descriptor)
+    if mount is None or (mount.labels and not mount.read_only):
+        return
+    again = fixedlabels.remount(mount, lsm.policy_contexts().image)
+    raise HostError(
+        f"no label can be set on {mount.type} at {mount.target}",
+        where=path,
+        hint=f"give all there a VM's: {again}" if again else _elsewhere(),
+    )
+
+
+def _require_idle(path: str) -> None:
+    """Refuse while a VM of ours, of any user, has a file in the folder."""
+    for holder in journal.all_folders():
+        for entry in journal.entries(holder):
+            used = [step.path for step in entry.record.all_steps if step.path.startswith(f"{path}/")]
+            if not used:
+                continue
+            pid = restore.pid_of(entry)
+            if pid is not None:
+                raise HostError(
+                    f"in use by the VM {entry.record.name} (pid {pid})", where=used[0], hint="stop it first"
+                )
+            raise HostError(
+                "a dead VM's label is to be put back first", where=used[0], hint="run: confined-qemu recover"
+            )
+
+
+def _look_through(path: str) -> None:
+    """Refuse a folder that holds what is no image: a system's files, and files of a VM that runs or crashed."""
+    _require_idle(path)
+    contexts = lsm.policy_contexts()
+    usual = places.GENERIC | _USERS | {contexts.image.type, contexts.content.type}
+    for name, label in _labels(path):
+        if label is None or label.type not in usual:
+            raise HostError(f"is no image: it is labelled {label}", where=name, hint=_elsewhere())
+        if contexts.is_given(label) and label.range is not None and label.range.low.categories:
+            raise HostError(
+                f"is labelled for a VM, {label}", where=name, hint=f"stop it, or run: restorecon -F {shlex.quote(name)}"
+            )
+
+
+def _labels(path: str) -> Iterator[tuple[str, Context | None]]:
+    """Yield every file below `path` with its label; links are not followed, other file systems not entered."""
+    device = os.lstat(path).st_dev
+    pending = [path]
+    while pending:
+        name = pending.pop()
+        found = os.lstat(name)
+        if found.st_dev != device:
+            continue
+        yield name, lsm.context_of(name, follow=False)
+        if stat.S_ISDIR(found.st_mode):
+            pending.extend(os.path.join(name, entry) for entry in os.listdir(name))
+
+
+# ---- the two programs
+
+
+def _semanage(*arguments: str) -> None:
+    install.run(["semanage", "fcontext", *arguments], "changing the file contexts")
+
+
+def _restorecon(path: str) -> tuple[str, ...]:
+    """Give all below `path`, on its file system, the policy's label; return what changed."""
+    said = install.run(["restorecon", "-R", "-x", "-v", path], "labelling")
+    return tuple(line for line in said.split("\n") if line.startswith("Relabeled "))

@@ -1,0 +1,214 @@
+"""`policy install`, `status` and `remove`: the module, the launch script, and the state folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+from confined_qemu.host import lsm
+from confined_qemu.install import module, script
+from confined_qemu.model import paths
+from confined_qemu.model.context import Context
+from confined_qemu.model.errors import HostError, why
+from confined_qemu.model.facts import SelinuxMode
+from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.helper import PROGRAMS
+from confined_qemu.model.mcs import Level, Range
+
+SCRIPT_TYPE = "confined_qemu_exec_t"
+INSTALL = "confined-qemu policy install"
+_PRIORITY = "400"
+_UNIT = f"""[Unit]
+Description=Put back the labels of virtual machines that a crash or a power loss left
+After=local-fs.target
+ConditionPathExists={script.package_folder()}/confined_qemu
+
+[Service]
+Type=oneshot
+ExecStart={paths.LAUNCH_SCRIPT} recover
+# made here, at the lowest level: on MLS a launcher that works above it cannot write to /run
+RuntimeDirectory={os.path.basename(paths.RUNTIME)}
+RuntimeDirectoryPreserve=yes
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What is installed. `loaded`: the module's version in the kernel; `advice`: what to run, None when all is well."""
+
+    mode: SelinuxMode
+    loaded: int | None
+    script: bool
+    script_label: Context | None
+    advice: str | None
+
+
+def _scripts() -> dict[str, str]:
+    """Return our scripts, and the types that their labels have."""
+    return {paths.DENIALS_SCRIPT: "confined_qemu_denials_exec_t", paths.LAUNCH_SCRIPT: SCRIPT_TYPE}
+
+
+def loaded_version() -> int | None:
+    """Return the version of the module that the kernel has loaded, None without it.
+
+    Raises:
+        LsmError: the kernel cannot be asked.
+    """
+    for version in range(module.VERSION + 1, 0, -1):
+        if lsm.is_valid(_object(module.version_type(version))):
+            return version
+    return None
+
+
+def status() -> Status:
+    """Look at the kernel and the launch script.
+
+    Raises:
+        LsmError: SELinux's state cannot be read.
+    """
+    mode = lsm.mode()
+    there = os.path.exists(paths.LAUNCH_SCRIPT)
+    if mode is SelinuxMode.DISABLED:
+        return Status(mode, None, there, None, "SELinux is disabled in this kernel: nothing to install")
+    loaded = loaded_version()
+    label = lsm.context_of(paths.LAUNCH_SCRIPT) if there else None
+    advice = None
+    if loaded != module.VERSION or not all(os.path.exists(path) for path in _scripts()):
+        advice = f"run: {INSTALL}"
+    else:
+        for path, wanted in _scripts().items():
+            found = lsm.context_of(path)
+            if found is None or found.type != wanted:
+                advice = f"run: restorecon -F {path}"
+    return Status(mode, loaded, there, label, advice)
+
+
+def install(*, load: bool) -> None:
+    """Install or renew the module, the launch script, the state folder and the boot unit.
+
+    With `load` false the kernel is not touched, for building images: labels are then setfiles' business.
+
+    Raises:
+        HostError: not root, no semodule, or a step failed.
+        LsmError: SELinux's state cannot be read.
+    """
+    require_root("install")
+    scripts = {paths.LAUNCH_SCRIPT: script.text(script.Script.LAUNCH),
+               paths.DENIALS_SCRIPT: script.text(script.Script.DENIALS)}  # fmt: skip
+    _write(paths.MODULE, module.text(_levels(load=load)), 0o644)
+    _semodule(load, "-X", _PRIORITY, "-i", paths.MODULE)
+    for path, text in scripts.items():
+        _write(path, text, 0o755)
+    _write(paths.RECOVER_UNIT, _UNIT, 0o644)
+    if not os.path.lexists(paths.RECOVER_WANTED):
+        os.makedirs(os.path.dirname(paths.RECOVER_WANTED), exist_ok=True)
+        os.symlink(paths.RECOVER_UNIT, paths.RECOVER_WANTED)
+    # sticky and writable for all, as /var/tmp is: each user's folder is the user's own
+    os.makedirs(paths.STATE, exist_ok=True)
+    os.chmod(paths.STATE, 0o1777)  # noqa: S103 - see above
+    # root's own is made now, before somebody else takes its name
+    os.makedirs(os.path.join(paths.STATE, "0"), mode=0o700, exist_ok=True)
+    pairs = os.path.join(paths.STATE, paths.PAIRS)
+    with open(pairs, "ab"):
+        os.chmod(pairs, 0o666)  # noqa: S103 - every user's launcher locks bytes in it; it holds no data
+    if load:
+        os.makedirs(paths.RUNTIME, exist_ok=True)
+        labelled = (os.path.dirname(paths.LAUNCH_SCRIPT), paths.STATE, paths.RUNTIME, paths.RECOVER_UNIT, *_helpers())
+        run(
+            ["restorecon", "-RF", *labelled],
+            "labelling",
+        )
+
+
+def remove() -> None:
+    """Remove all that `install` made; the caller has put back every label before.
+
+    Raises:
+        HostError: not root, or a step failed.
+    """
+    require_root("remove")
+    for path in (paths.RECOVER_WANTED, paths.RECOVER_UNIT, *_scripts(), paths.MODULE):
+        if os.path.lexists(path):
+            os.unlink(path)
+    for folder in (
+        paths.STATE,
+        paths.RUNTIME,
+        os.path.dirname(paths.LAUNCH_SCRIPT),
+        os.path.dirname(paths.MODULE),
+    ):
+        if os.path.isdir(folder):
+            shutil.rmtree(folder)
+    # last: a file that still carried one of the module's types would be left unlabelled
+    _semodule(True, "-X", _PRIORITY, "-r", module.NAME)  # noqa: FBT003 - the one flag of a private helper
+    if _helpers():
+        # these are the system's own, and get its labels back
+        run(["restorecon", "-F", *_helpers()], "labelling")
+
+
+def _helpers() -> list[str]:
+    """Return the installed programs to which the module gives a label."""
+    return [path for program in PROGRAMS.values() for path in program.paths if os.path.exists(path)]
+
+
+def _levels(*, load: bool) -> module.Levels:
+    if load:
+        s1 = Level(1)
+        known = lsm.is_valid(Context("system_u", "object_r", "usr_t", Range.single(s1)))
+        return module.Levels.MLS if known else module.Levels.MCS
+    with open("/etc/selinux/config", encoding="utf-8", errors="replace") as file:
+        chosen = [line.partition("=")[2].strip() for line in file if line.startswith("SELINUXTYPE=")]
+    return module.Levels.MLS if "mls" in chosen else module.Levels.MCS
+
+
+def _object(type_name: str) -> Context:
+    return Context("system_u", "object_r", type_name, Range.single(Level(0)))
+
+
+def require_root(verb: str) -> None:
+    """Refuse anybody but root; `verb` is what follows `confined-qemu policy`.
+
+    Raises:
+        HostError: the caller is not root.
+    """
+    if os.geteuid() != 0:
+        raise HostError(
+            f"policy {verb} changes the host's policy",
+            hint=f"run it as root: sudo confined-qemu policy {verb}",
+        )
+
+
+def _semodule(load: bool, *arguments: str) -> None:
+    run(["semodule", *([] if load else ["-n"]), *arguments], "changing the policy")
+
+
+def run(command: list[str], doing: str) -> str:
+    """Run one of SELinux's own programs and return what it printed.
+
+    Raises:
+        HostError: it is missing, or failed; the line holds what it said.
+    """
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise HostError(f"{doing} failed: {command[0]}: {why(error)}", hint="install policycoreutils") from error
+    if done.returncode != 0:
+        said = " ".join((done.stderr or done.stdout).split())
+        raise HostError(f"{doing} failed: {' '.join(command)}: exit {done.returncode}: {said or 'it said nothing'}")
+    return done.stdout
+
+
+def _write(path: str, text: str, mode: int) -> None:
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        temporary = f"{path}.new"
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        os.rename(temporary, path)
+    except OSError as error:
+        raise HostError(f"cannot be written: {why(error)}", where=path) from error

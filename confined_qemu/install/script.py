@@ -1,0 +1,78 @@
+"""The launch script: what `policy install` writes outside pip's files, so that its label stays."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+from enum import Enum
+
+from confined_qemu.model.errors import HostError, printable
+
+INTERPRETER = "/usr/bin/python3"
+_FIND_BINDING = "import os, selinux; selinux.getcon_raw; print(os.path.dirname(os.path.dirname(selinux.__file__)))"
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+def package_folder() -> str:
+    """Return the folder that holds the package `confined_qemu`."""
+    return os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+
+
+def binding_folder() -> str:
+    """Return the folder of the distribution's libselinux binding.
+
+    Raises:
+        HostError: the distribution's Python has none.
+    """
+    found = subprocess.run([INTERPRETER, "-I", "-c", _FIND_BINDING], capture_output=True, text=True, check=False)
+    if found.returncode != 0:
+        raise HostError(f"{INTERPRETER} has no libselinux binding", hint="install the distribution's python3-selinux")
+    return found.stdout.strip()
+
+
+class Script(Enum):
+    """A script of ours whose label brings it into a domain of its own: (what it is to the reader, how it starts)."""
+
+    LAUNCH = (
+        "its label brings QEMU's launcher into its own domain",
+        "from confined_qemu.cli.launchscript import main\nmain()\n",
+    )
+    DENIALS = (
+        "its label brings what reads the audit log into a domain that may do that and nothing else",
+        "from confined_qemu.cli import denials_script\nsys.exit(denials_script())\n",
+    )
+
+
+def text(script: Script) -> str:
+    """Return a script. Isolated and without site: nothing of the caller's environment chooses what it runs.
+
+    Raises:
+        HostError: the package lies where others than root may write, so it may not run in the launcher's domain.
+    """
+    package = package_folder()
+    _require_trusted(package)
+    purpose, start = script.value
+    # -I and -S in one word: a #! line passes a single argument
+    return (
+        f"#!{INTERPRETER} -IS\n"
+        f"# Written by `confined-qemu policy install`: {purpose}.\n"
+        "import sys\n"
+        f"sys.path += [{binding_folder()!r}, {package!r}]\n"
+        f"{start}"
+    )
+
+
+def _require_trusted(package: str) -> None:
+    path = os.path.join(package, "confined_qemu")
+    while True:
+        found = os.stat(path)
+        if found.st_uid != 0 or (found.st_mode & _WRITABLE_BY_OTHERS and not found.st_mode & stat.S_ISVTX):
+            raise HostError(
+                "others than root may write here, so code from it may not enter the launcher's domain",
+                where=printable(path),
+                hint="install confined-qemu as root, for example into /opt/confined-qemu",
+            )
+        if path == "/":
+            return
+        path = os.path.dirname(path)

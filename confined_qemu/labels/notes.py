@@ -1,0 +1,106 @@
+"""The labels of a tree before it was labelled for a VM: a file beside the VM's journal, a line for each inode.
+
+Lines are appended in batches, and a batch is on disk before the first of its labels changes. So the last line may be
+cut off: nothing was done to its inode yet.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from confined_qemu.model.context import Context
+from confined_qemu.model.errors import JournalError, ValueProblem, why
+from confined_qemu.model.facts import Identity
+from confined_qemu.model.frozen import dataclass
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+_NONE = "-"
+"""In the place of a generation that the file system does not tell."""
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """The label that an inode had; a device's number may be another after the next boot, so there is none."""
+
+    inode: int
+    generation: int | None
+    label: Context
+
+    def encode(self) -> str:
+        """Return its line."""
+        generation = _NONE if self.generation is None else self.generation
+        return f"{self.inode} {generation} {self.label}\n"
+
+    @classmethod
+    def parse(cls, line: str) -> Note:
+        """Read a line.
+
+        Raises:
+            ValueError, ValueProblem: it is none.
+        """
+        inode, generation, label = line.split(" ", 2)
+        return cls(int(inode), None if generation == _NONE else int(generation), Context.parse(label))
+
+    def is_of(self, found: Identity) -> bool:
+        """Tell whether this is the inode's, and not that of an earlier one with the same number."""
+        unread = self.generation is None or found.generation is None
+        return self.inode == found.inode and (unread or self.generation == found.generation)
+
+
+def append(path: str, notes: Iterable[Note]) -> None:
+    """Add lines to the file at `path`, made when it is missing, and sync it with its folder.
+
+    Raises:
+        JournalError: they are not on disk; the labels that they are about must stay as they are.
+    """
+    data = "".join(note.encode() for note in notes).encode("ascii")
+    try:
+        descriptor = os.open(path, _FLAGS, 0o600)
+        try:
+            new = os.fstat(descriptor).st_size == 0
+            while data:
+                data = data[os.write(descriptor, data) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if new:
+            folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    except OSError as error:
+        raise JournalError(
+            f"the labels of a tree cannot be noted: {why(error)}",
+            where=path,
+            hint="what had been labelled is put back; make room there (df), or share a smaller tree",
+        ) from error
+
+
+def read(paths: Iterable[str]) -> Mapping[int, Note]:
+    """Return what these files say, by the number of the inode; the first line about one counts. A missing one is empty.
+
+    Raises:
+        JournalError: one cannot be read, or a line in it is none.
+    """
+    found: dict[int, Note] = {}
+    for path in paths:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            with open(descriptor, "rb") as file:
+                lines = file.read().decode("ascii").split("\n")
+            for note in (Note.parse(line) for line in lines[:-1]):
+                found.setdefault(note.inode, note)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise JournalError(f"cannot be read: {why(error)}", where=path) from error
+        except (ValueError, ValueProblem) as error:
+            raise JournalError(
+                f"holds no labels of a tree: {error}", where=path, hint="check the labels of the share and remove it"
+            ) from error
+    return found

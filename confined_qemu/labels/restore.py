@@ -1,0 +1,258 @@
+"""Puts back what a VM's journal names: for its watcher, for the next launch, for `recover` and `settle`."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from confined_qemu.host import devices, processes
+from confined_qemu.labels import history, journal, label
+from confined_qemu.model.errors import ConfinedQemuError, JournalError
+from confined_qemu.model.facts import FileKind, Holder
+from confined_qemu.model.frozen import dataclass, replace
+from confined_qemu.model.steps import LabelTree, Relabel, Sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from confined_qemu.model.facts import Identity
+    from confined_qemu.model.steps import JournalStep
+
+
+class State(Enum):
+    """What a journal's VM is doing."""
+
+    LIVE = "live"
+    """It is being launched, or has a process."""
+    ENDING = "ending"
+    """It has ended and its watcher is at work."""
+    PENDING = "pending"
+    """It has ended and nobody puts its labels back: a crash, or a killed watcher."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """One VM whose labels were put back, and what could not be."""
+
+    entry: journal.Entry
+    failed: tuple[ConfinedQemuError, ...]
+
+
+def state_of(entry: journal.Entry) -> State:
+    """Return what the VM is doing, by its processes and its journal's lock."""
+    if pid_of(entry) is not None:
+        return State.LIVE
+    descriptor = journal.take(entry.path, wait=False)
+    if descriptor is None:
+        return State.ENDING
+    os.close(descriptor)
+    return State.PENDING
+
+
+def pid_of(entry: journal.Entry) -> int | None:
+    """Return a live process of the VM: the launched one, else one that it left behind (a daemon).
+
+    A dynamic VM's context is its own, so all that runs in it is the VM's. Static VMs may share one: theirs is who
+    holds the live file.
+
+    Raises:
+        JournalError: the live file cannot be asked.
+    """
+    record = entry.record
+    if record.boot_id != processes.boot_id():
+        return None
+    if processes.start_ticks(record.pid) == record.start_ticks and not processes.is_zombie(record.pid):
+        return record.pid
+    if record.shared and not journal.is_held(entry.path):
+        return None
+    running = processes.running_as(record.context)
+    if record.shared:
+        live = journal.live_path(entry.path)
+        return next((pid for pid in running if processes.has_open(pid, live)), record.pid)
+    return running[0] if running else None
+
+
+def holders(folders: list[str], *, without: str | None = None) -> dict[Identity, tuple[Holder, ...]]:
+    """Return which live VMs of these folders use which inode, and which device behind it.
+
+    The VM whose journal is at `without` does not count.
+    """
+    found: dict[Identity, tuple[Holder, ...]] = {}
+    for entry in readable_entries(folders):
+        pid = pid_of(entry)
+        if pid is None or entry.path == without:
+            continue
+        for step in entry.record.all_steps:
+            if not isinstance(step, Relabel | LabelTree):
+                continue
+            restored, more = (step.restore, _device(step)) if isinstance(step, Relabel) else (None, ())
+            holder = Holder(entry.record.name, pid, step.exclusive, restored)
+            for identity in (step.identity, *more):
+                found[identity] = (*found.get(identity, ()), holder)
+    return found
+
+
+def _device(step: Relabel) -> tuple[Identity, ...]:
+    """Return the device that a relabelled node stands for; another node may name it too."""
+    if step.kind not in (FileKind.BLOCK, FileKind.CHARACTER):
+        return ()
+    try:
+        found = os.lstat(step.path)
+    except OSError:
+        return ()  # unplugged
+    identity = devices.identity(found.st_mode, found.st_rdev)
+    return (identity,) if identity is not None else ()
+
+
+def readable_entries(folders: list[str]) -> list[journal.Entry]:
+    """Return the entries of all folders; another user's damaged journal stops nobody else."""
+    found: list[journal.Entry] = []
+    for folder in folders:
+        try:
+            found.extend(journal.entries(folder))
+        except JournalError:
+            if os.stat(folder).st_uid == os.geteuid():
+                raise
+    return found
+
+
+def restore(path: str) -> Restored | None:
+    """Put back what the journal at `path` names and remove it; the caller holds the journal's lock.
+
+    A file that could not be put back keeps the journal, so that `recover` tries again. Returns None when the
+    journal is gone: somebody else did it.
+
+    Raises:
+        JournalError: the journal cannot be read.
+    """
+    folder = os.path.dirname(path)
+    with journal.locked(folder):
+        record = journal.read(path)
+        if record is None:
+            return None
+        steps = record.all_steps
+        if record.boot_id != processes.boot_id():
+            steps = tuple(_on_this_boot(step) for step in steps)
+        held = held_by_others(path)
+        # files before the folders that they lie in
+        failed = label.undo_all(steps, held)
+        own = {step.identity for step in steps if isinstance(step, Relabel)}
+        for step in reversed([step for step in steps if isinstance(step, LabelTree)]):
+            error = _undo_tree(step, path, lambda mine: held(mine) or any(mine.same(one) for one in own))
+            failed += [error] if error is not None else []
+        if not failed:
+            history.remember(journal.Entry(path, record))
+            journal.remove(path)
+    return Restored(journal.Entry(path, record), tuple(failed))
+
+
+def held_by_others(path: str) -> Callable[[Identity], bool]:
+    """Return what tells whether a live VM other than the one whose journal is at `path` uses an inode.
+
+    The caller holds the lock of the journal's folder.
+    """
+    others = {
+        step.identity
+        for entry in readable_entries(_neighbours(os.path.dirname(path)))
+        if entry.path != path and pid_of(entry) is not None
+        for step in entry.record.all_steps
+        if isinstance(step, Relabel)
+    }
+    return lambda mine: any(mine.same(other) for other in others)
+
+
+def _undo_tree(step: LabelTree, path: str, held: Callable[[Identity], bool]) -> ConfinedQemuError | None:
+    """Put a tree back, or hand its notes to a live VM that shares it too; return what failed."""
+    from confined_qemu.labels import notes, trees
+
+    mine = journal.notes_path(path, step.number)
+    sharing = [
+        (entry, journal.notes_path(entry.path, other.number))
+        for entry in readable_entries(_neighbours(os.path.dirname(path)))
+        if entry.path != path
+        for other in entry.record.steps
+        if isinstance(other, LabelTree) and other.identity.same(step.identity)
+    ]
+    try:
+        for entry, its in sharing:
+            if pid_of(entry) is not None:
+                notes.append(its, notes.read([mine]).values())
+                return None
+        trees.undo(step, [mine, *(its for _, its in sharing)], held)
+    except ConfinedQemuError as error:
+        return error
+    return None
+
+
+def _neighbours(folder: str) -> list[str]:
+    """Return the folders whose VMs may use the same files: root sees all, others their own."""
+    return sorted({folder, *journal.all_folders()}) if os.geteuid() == 0 else [folder]
+
+
+def _on_this_boot(step: JournalStep) -> JournalStep:
+    """Return the step with the device number that its path has now: numbers of another boot may differ."""
+    if not isinstance(step, Relabel | Sweep | LabelTree) or step.identity is None:
+        return step
+    try:
+        device = os.lstat(step.path).st_dev
+    except OSError:
+        return step
+    return replace(step, identity=replace(step.identity, device=device))
+
+
+def finish(entry: journal.Entry) -> Restored | None:
+    """Put back a dead VM's labels, after its watcher if one is still at it.
+
+    Returns None when nothing was left to do.
+
+    Raises:
+        JournalError: the journal cannot be read.
+    """
+    descriptor = journal.take(entry.path, wait=True)
+    if descriptor is None:
+        return None
+    try:
+        return restore(entry.path)
+    finally:
+        os.close(descriptor)
+
+
+def recover(folders: list[str]) -> list[Restored]:
+    """Put back the labels of every dead VM in these folders, each as the user whose folder it is.
+
+    Raises:
+        JournalError: a journal could not be read; all others were followed before.
+    """
+    done: list[Restored] = []
+    unreadable: list[JournalError] = []
+    for folder in folders:
+        try:
+            with _as_owner(folder):
+                entries = [entry for entry in journal.entries(folder) if state_of(entry) is not State.LIVE]
+                done.extend(result for entry in entries if (result := finish(entry)) is not None)
+        except JournalError as error:
+            unreadable.append(error)
+    if unreadable:
+        raise unreadable[0]
+    return done
+
+
+@contextmanager
+def _as_owner(folder: str) -> Iterator[None]:
+    """Act with the rights of the folder's owner: root follows a user's journal to that user's files only."""
+    owner = os.stat(folder)
+    if os.geteuid() != 0 or owner.st_uid == 0:
+        yield
+        return
+    groups, group = os.getgroups(), os.getegid()
+    os.setgroups([])
+    os.setegid(owner.st_gid)
+    os.seteuid(owner.st_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
+        os.setgroups(groups)

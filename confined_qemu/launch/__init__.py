@@ -1,0 +1,1 @@
+"""From an accepted plan to QEMU: the steps, the processes that are started, and the exec."""

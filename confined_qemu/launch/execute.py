@@ -1,0 +1,279 @@
+"""Does the steps of an accepted plan, and becomes QEMU. Nothing is decided here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from typing import TYPE_CHECKING, NoReturn
+
+from confined_qemu.host import lsm
+from confined_qemu.labels import label
+from confined_qemu.model.errors import EmulatorNotExecutable, HostError, LabelError, why
+from confined_qemu.model.frozen import dataclass, field
+from confined_qemu.model.steps import Bind, Connect, LabelTree, Relabel, Relay, Retag, StartHelper
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from socket import socket
+
+    from confined_qemu.labels.journal import Hold
+    from confined_qemu.labels.trees import Progress
+    from confined_qemu.launch.helpers import Running
+    from confined_qemu.model.plan import Plan
+
+_BACKLOG = 1
+"""QEMU's own, for a character device."""
+_LONGEST_ADDRESS = 107
+"""Bytes: `sun_path` without its NUL."""
+_FIRST_NUMBER = 64
+"""Where descriptors of ours start: above what callers hand over by number."""
+
+_BEFORE_NUMBER = ("fd=", "addr.str=", '"str": "')
+"""What stands before a descriptor's number: in a character device, and in a network's address and its JSON."""
+
+
+@dataclass
+class Done:
+    """What came of the steps: descriptors that QEMU inherits, by name, and the relay's work."""
+
+    numbers: dict[str, int] = field(default_factory=dict)
+    relayed: list[str] = field(default_factory=list)
+    """The relay's arguments: `pair:OUTER:INNER` or `listen:OUTER:PATH`."""
+    relay_keeps: list[int] = field(default_factory=list)
+    swaps: list[tuple[int, int]] = field(default_factory=list)
+    """Descriptors to put in the place of inherited ones: (ours, the inherited number)."""
+    helpers: list[Running] = field(default_factory=list)
+    hold: Hold | None = None
+    """The live file of a VM that may share its context."""
+
+    def end_helpers(self) -> None:
+        """End them: the VM will not be started."""
+        for helper in self.helpers:
+            helper.end()
+
+
+@dataclass(frozen=True, slots=True)
+class Trees:
+    """Where a VM's journal is, and who is told how far the labelling of a tree is."""
+
+    journal: str
+    progress: Progress
+
+    def give(self, step: LabelTree, plan: Plan) -> None:
+        """Label one."""
+        from confined_qemu.labels import trees
+        from confined_qemu.labels.journal import notes_path
+
+        apart = {
+            (other.identity.device, other.identity.inode) for other in plan.steps if isinstance(other, Relabel)
+        }  # fmt: skip
+        trees.give(step, notes_path(self.journal, step.number), apart, self.progress)
+
+
+def perform(plan: Plan, leash: socket | None = None, hold: Hold | None = None, trees: Trees | None = None) -> Done:
+    """Do every step in order; `leash` is where the watcher learns of helpers, and QEMU will inherit `hold`.
+
+    Raises:
+        ConfinedQemuError: a step failed; helpers were ended, and the caller undoes what the journal names.
+    """
+    done = Done(hold=hold)
+    try:
+        _perform(plan, done, leash, trees)
+    except BaseException:
+        done.end_helpers()
+        raise
+    return done
+
+
+def _perform(plan: Plan, done: Done, leash: socket | None, trees: Trees | None) -> None:
+    # folders first: a socket may lie in one
+    for step in plan.steps:
+        match step:
+            case StartHelper():
+                from confined_qemu.launch import helpers as helperstart
+
+                running = helperstart.start(step, plan.user, leash)
+                done.helpers.append(running)
+                done.numbers[step.name] = _high(running.socket)
+            case Retag():
+                _retag(step)
+            case Relay():
+                _relay_descriptor(step, done)
+            case LabelTree() if trees is not None:
+                trees.give(step, plan)
+            case Connect():
+                done.numbers[step.name] = _connected(step.path)
+            case _:
+                label.apply(step, lambda bind: _bind(bind, done))
+    if done.relayed:
+        _start_relay(plan, done)
+
+
+def _retag(step: Retag) -> None:
+    path = f"/proc/self/fd/{step.number}"
+    if lsm.context_of(path) != step.context:  # two descriptors may lead to one pipe
+        lsm.set_context(path, step.context, shown=f"descriptor {step.number}")
+
+
+def _bind(step: Bind, done: Done) -> None:
+    import socket
+
+    inner_path = step.inner or step.path
+    if not step.relayed:
+        _unlink_stale(step.path)
+    if not step.by_qemu:
+        with lsm.creating_sockets(step.socket_context), lsm.creating(step.inner_context):
+            inner = _listening(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), inner_path)
+        done.numbers[step.name] = _high(inner)
+    if step.relayed:
+        _unlink_stale(step.path)
+        with lsm.creating(step.file_context):
+            outer = _listening(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), step.path)
+        done.relayed.append(f"listen:{outer}:{inner_path}")
+        done.relay_keeps.append(outer)
+
+
+def _connected(path: str) -> int:
+    """Return a connection to what listens at `path`: the launcher's own socket, which a VM may use as handed over."""
+    import socket
+
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with _address(path) as address:
+            made.connect(address)
+    except OSError as error:
+        made.close()
+        words = why(error) if error.errno else str(error)
+        raise LabelError(
+            f"cannot be connected to: {words}", where=path, hint="start what listens there first, as the same user"
+        ) from error
+    return _high(made.detach())
+
+
+def _listening(made: object, path: str) -> int:
+    import socket
+
+    assert isinstance(made, socket.socket)  # noqa: S101 - narrows a late import's type
+    try:
+        with _address(path) as address:
+            made.bind(address)
+        made.listen(_BACKLOG)
+    except OSError as error:
+        raise LabelError(f"no socket can be made here: {why(error) if error.errno else error}", where=path) from error
+    return made.detach()
+
+
+@contextlib.contextmanager
+def _address(path: str) -> Iterator[bytes]:
+    """Yield `path` as an address of unix(7), which has room for 107 bytes: a longer one goes by way of its folder."""
+    name = os.fsencode(path)
+    if len(name) <= _LONGEST_ADDRESS:
+        yield name
+        return
+    folder = os.open(os.path.dirname(name) or b".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield b"/proc/self/fd/%d/%s" % (folder, os.path.basename(name))
+    finally:
+        os.close(folder)
+
+
+def _unlink_stale(path: str) -> None:
+    """Remove a socket that an earlier VM left, as QEMU does before it binds; anything else stays."""
+    import stat
+
+    try:
+        if stat.S_ISSOCK(os.lstat(path).st_mode):
+            os.unlink(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise LabelError(f"an old socket cannot be removed: {why(error)}", where=path) from error
+
+
+def _high(number: int) -> int:
+    """Move a descriptor that QEMU inherits above those that a command line may name."""
+    import fcntl
+
+    try:
+        high = fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, _FIRST_NUMBER)
+    except OSError as error:
+        raise HostError(f"no descriptor for QEMU's socket: {why(error)}", hint="see: ulimit -n") from error
+    os.close(number)
+    return high
+
+
+def _relay_descriptor(step: Relay, done: Done) -> None:
+    import socket
+
+    same = os.fstat(step.number)
+    for ours, number in done.swaps:
+        if os.path.samestat(os.fstat(number), same):
+            done.swaps.append((ours, step.number))
+            return
+    with lsm.creating_sockets(step.socket_context):
+        for_vm, for_relay = socket.socketpair()
+    outer = _high(os.dup(step.number))
+    inner = _high(for_relay.detach())
+    done.relayed.append(f"pair:{outer}:{inner}")
+    done.relay_keeps += [outer, inner]
+    done.swaps.append((_high(for_vm.detach()), step.number))
+
+
+def _start_relay(plan: Plan, done: Done) -> None:
+    from confined_qemu.launch import spawn
+
+    pidfd = os.pidfd_open(os.getpid())
+    if plan.process is None or plan.process.range is None:
+        raise HostError("a VM without a level has nothing to relay")
+    client = lsm.own_context().at(plan.process.range.low)
+    live = [done.hold.watched] if done.hold is not None else []
+    words = [str(pidfd), str(plan.process), str(client), str(live[0] if live else -1), *done.relayed]
+    spawn.program("relay", words, [pidfd, *live, *done.relay_keeps])
+    for number in (pidfd, *done.relay_keeps):
+        os.close(number)
+    for ours, number in done.swaps:
+        os.dup2(ours, number, inheritable=True)
+    for ours in {ours for ours, _ in done.swaps}:
+        os.close(ours)
+
+
+def become(plan: Plan, done: Done, environment: Mapping[bytes, bytes], argv0: str) -> NoReturn:
+    """Execute QEMU in this process, in the plan's context.
+
+    Raises:
+        EmulatorNotExecutable: the kernel refuses.
+        LsmError: the context cannot be chosen.
+        HostError: the user of the plan cannot be become.
+    """
+    variables = dict(environment)
+    if plan.temporary is not None:
+        variables[b"TMPDIR"] = os.fsencode(plan.temporary)
+    arguments = list(plan.arguments)
+    for name, number in done.numbers.items():
+        os.set_inheritable(number, True)  # noqa: FBT003 - positional by definition
+        for before in _BEFORE_NUMBER:
+            arguments = [argument.replace(f"{before}{{{name}}}", f"{before}{number}") for argument in arguments]
+    if done.hold is not None:
+        os.set_inheritable(_high(done.hold.held), True)  # noqa: FBT003 - positional by definition
+    if plan.user is not None:
+        from confined_qemu.launch import spawn
+
+        spawn.become_user(plan.user)
+    context = plan.process or plan.back_to
+    if context is not None:
+        lsm.set_exec_context(context)
+    # Python ignores these two; QEMU must find them as the caller had them
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(ignored, signal.SIG_DFL)
+    try:
+        os.execve(plan.emulator, [argv0 or plan.emulator, *arguments], variables)
+    except OSError as error:
+        if context is not None:
+            lsm.set_exec_context(None)
+        as_whom = f" as {context}" if context is not None else ""
+        raise EmulatorNotExecutable(
+            f"cannot be executed{as_whom}: {why(error)}",
+            where=plan.emulator,
+            hint=f"see: ls -lZ {plan.emulator}",
+        ) from error

@@ -1,0 +1,278 @@
+"""`allow` and `revoke`: a file for a VM that runs already, by the launch's rules, in its journal, and back again.
+
+Both hold the lock of the VM's journal folder. What puts labels back (the watcher, a launch, `recover`) reads the
+journal under the same lock, so that a VM that ends meanwhile takes with it what it was given.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn
+
+from confined_qemu.host import lsm, processes, survey
+from confined_qemu.labels import journal, label, restore
+from confined_qemu.launch import session
+from confined_qemu.model import hostpaths
+from confined_qemu.model.errors import HostError, JournalError, LabelError, shell_word, why
+from confined_qemu.model.facts import Facts, FileFacts, FileKind, KvmFacts, SelinuxMode
+from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.invocation import Invocation, Seclabel, SeclabelType
+from confined_qemu.model.record import Grant
+from confined_qemu.model.resource import PROBED, Access, Role
+from confined_qemu.model.steps import Bind, Create, JournalStep, Relabel
+from confined_qemu.plan import hotplug
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from confined_qemu.model.record import Record
+
+_SOURCE = "allow"
+
+
+@dataclass(frozen=True, slots=True)
+class _Vm:
+    """A running VM: its journal, and one of its processes."""
+
+    entry: journal.Entry
+    pid: int
+
+    @property
+    def record(self) -> Record:
+        return self.entry.record
+
+    @property
+    def folder(self) -> str:
+        return os.path.dirname(self.entry.path)
+
+
+def allow(name: str, path: str, *, readonly: bool, form: str | None, warn: Callable[[str], None]) -> str:
+    """Label a file, and what its header names, for the VM `name` (or of that pid), and return what was done in a line.
+
+    `form` is the format of an image; without one it is looked into as QEMU would.
+
+    Raises:
+        Refused: the file may not be given to the VM; nothing was changed.
+        ConfinedQemuError: something failed; what had been done is undone, or in the VM's journal.
+    """
+    path = os.path.join(os.getcwd(), path)
+    found = _find(name)
+    _enter_folder(found)
+    invocation = session.followed(_invocation(found, path, readonly=readonly, form=form))
+    for entry in session.dead(found.folder, invocation):
+        restore.finish(entry)
+    with _held(found) as vm:
+        if session.dead(vm.folder, invocation):
+            raise JournalError(
+                "labels that a dead VM left on it cannot be put back", where=path, hint="run: confined-qemu recover"
+            )
+        facts = _facts(vm, invocation)
+        record = vm.record
+        granted = tuple(step for grant in record.grants for step in grant.steps)
+        running = hotplug.Running(record.name, record.context, record.steps, granted)
+        plan = session.accepted(hotplug.plan(invocation, facts, running, lsm), warn)
+        steps = tuple(step for step in plan.steps if isinstance(step, JournalStep))
+        if steps:
+            _give(vm, facts.files[path].real, steps)
+    shown = shell_word(path)
+    if not steps:
+        return f"{record.name}: {shown} may be used as it is"
+    made = "made, and labelled" if facts.files[path].kind is FileKind.MISSING else "labelled"
+    return f"{record.name}: {shown} is {made} {lsm.context_of(os.path.realpath(path))}"
+
+
+def revoke(name: str, path: str) -> str:
+    """Put back the label of a file that was allowed to the VM `name`, and return what was done in a line.
+
+    Raises:
+        HostError: it was not allowed, or the VM has it open.
+        LabelError, LsmError: its label cannot be put back; it stays in the VM's journal.
+    """
+    real = os.path.realpath(os.path.join(os.getcwd(), path))
+    with _held(_find(name)) as vm:
+        record = vm.record
+        grant = next((grant for grant in record.grants if grant.path == real), None)
+        if grant is None:
+            _not_granted(record, real)
+        others = tuple(other for other in record.grants if other is not grant)
+        kept = (*record.steps, *(step for other in others for step in other.steps))
+        going = tuple(step for step in grant.steps if not any(_same(step, other) for other in kept))
+        _require_closed(vm, going)
+        failed = label.undo_all(going, restore.held_by_others(vm.entry.path))
+        if failed:
+            raise failed[0]
+        journal.write_grants(vm.entry.path, others)
+    return f"{record.name}: {shell_word(real)} is taken back"
+
+
+# ---- which VM
+
+
+def _find(name: str) -> _Vm:
+    """Return the one running VM that is called so, or whose pid it is; from here on act as its owner.
+
+    Raises:
+        HostError: there is none, or more than one.
+    """
+    if lsm.mode() is SelinuxMode.DISABLED:
+        raise HostError("SELinux is disabled on this host, so no VM has labels")
+    live = [
+        _Vm(entry, pid)
+        for entry in restore.readable_entries(journal.readable_folders())
+        if (pid := restore.pid_of(entry)) is not None
+    ]
+    found = [vm for vm in live if vm.record.name == name] or [
+        vm for vm in live if name in (str(vm.pid), str(vm.record.pid))
+    ]
+    if not found:
+        raise HostError(f"no confined VM of yours runs that is called {name}", hint="see: confined-qemu ps")
+    if len(found) > 1:
+        pids = ", ".join(str(vm.pid) for vm in found)
+        raise HostError(f"{len(found)} VMs are called {name}", hint=f"name one by its pid: {pids}")
+    _become_owner(found[0].folder)
+    return found[0]
+
+
+def _become_owner(folder: str) -> None:
+    """Give up root's rights for those of the VM's owner, whose watcher has to put the labels back."""
+    owner = os.stat(folder)
+    if os.geteuid() != 0 or owner.st_uid == 0:
+        return
+    os.setgroups([])
+    os.setresgid(owner.st_gid, owner.st_gid, owner.st_gid)
+    os.setresuid(owner.st_uid, owner.st_uid, owner.st_uid)
+
+
+@contextmanager
+def _held(vm: _Vm) -> Iterator[_Vm]:
+    """Hold the folder's lock, with the VM as it is now.
+
+    Raises:
+        HostError: it has ended.
+    """
+    with journal.locked(vm.folder):
+        record = journal.read(vm.entry.path)
+        entry = journal.Entry(vm.entry.path, record) if record is not None else None
+        pid = restore.pid_of(entry) if entry is not None else None
+        if entry is None or pid is None:
+            _ended(vm)
+        yield _Vm(entry, pid)
+
+
+def _ended(vm: _Vm) -> NoReturn:
+    raise HostError(f"the VM {vm.record.name} (pid {vm.pid}) has ended", hint="its labels go back by themselves")
+
+
+# ---- allow
+
+
+def _enter_folder(vm: _Vm) -> None:
+    """Work where QEMU does: there the relative name of a data file in a header starts."""
+    try:
+        os.chdir(f"/proc/{vm.pid}/cwd")
+    except FileNotFoundError:
+        _ended(vm)
+    except OSError as error:
+        raise HostError(f"QEMU's working directory cannot be entered: {why(error)}", where=f"/proc/{vm.pid}") from error
+
+
+def _invocation(vm: _Vm, path: str, *, readonly: bool, form: str | None) -> Invocation:
+    access = Access.READ if readonly else Access.READ_WRITE
+    resource = hostpaths.resource(path, Role.EXTRA, access, _SOURCE, format=form or PROBED)
+    if resource is None:
+        raise LabelError("names no file of the host", where=path)
+    kind = SeclabelType.STATIC if vm.record.shared else SeclabelType.DYNAMIC
+    seclabel = Seclabel(kind, relabel=True, label=vm.record.context if vm.record.shared else None)
+    return Invocation(vm.record.name, "", (), (resource,), seclabel=seclabel, user=_user(vm))
+
+
+def _user(vm: _Vm) -> str | None:
+    """Return the user that QEMU was started as where it is not the caller (`user:` in a spec)."""
+    try:
+        owner = os.stat(f"/proc/{vm.pid}").st_uid
+    except FileNotFoundError:
+        _ended(vm)
+    return str(owner) if owner != os.geteuid() else None
+
+
+def _facts(vm: _Vm, invocation: Invocation) -> Facts:
+    selinux = survey.selinux()
+    return Facts(
+        selinux=selinux,
+        kvm=KvmFacts(None, None),
+        emulator=FileFacts("", "", FileKind.MISSING),
+        files=survey.files((resource.path for resource in invocation.resources), selinux),
+        holders=restore.holders(journal.readable_folders(), without=vm.entry.path),
+        uid=os.geteuid(),
+        folder=os.getcwd(),
+    )
+
+
+def _give(vm: _Vm, real: str, steps: tuple[JournalStep, ...]) -> None:
+    """Journal the steps and do them; all is as it was where one fails, or where the VM ends meanwhile."""
+    before = vm.record.grants
+    places = {step.path for step in steps}
+    earlier = next((grant.steps for grant in before if grant.path == real), ())
+    # what became of a file that was given before and lies there no more, or was relabelled, is not for this VM
+    kept = tuple(step for step in earlier if step.path not in places)
+    grants = (*(grant for grant in before if grant.path != real), Grant(real, (*kept, *steps)))
+    journal.write_grants(vm.entry.path, grants)
+    try:
+        for step in steps:
+            label.apply(step, _no_sockets)
+        if restore.pid_of(vm.entry) is None:
+            _ended(vm)
+    except BaseException:
+        if not label.undo_all(steps, restore.held_by_others(vm.entry.path)):
+            journal.write_grants(vm.entry.path, before)
+        raise
+
+
+def _no_sockets(step: Bind) -> NoReturn:
+    raise LabelError("a socket is not made for a VM that runs", where=step.path)
+
+
+# ---- revoke
+
+
+def _not_granted(record: Record, real: str) -> NoReturn:
+    if any(os.path.realpath(step.path) == real for step in record.steps):
+        raise HostError(
+            f"the VM {record.name} was started with it, so its label goes back when the VM ends", where=real
+        )
+    if any(step.path == real for step in record.all_steps):
+        whose = next(grant.path for grant in record.grants if any(step.path == real for step in grant.steps))
+        raise HostError(
+            f"it is a layer of {whose}", where=real, hint=f"run: confined-qemu revoke {shell_word(record.name)} "
+            f"{shell_word(whose)}",
+        )  # fmt: skip
+    raise HostError(f"it was not allowed to the VM {record.name}", where=real, hint="see: confined-qemu ps")
+
+
+def _same(step: JournalStep, other: JournalStep) -> bool:
+    if isinstance(step, Relabel) and isinstance(other, Relabel):
+        return step.identity.same(other.identity)
+    return step.path == other.path
+
+
+def _require_closed(vm: _Vm, steps: tuple[JournalStep, ...]) -> None:
+    """Refuse while the VM has one of these files open: its next read or write would fail under the guest's hands."""
+    places = {}
+    for step in steps:
+        if isinstance(step, Relabel):
+            places[step.identity.device, step.identity.inode] = step.path
+        elif isinstance(step, Create) and os.path.exists(step.path):
+            found = os.stat(step.path)
+            places[found.st_dev, found.st_ino] = step.path
+    for pid in (vm.pid, *processes.running_as(vm.record.context)):
+        try:
+            opened = processes.open_inodes(pid)
+        except OSError as error:
+            raise HostError(f"what the VM has open cannot be seen: {why(error)}", where=f"/proc/{pid}/fd") from error
+        for inode in opened & places.keys():
+            raise HostError(
+                f"the VM {vm.record.name} (pid {pid}) has it open",
+                where=places[inode],
+                hint="unplug it first (QMP: device_del, then blockdev-del)",
+            )

@@ -1,0 +1,224 @@
+"""From what a person or a program typed to an Invocation: a spec or a libvirt domain, or QEMU's own command line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+from typing import TYPE_CHECKING
+
+from confined_qemu.model.errors import HostError, SpecError, printable, shell_word, why
+from confined_qemu.model.frozen import replace
+from confined_qemu.model.invocation import Confinement
+from confined_qemu.model.resource import PROBED, Access, Role
+from confined_qemu.read.settings import Settings, UnknownOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from confined_qemu.model.invocation import Invocation
+    from confined_qemu.model.resource import Resource
+    from confined_qemu.read.libvirt.domain import Imported
+    from confined_qemu.read.spec.vm import VM
+
+_LARGEST_SPEC = 1 << 20
+"""Bytes; a VM description is a page of text."""
+
+
+def from_spec(
+    path: str,
+    extra: Sequence[str] = (),
+    *,
+    name: str | None = None,
+    confinement: str | None = None,
+    unknown: str | None = None,
+) -> Invocation:
+    """Read the spec, or the libvirt domain's XML, at `path`; `extra` are QEMU arguments that follow its own.
+
+    What of a domain cannot be carried over is in the invocation's `remarks`. `unknown` is what becomes of options of
+    QEMU that are not known, None for what is usual.
+
+    Raises:
+        HostError: the file cannot be read.
+        SpecError: it is no valid spec; every problem with its place.
+        CommandLineError: `qemu_args` or `extra` cannot be read.
+    """
+    from confined_qemu.read.spec import render
+
+    vm, remarks = _vm(path)
+    if extra:
+        vm = replace(vm, qemu_args=(*vm.qemu_args, *extra))
+    rendered = render.invocation(vm, os.path.dirname(os.path.abspath(path)))
+    first = render.first_extra(vm, rendered)
+    if first < len(rendered.arguments):
+        from confined_qemu.read.qemu import reader
+
+        # the spec's own arguments have -no-user-config
+        extra_arguments = rendered.arguments[first:]
+        wanted = UnknownOptions(unknown or UnknownOptions.REFUSE)
+        read = reader.read(
+            rendered.emulator, extra_arguments, name=vm.name, config=_config, after=rendered, unknown=wanted
+        )
+        rendered = _joined(rendered, first, read)
+    return _chosen(replace(rendered, remarks=(*remarks, *rendered.remarks)), name, confinement)
+
+
+def _vm(path: str) -> tuple[VM, tuple[str, ...]]:
+    text = _text(path)
+    if text.removeprefix("\ufeff").lstrip()[:1] == "<":  # no YAML mapping begins so
+        imported = domain(text, path)
+        return imported.vm, remarks_of(imported, path)
+    from confined_qemu.read.spec import loader
+
+    return loader.parse(text, path), ()
+
+
+def domain(text: str, path: str) -> Imported:
+    """Read a libvirt domain's XML.
+
+    Raises:
+        SpecError: it is none, or one that cannot be carried over; every problem with its place.
+    """
+    from confined_qemu.read.libvirt import domain as domainxml
+
+    return domainxml.parse(text, path)
+
+
+def remarks_of(imported: Imported, path: str) -> tuple[str, ...]:
+    """Return a line for each thing of a domain that was lost."""
+    from confined_qemu.read.libvirt.carrying import lines_of
+
+    path = printable(path)
+    return tuple(f"{path}: not carried over: {line}" for line in lines_of(imported.lost))
+
+
+def spec_of(path: str) -> tuple[str, tuple[str, ...]]:
+    """Return the YAML spec of the libvirt domain at `path` (`-`: standard input), and a line for each loss.
+
+    Raises:
+        HostError: the file cannot be read.
+        SpecError: it is no domain that can be carried over.
+    """
+    from confined_qemu.read.libvirt.carrying import lines_of
+    from confined_qemu.read.spec import writer
+
+    imported = domain(_text(path), path)
+    lost = tuple(lines_of(imported.lost))
+    tail = ("Not carried over from the domain:", *(f"- {line}" for line in lost)) if lost else ()
+    head = (f"From libvirt's domain {imported.vm.name}, by `confined-qemu import`.",)
+    return writer.write(imported.vm, head=head, comments=imported.origins, tail=tail), remarks_of(imported, path)
+
+
+def _joined(rendered: Invocation, first: int, extra: Invocation) -> Invocation:
+    """Return the spec's invocation with its `qemu_args` (from argument `first` on) as they were read."""
+    return replace(
+        rendered,
+        arguments=(*rendered.arguments[:first], *extra.arguments),
+        resources=(*rendered.resources, *extra.resources),
+        listeners=(*rendered.listeners, *(replace(one, index=one.index + first) for one in extra.listeners)),
+        needs_tmpdir=rendered.needs_tmpdir or extra.needs_tmpdir,
+        daemonize=rendered.daemonize or extra.daemonize,
+        snapshot=rendered.snapshot or extra.snapshot,
+        remarks=(*rendered.remarks, *extra.remarks),
+    )
+
+
+def from_arguments(
+    emulator: str,
+    arguments: Sequence[str],
+    *,
+    name: str | None = None,
+    confinement: str | None = None,
+    settings: Settings | None = None,
+) -> Invocation:
+    """Read a raw QEMU command line; `confinement` is stronger than that of the settings.
+
+    Raises:
+        CommandLineError: it names a host file in a way that cannot be followed.
+        HostError: a configuration file that it names cannot be read.
+    """
+    from confined_qemu.read.qemu import reader
+
+    settings = settings or Settings()
+    invocation = reader.read(emulator, arguments, name=name, config=_config, unknown=settings.unknown_options)
+    if not invocation.query:
+        resources = (*invocation.resources, *_extra(settings))
+        invocation = replace(invocation, resources=resources, require_domain=settings.require_domain)
+    if settings.label_trees:
+        invocation = _with_trees(invocation, settings.label_trees)
+    return _chosen(invocation, name, confinement or settings.confinement)
+
+
+def _extra(settings: Settings) -> list[Resource]:
+    """Return the files that a raw command line's VM will be told to open while it runs."""
+    from confined_qemu.model import hostpaths
+
+    wanted = [(path, Access.READ_WRITE, "extra_paths") for path in settings.extra_paths]
+    wanted += [(path, Access.READ, "extra_readonly") for path in settings.extra_readonly]
+    found = (hostpaths.resource(path, Role.EXTRA, access, key, format=PROBED) for path, access, key in wanted)
+    return [resource for resource in found if resource is not None]
+
+
+def _config(path: str) -> str | None:
+    """Return the text of QEMU's configuration file, None where there is none.
+
+    Raises:
+        HostError: it cannot be read, or could not be read twice, by the launcher and by QEMU.
+    """
+    import stat
+
+    from confined_qemu.read.qemu import configs
+
+    hint = f"see: ls -lZ {shell_word(path)}"
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise HostError("not a regular file, and QEMU would read it after the launcher", where=path, hint=hint)
+            data = file.read(configs.LARGEST + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise HostError(f"QEMU's configuration cannot be read: {why(error)}", where=path, hint=hint) from error
+    if len(data) > configs.LARGEST:
+        raise HostError(f"larger than {configs.LARGEST} bytes", where=path, hint="is it a configuration of QEMU's?")
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _with_trees(invocation: Invocation, trees: Sequence[str]) -> Invocation:
+    """Return the invocation with its shares marked that lie in one of `trees`: they may be labelled."""
+    allowed = [os.path.realpath(tree) for tree in trees]
+
+    def marked(resource: Resource) -> Resource:
+        real = os.path.realpath(resource.path)
+        wanted = any(real == tree or real.startswith(f"{tree.rstrip('/')}/") for tree in allowed)
+        return replace(resource, relabel=True) if wanted and resource.role is Role.FILESYSTEM else resource
+
+    return replace(invocation, resources=tuple(marked(resource) for resource in invocation.resources))
+
+
+def _chosen(invocation: Invocation, name: str | None, confinement: str | None) -> Invocation:
+    if name is not None:
+        invocation = replace(invocation, name=name)
+    if confinement is not None:
+        invocation = replace(invocation, confinement=Confinement(confinement))
+    return invocation
+
+
+def _text(path: str) -> str:
+    try:
+        # standard input's descriptor stays open: it may be the VM's
+        with open(0 if path == "-" else path, "rb", closefd=path != "-") as file:
+            data = file.read(_LARGEST_SPEC + 1)
+    except OSError as error:
+        hint = (
+            f"see: ls -lZ {shlex.quote(path)}" if error.errno == errno.EACCES else None
+        )  # owner, mode, or a label like shadow_t
+        raise HostError(f"the spec cannot be read: {why(error)}", where=path, hint=hint) from error
+    if len(data) > _LARGEST_SPEC:
+        raise SpecError((f"{path}:1:1: larger than {_LARGEST_SPEC} bytes; is it a VM description?",))
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        before = data[: error.start]
+        line, column = before.count(b"\n") + 1, error.start - (before.rfind(b"\n") + 1) + 1
+        raise SpecError((f"{path}:{line}:{column}: not UTF-8 text; save the file as UTF-8",)) from error

@@ -1,0 +1,85 @@
+"""What both a VM spec and a raw command line come to: QEMU's arguments and the host files they name."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from confined_qemu.model.context import Context
+from confined_qemu.model.frozen import dataclass, field
+from confined_qemu.model.helper import Helper
+from confined_qemu.model.resource import Listener, Resource
+
+
+class Accel(StrEnum):
+    """The accelerator that was asked for. `auto` takes KVM where VT-x or AMD-V is really there, else TCG."""
+
+    AUTO = "auto"
+    KVM = "kvm"
+    TCG = "tcg"
+
+
+class Confinement(StrEnum):
+    """What must hold the VM. `auto` takes SELinux where the kernel has it, else says that nothing holds it."""
+
+    SELINUX = "selinux"
+    AUTO = "auto"
+    NONE = "none"
+
+
+class SeclabelType(StrEnum):
+    """libvirt's `<seclabel type=>`: who gives the VM its label."""
+
+    DYNAMIC = "dynamic"
+    STATIC = "static"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Seclabel:
+    """The VM's seclabel. `label` is a static VM's whole process context, `baselabel` gives a dynamic one its type."""
+
+    type: SeclabelType = SeclabelType.DYNAMIC
+    relabel: bool = True
+    label: Context | None = None
+    baselabel: Context | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """One QEMU command line and every host file that it names.
+
+    `arguments` do not hold the emulator itself. `accel_index` is the number of the argument whose text the plan
+    replaces with the accelerator that it chose, None where the command line decides (raw mode). `query` is true
+    for a command line that prints something and starts no VM (`-version`, `-device help`).
+    """
+
+    name: str
+    emulator: str
+    arguments: tuple[str, ...]
+    resources: tuple[Resource, ...] = ()
+    listeners: tuple[Listener, ...] = ()
+    helpers: tuple[Helper, ...] = ()
+    accel: Accel = Accel.AUTO
+    accel_index: int | None = None
+    confinement: Confinement = Confinement.SELINUX
+    seclabel: Seclabel = field(default_factory=Seclabel)
+    require_domain: bool = False
+    user: str | None = None
+    needs_tmpdir: bool = False
+    """QEMU will make temporary files (`-snapshot`), so it gets a folder of its own."""
+    daemonize: bool = False
+    query: bool = False
+    problems: tuple[str, ...] = ()
+    """Why a layer of an image cannot be followed; the plan refuses each."""
+    snapshot: bool = False
+    """Every disk is written to a temporary overlay only (`-snapshot`)."""
+    remarks: tuple[str, ...] = ()
+    """What the reader has to say about the VM, for the plan's warnings: what of a libvirt domain was lost."""
+
+    given: tuple[str, ...] | None = None
+    """The arguments as they were given, where `arguments` differ from them (a listener became a descriptor)."""
+
+    @property
+    def is_bare(self) -> bool:
+        """Tell whether QEMU keeps the caller's context, so that nothing is labelled."""
+        return self.confinement is Confinement.NONE or self.seclabel.type is SeclabelType.NONE

@@ -1,0 +1,112 @@
+"""The plan: what will be run, in which context, and every step before and after; it can print itself."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+from confined_qemu.model.errors import printable
+from confined_qemu.model.frozen import dataclass
+
+if TYPE_CHECKING:
+    from confined_qemu.model.context import Context
+    from confined_qemu.model.mcs import Pair
+    from confined_qemu.model.resource import Resource
+    from confined_qemu.model.steps import Step
+
+SCHEMA = 1
+"""The version of the JSON object; raised when a key changes its meaning."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccelChoice:
+    """The accelerator that QEMU will use and why; `tcg` tells whether it may generate code (TCG)."""
+
+    chosen: str
+    why: str
+    tcg: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedResource:
+    """A resource with its absolute path and the labels it gets; None where the file is left alone."""
+
+    resource: Resource
+    path: str
+    context: Context | None
+    restore: Context | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Frozen: `run` executes exactly this. A plan with refusals is never executed.
+
+    `arguments` are the emulator's, without itself; a descriptor opened at launch shows as `fd={NAME}`. `given` are the
+    caller's own, None where they are the same.
+    `process` is None where nothing confines the VM; `back_to` is then the caller's context, where the launcher has
+    left it for its own domain. `live` is the label of the file that tells the VM's processes, where others may run in
+    its context too (static labels). `temporary` is the folder that TMPDIR will name.
+    """
+
+    name: str
+    emulator: str
+    arguments: tuple[str, ...]
+    accel: AccelChoice
+    confinement: str
+    process: Context | None
+    pair: Pair | None
+    given: tuple[str, ...] | None = None
+    back_to: Context | None = None
+    live: Context | None = None
+    resources: tuple[PlannedResource, ...] = ()
+    steps: tuple[Step, ...] = ()
+    temporary: str | None = None
+    user: str | None = None
+    daemonize: bool = False
+    warnings: tuple[str, ...] = ()
+    refusals: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """Return the plan as text for a person, a line for each step."""
+        lines = [
+            f"name     {self.name}",
+            f"accel    {self.accel.chosen}: {self.accel.why}",
+            f"process  {self.process if self.process is not None else 'not confined'}",
+            *(step.describe() for step in self.steps),
+            *([f"given    {shlex.join((self.emulator, *self.given))}"] if self.given is not None else []),
+            f"exec     {shlex.join((self.emulator, *self.arguments))}",
+            *(f"warning  {warning}" for warning in self.warnings),
+            *(f"refused  {refusal}" for refusal in self.refusals),
+        ]
+        return "\n".join(printable(line) for line in lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that `plan --json` prints."""
+        return {
+            "schema": SCHEMA,
+            "name": self.name,
+            "emulator": self.emulator,
+            "argv": [self.emulator, *self.arguments],
+            **({"given": [self.emulator, *self.given]} if self.given is not None else {}),
+            "accel": {"chosen": self.accel.chosen, "why": self.accel.why},
+            "confinement": self.confinement,
+            "process_context": _text(self.process),
+            "resources": [
+                {
+                    "path": planned.path,
+                    "role": planned.resource.role,
+                    "access": planned.resource.access,
+                    "class": planned.resource.sharing,
+                    "source": planned.resource.source,
+                    "context": _text(planned.context),
+                    "restore": _text(planned.restore),
+                }
+                for planned in self.resources
+            ],
+            "warnings": list(self.warnings),
+            "refusals": list(self.refusals),
+        }
+
+
+def _text(context: Context | None) -> str | None:
+    return None if context is None else str(context)

@@ -1,0 +1,91 @@
+"""The loaded policy as a function: what a plan asks of it, and the answers of a kernel without one."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
+
+from confined_qemu.model.facts import Boolean
+from confined_qemu.model.frozen import dataclass
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from confined_qemu.model.context import Context
+
+
+class Reason(Enum):
+    """Why the loaded policy denies something, in audit2why(8)'s distinctions."""
+
+    ALLOWED = "allowed"
+    """It does not, now."""
+    TYPES = "types"
+    """No rule allows it."""
+    BOOLEANS = "booleans"
+    """Rules allow it that a boolean has switched off."""
+    CONSTRAINT = "constraint"
+    """Rules allow it, and a constraint on levels, roles or users forbids it."""
+    ROLES = "roles"
+    BOUNDS = "bounds"
+    """The type is bounded by another that may not do it."""
+    SILENT = "silent"
+    """No rule allows it, and one keeps it out of the log (dontaudit)."""
+    UNKNOWN = "unknown"
+    """The policy does not know a type, class or permission of the question."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A boolean of the policy, and the value that it would have to have."""
+
+    name: str
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the loaded policy says about a denial; with BOOLEANS each of `booleans` alone would be enough."""
+
+    reason: Reason
+    booleans: tuple[Setting, ...] = ()
+
+
+class Policy(Protocol):
+    """The policy's decisions; they depend on nothing but the question. `lsm` is the real one."""
+
+    def denied(self, source: Context, target: Context, kind: str, permissions: Iterable[str]) -> tuple[str, ...]:
+        """Return those of `permissions` that it denies `source` on an object of class `kind` labelled `target`."""
+
+    def created(self, source: Context, folder: Context, kind: str) -> Context:
+        """Return the label that a new object of class `kind` would get in `folder` from `source`."""
+
+    def boolean(self, name: str) -> Boolean:
+        """Return whether a boolean of the policy is on or off, or that the policy has none of this name."""
+
+    def is_valid(self, context: Context) -> bool:
+        """Tell whether `context` is a valid one."""
+
+    def user_type(self, role: str) -> str | None:
+        """Return the type that a person's shell gets in `role`; None for a role that is no person's."""
+
+
+class _NoPolicy:
+    """A kernel without SELinux: it denies nothing and labels nothing."""
+
+    def denied(self, source: Context, target: Context, kind: str, permissions: Iterable[str]) -> tuple[str, ...]:  # noqa: ARG002
+        return ()
+
+    def created(self, source: Context, folder: Context, kind: str) -> Context:  # noqa: ARG002
+        return folder
+
+    def boolean(self, name: str) -> Boolean:  # noqa: ARG002
+        return Boolean.ABSENT
+
+    def is_valid(self, context: Context) -> bool:  # noqa: ARG002
+        return True
+
+    def user_type(self, role: str) -> str | None:  # noqa: ARG002
+        return None
+
+
+NO_POLICY: Policy = _NoPolicy()

@@ -1,0 +1,230 @@
+"""What a plan does to the host, one frozen value for each act; each says itself in one line.
+
+A step that changes something on disk is in the journal before it is done, and `undo` says how it ends.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from confined_qemu.model.frozen import dataclass, replace
+
+if TYPE_CHECKING:
+    from confined_qemu.model.context import Context
+    from confined_qemu.model.facts import FileKind, Identity
+    from confined_qemu.model.helper import HelperKind
+
+
+@dataclass(frozen=True, slots=True)
+class Relabel:
+    """Give an existing file the label `after`; at the end `restore`, or nothing where it is None (shared images).
+
+    `exclusive`: no other VM may use the file meanwhile.
+    """
+
+    path: str
+    identity: Identity
+    kind: FileKind
+    links: int
+    before: Context
+    after: Context
+    restore: Context | None
+    exclusive: bool
+
+    def describe(self) -> str:
+        """Return what is done and what follows at the end."""
+        if self.before == self.after:
+            return f"keep     {self.path}: {self.after}" + self._end()
+        return f"relabel  {self.path}: {self.before} -> {self.after}" + self._end()
+
+    def _end(self) -> str:
+        return f", at the end {self.restore}" if self.restore is not None else ", and it stays"
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Make a file that QEMU would make and may not; at the end unlink it (`remove`) or give it `restore`.
+
+    `remove_empty`: unlink it where nobody has written to it. `mode` is QEMU's own, before the caller's umask.
+    """
+
+    path: str
+    context: Context
+    restore: Context
+    remove: bool
+    remove_empty: bool = False
+    mode: int = 0o666
+
+    def describe(self) -> str:
+        """Return what is made and what follows at the end."""
+        end = "removed at the end" if self.remove else f"at the end {self.restore}"
+        end += ", or removed if it is still empty" if self.remove_empty else ""
+        return f"create   {self.path}: {self.context}, {end}"
+
+
+@dataclass(frozen=True, slots=True)
+class MakeFolder:
+    """Make a folder of the VM's own, removed with all that is in it at the end."""
+
+    path: str
+    context: Context
+
+    def describe(self) -> str:
+        """Return what is made."""
+        return f"folder   {self.path}: {self.context}, removed at the end"
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """Bind a unix socket at `path` and hand it to QEMU as a descriptor; unlinked at the end.
+
+    `relayed`: the caller's range is wider than the VM may use, so the launcher's relay owns the listener and
+    QEMU's own lies at `inner`, in the VM's folder, at the VM's level.
+    """
+
+    name: str
+    path: str
+    file_context: Context | None
+    socket_context: Context | None
+    inner: str | None = None
+    by_qemu: bool = False
+    """QEMU makes the socket at `inner` itself."""
+
+    @property
+    def inner_context(self) -> Context | None:
+        """The label of the socket that QEMU itself listens on: the file's, at the level of the VM."""
+        if self.file_context is None or self.socket_context is None:
+            return self.file_context
+        return replace(self.file_context, range=self.socket_context.range)
+
+    @property
+    def relayed(self) -> bool:
+        """Tell whether clients reach QEMU through the relay."""
+        return self.inner is not None
+
+    def describe(self) -> str:
+        """Return what is bound and for whom."""
+        how = "through a relay" if self.relayed else f"as {self.socket_context}"
+        return f"listen   {self.path}: {self.file_context}, {how}, removed at the end"
+
+
+@dataclass(frozen=True, slots=True)
+class Retag:
+    """Give an inherited pipe, or a file that has no name any more, a label that the VM may use."""
+
+    number: int
+    context: Context
+
+    def describe(self) -> str:
+        """Return which descriptor gets which label."""
+        return f"label    descriptor {self.number}: {self.context}"
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """Put a socket of the VM's in the place of an inherited one that it may not use, and copy between the two."""
+
+    number: int
+    socket_context: Context
+
+    def describe(self) -> str:
+        """Return which descriptor is relayed."""
+        return f"relay    descriptor {self.number}: as {self.socket_context}"
+
+
+@dataclass(frozen=True, slots=True)
+class KeepFolder:
+    """Make a folder that stays, a new TPM's state; at the end it gets `restore`."""
+
+    path: str
+    context: Context
+    restore: Context
+
+    def describe(self) -> str:
+        """Return what is made and what follows at the end."""
+        return f"folder   {self.path}: {self.context}, at the end {self.restore}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Do nothing at the start; at the end give `restore` to all in a folder that carries the VM's own label `given`.
+
+    That is what the VM or its helper made there. `deep`: also in the folders below, on the same file system. `identity`
+    is None for a folder that this plan makes.
+    """
+
+    path: str
+    identity: Identity | None
+    given: Context
+    restore: Context
+    deep: bool
+
+    def describe(self) -> str:
+        """Return what will happen at the end."""
+        where = "below" if self.deep else "in"
+        return f"sweep    {self.path}: at the end {self.restore} for what is made {where} it as {self.given}"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelTree:
+    """Give a shared folder and all that is in it the label `given`; at the end each gets back its own.
+
+    `before` is the folder's own label, `number` tells the trees of a VM apart, `count` is how many entries there are.
+    `exclusive`: no other VM may share it meanwhile.
+    """
+
+    path: str
+    identity: Identity
+    before: Context
+    given: Context
+    exclusive: bool
+    number: int
+    count: int
+
+    def describe(self) -> str:
+        """Return what is labelled and what follows at the end."""
+        much = f"{self.count:,} entr{'y' if self.count == 1 else 'ies'}"
+        return f"tree     {self.path}: {much}: {self.given}, at the end each its own label again"
+
+
+@dataclass(frozen=True, slots=True)
+class StartHelper:
+    """Start a program that serves a folder to the VM; it ends with the VM.
+
+    QEMU's end of its socket is a descriptor (`fd={name}`). `context` and `socket_context` are None where nothing
+    confines the VM. `identity` is None for a folder that this plan makes. What it says goes to a
+    file in `own_folder`, the VM's.
+    """
+
+    kind: HelperKind
+    name: str
+    program: str
+    arguments: tuple[str, ...]
+    folder: str
+    identity: Identity | None
+    context: Context | None
+    socket_context: Context | None
+    own_folder: str | None
+
+    def describe(self) -> str:
+        """Return what is started, where and as what."""
+        command = " ".join((self.program, *self.arguments))
+        who = f"as {self.context}" if self.context is not None else "not confined"
+        return f"start    {command}: in {self.folder}, {who}, ends with the VM"
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """Connect to the unix socket at `path` and hand the connection to QEMU as a descriptor."""
+
+    name: str
+    path: str
+
+    def describe(self) -> str:
+        """Return what is connected to."""
+        return f"connect  {self.path}: by the launcher"
+
+
+Step = Relabel | Create | MakeFolder | Bind | Retag | Relay | KeepFolder | Sweep | LabelTree | StartHelper | Connect
+JournalStep = Relabel | Create | MakeFolder | Bind | KeepFolder | Sweep | LabelTree
+"""The steps that leave something on disk."""

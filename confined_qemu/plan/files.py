@@ -1,0 +1,398 @@
+"""What happens to each file of a VM: the label it gets, the label it ends with, or why it may not be used. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from confined_qemu.model import hostpaths, labelrules
+from confined_qemu.model.errors import shell_word
+from confined_qemu.model.facts import FileFacts, FileKind, Holder
+from confined_qemu.model.frozen import dataclass, replace
+from confined_qemu.model.labelrules import End
+from confined_qemu.model.policy import NO_POLICY
+from confined_qemu.model.resource import Access, Resource, Role, Sharing
+from confined_qemu.model.steps import Create, Relabel, Step
+from confined_qemu.plan import fixedlabels, openings, places, svirt
+from confined_qemu.plan.levels import Levels
+
+if TYPE_CHECKING:
+    from confined_qemu.model.context import Context
+    from confined_qemu.model.facts import Facts
+    from confined_qemu.model.invocation import Invocation
+    from confined_qemu.model.policy import Policy
+
+_STRENGTH = (Sharing.UNLABELLED, Sharing.CONTENT, Sharing.PRIVATE, Sharing.SHARED)
+_MODES = {Role.PIDFILE: 0o600, Role.MEMORY: 0o644}
+"""How QEMU makes files (`util/oslib-posix.c`, `softmmu/physmem.c`); all others as open(2) with 0666 does."""
+_NAME_FILES = "; name the files in it: what is missing is made for the VM"
+_IN_TREES = frozenset({FileKind.REGULAR, FileKind.DIRECTORY})
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One file, and the resource that asks most of it."""
+
+    resource: Resource
+    found: FileFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What comes of a file. `denials` are refusals that a permissive kernel would let pass."""
+
+    context: Context | None = None
+    restore: Context | None = None
+    steps: tuple[Step, ...] = ()
+    refusals: tuple[str, ...] = ()
+    denials: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def merge(first: Wanted | None, second: Wanted) -> Wanted:
+    """Return the stronger of two uses of one file in one VM: shared over private over content over unlabelled."""
+    if first is None:
+        return second
+    return max(first, second, key=lambda wanted: (_STRENGTH.index(wanted.resource.sharing), _writes(wanted.resource)))
+
+
+def clash(first: Wanted | None, second: Wanted) -> str | None:
+    """Return why one VM cannot use a file in both ways, None where it can: what it writes, no image builds on."""
+    if first is None or not (_writes(first.resource) or _writes(second.resource)):
+        return None
+    layer, other = (second, first) if second.resource.named_by is not None else (first, second)
+    if layer.resource.named_by is None:
+        return None  # QEMU's own locks tell
+    return (
+        f"{layer.found.path} ({layer.resource.source}): it is {other.resource.source} too, and this VM would write "
+        "what another image is built on; give each its own file"
+    )
+
+
+def _writes(resource: Resource) -> bool:
+    return resource.access in (Access.READ_WRITE, Access.WRITE, Access.CREATE)
+
+
+@dataclass(frozen=True)
+class FilePlanner:
+    """Decides about files, one at a time, for a VM that runs as `process`."""
+
+    invocation: Invocation
+    facts: Facts
+    policy: Policy | None
+    process: Context
+
+    @property
+    def _levels(self) -> Levels:
+        return Levels(self.facts.selinux, self.invocation.seclabel, self.process)
+
+    def decide(self, wanted: Wanted) -> Outcome:
+        """Return what happens to this file."""
+        resource, found = wanted.resource, wanted.found
+        problem = f"{found.problem}{_named(resource)}" if found.problem is not None else None
+        problem = problem or found.used or self._stranger(wanted)
+        if problem is not None:
+            return _refused(wanted, problem)
+        if found.kind is FileKind.MISSING:
+            return self._missing(wanted)
+        if resource.sharing is Sharing.UNLABELLED:
+            return self._left_alone(wanted)
+        if found.kind not in labelrules.kinds(resource.role, resource.access):
+            instead = _NAME_FILES if resource.role is Role.EXTRA and found.kind is FileKind.DIRECTORY else ""
+            return _refused(wanted, f"a {openings.word(found.kind)} cannot be used as {resource.role}{instead}")
+        relabel = self.invocation.seclabel.relabel if resource.relabel is None else resource.relabel
+        if not relabel and resource.label is None:
+            return self._kept(wanted)
+        return self._labelled(wanted)
+
+    def _stranger(self, wanted: Wanted) -> str | None:
+        """Return why a header may not name this file: root would hand an image what its owner may not open."""
+        resource, found = wanted.resource, wanted.found
+        namer = self.facts.files.get(resource.named_by) if resource.named_by is not None else None
+        if self.facts.uid != 0 or namer is None or namer.owner in (0, found.owner):
+            return None
+        if found.open_to_group(namer.group, writes=_writes(resource)):
+            return None
+        return (
+            f"it belongs to uid {found.owner}, and the header of {resource.named_by} names it, which belongs to uid "
+            f"{namer.owner}, who may not open it; chown one of the two if that is right"
+        )
+
+    # ---- files that are not there
+
+    def _missing(self, wanted: Wanted) -> Outcome:
+        resource, found = wanted.resource, wanted.found
+        contexts = self.facts.selinux.contexts
+        if not resource.made_if_missing or contexts is None:
+            if resource.sharing is Sharing.UNLABELLED and resource.access in (Access.CONNECT, Access.LISTEN):
+                return Outcome()  # QEMU's own message about a socket is the better one
+            if hostpaths.may_be_missing(resource):
+                return Outcome()
+            return _refused(wanted, f"no such file{_named(resource)}")
+        label = resource.label or svirt.file_context(contexts, self.process, resource.sharing)
+        if label is None:
+            return Outcome()
+        if self.policy is not None and fixedlabels.fixed(found):
+            return self._as_judged(wanted, label, self.policy)  # QEMU makes it itself: no label can be set
+        restore = contexts.restored()
+        caller = self.facts.selinux.caller
+        if self.policy is not None and caller is not None and found.folder_label is not None:
+            restore = self.policy.created(caller, found.folder_label, "file")
+            if self._denied_to_launcher(restore, FileKind.REGULAR, "relabelto"):
+                restore = contexts.restored()
+        restore = self._levels.kept(restore, label)
+        rule = hostpaths.rule(resource)
+        end = rule.end if rule is not None else End.BACK
+        mode = _MODES.get(resource.role, 0o666)
+        step = Create(found.path, label, restore, end is End.REMOVED, end is End.BACK_OR_REMOVED, mode)
+        denials: tuple[str, ...] = ()
+        folder = found.folder_label
+        if self.policy is not None and folder is not None and self._denied_in_folder(folder):
+            denials = (
+                f"{found.path} ({resource.source}): SELinux lets the launcher make no files in a folder of type "
+                f"{folder.type}; choose another folder, for example one labelled virt_image_t",
+            )
+        return Outcome(label, None if step.remove else restore, (step,), denials=denials)
+
+    # ---- files that keep their label
+
+    def _kept(self, wanted: Wanted) -> Outcome:
+        """An image that keeps its label on request (relabel: no): noted, so that nobody relabels it meanwhile.
+
+        Whether two VMs that both keep it may use it at once is QEMU's own locks' business.
+        """
+        outcome, found, sharing = self._left_alone(wanted), wanted.found, wanted.resource.sharing
+        if found.identity is None or found.label is None:
+            return outcome
+        holders = self.facts.holders.get(found.identity, ())
+        busy = tuple(_in_use(wanted, holder) for holder in holders if holder.exclusive)
+        if busy:
+            return Outcome(refusals=busy)
+        # a file that another VM labelled for reading ends with the last of its readers
+        end = next((holder.original for holder in holders if holder.original is not None), None)
+        step = Relabel(
+            found.real, found.identity, found.kind, found.links, found.label, found.label,
+            end if sharing is Sharing.CONTENT else None, exclusive=False,
+        )  # fmt: skip
+        return replace(outcome, steps=(step,))
+
+    def _left_alone(self, wanted: Wanted) -> Outcome:
+        resource, found = wanted.resource, wanted.found
+        if found.label is None or self.policy is None:
+            return Outcome()
+        if resource.role is Role.MEMORY and found.kind is FileKind.DIRECTORY:
+            closed = openings.memory_folder(found.path, found.label, self.process, self.policy)
+            return Outcome() if closed is None else Outcome(denials=(f"{found.path} ({resource.source}): {closed}",))
+        missing = self.policy.denied(self.process, found.label, found.kind, openings.needs(resource))
+        if not missing:
+            return Outcome()
+        return Outcome(
+            denials=(
+                f"{found.path} ({resource.source}): {self.process} may not {' and '.join(missing)} "
+                f"what is labelled {found.label}; {self._mend_label(wanted)}",
+            )
+        )
+
+    def _mend_label(self, wanted: Wanted) -> str:
+        if (opens := openings.to_vms(wanted.found.label, self.policy)) is not None:
+            return opens
+        contexts, found = self.facts.selinux.contexts, wanted.found
+        mount = found.mount if fixedlabels.fixed(found) else None
+        if mount is not None and found.kind in _IN_TREES and contexts is not None and found.label is not None:
+            label = contexts.content if wanted.resource.access is Access.READ else contexts.image
+            return fixedlabels.mend(mount, found.label, label, self.policy or NO_POLICY)
+        if wanted.resource.named_by is not None:  # nobody is told to open what only an image asks for
+            return _named(wanted.resource).removeprefix("; ")
+        if wanted.found.kind in (FileKind.CHARACTER, FileKind.DIRECTORY, FileKind.SOCKET):
+            return f"this {openings.word(wanted.found.kind)} is not relabelled for a VM"
+        if contexts is None:
+            return "use another file"
+        label = svirt.label_by_hand(contexts, self.process, wanted.resource.sharing, self.invocation.seclabel)
+        path = shell_word(wanted.found.real)
+        chcon = f"chcon -t {label.type} {path} && chcon -l {label.range} {path}"
+        return f"it needs {label.type}:{label.range}; {self._levels.mend(wanted.found.label, path, chcon)}"
+
+    # ---- files that get one
+
+    def _labelled(self, wanted: Wanted) -> Outcome:
+        resource, found = wanted.resource, wanted.found
+        contexts = self.facts.selinux.contexts
+        label = resource.label
+        if contexts is not None and label is None:
+            label = svirt.file_context(contexts, self.process, resource.sharing)
+        if contexts is None or label is None:
+            return Outcome()
+        if resource.label is None:
+            label = self._levels.given(resource.sharing, label, found.label)
+        elif self.policy is not None and not self.policy.is_valid(label):
+            return _refused(wanted, f"the loaded policy knows no context {label}, its seclabel.label")
+        shared = resource.sharing is Sharing.SHARED
+        restore = None if shared else self._levels.ended(contexts, found.label, found.default)
+        if found.identity is None or found.label is None:
+            return self._unlabelled(wanted, label, restore)
+        if self.policy is not None and fixedlabels.fixed(found):
+            return self._fixed(wanted, label, self.policy)
+        holders = tuple(
+            dict.fromkeys(
+                holder for key in (found.identity, *found.devices) for holder in self.facts.holders.get(key, ())
+            )
+        )
+        refusals = self._conflicts(wanted, holders)
+        if resource.sharing is Sharing.CONTENT and not refusals:
+            lent = contexts.is_a_vms(found.label) or (holders and contexts.is_given(found.label))
+            if not lent and self._readable(found.label, found.kind, openings.needs(resource)):
+                # kept, and held: who wants it for itself meanwhile is told whose it is
+                kept = Relabel(
+                    found.real, found.identity, found.kind, found.links, found.label, found.label, found.label,
+                    exclusive=False,
+                )  # fmt: skip
+                return Outcome(steps=(kept,))
+            original = next((holder.original for holder in holders if holder.original is not None), None)
+            restore = original or restore
+        if found.in_use and not holders and not refusals and label != found.label:
+            # libvirt's VM that reads it: its label has no pair that would name the VM
+            refusals = [f"{found.path} ({resource.source}): another QEMU has it open, by its lock; stop that first"]
+        step = Relabel(
+            found.real, found.identity, found.kind, found.links, found.label, label, restore,
+            exclusive=resource.sharing is Sharing.PRIVATE,
+        )  # fmt: skip
+        obstacles = tuple(self._obstacles(wanted, label, restore))
+        lowered = self._levels.lowered(label, restore, found.real) if _writes(resource) and not obstacles else None
+        warnings = (f"{found.path} ({resource.source}): {lowered}",) if lowered else ()
+        return Outcome(label, restore, (step,), tuple(refusals), obstacles, warnings)
+
+    def _fixed(self, wanted: Wanted, label: Context, policy: Policy) -> Outcome:
+        """A file that keeps its label, as its file system takes none; it is journalled, so that it has one holder."""
+        found, exclusive = wanted.found, wanted.resource.sharing is Sharing.PRIVATE
+        outcome = self._as_judged(wanted, label, policy)
+        if found.identity is None or found.label is None or outcome.refusals:
+            return outcome
+        hold = Relabel(
+            found.real, found.identity, found.kind, found.links, found.label, found.label, None, exclusive=exclusive
+        )
+        conflicts = self._conflicts(wanted, self.facts.holders.get(found.identity, ()))
+        denials = outcome.denials or tuple(self._modes(wanted))
+        return replace(outcome, steps=(hold,), refusals=tuple(conflicts), denials=denials)
+
+    def _as_judged(self, wanted: Wanted, label: Context, policy: Policy) -> Outcome:
+        resource = wanted.resource
+        said = fixedlabels.judge(wanted.found, openings.needs(resource), label, self.process, policy)
+        place = f"{wanted.found.path} ({resource.source})"
+        exposed = said.exposed if resource.sharing is Sharing.PRIVATE else None
+        return Outcome(
+            refusals=(f"{place}: {said.refusal}",) if said.refusal else (),
+            denials=(f"{place}: {said.denial}",) if said.denial else (),
+            warnings=(f"{place}: {exposed}",) if exposed else (),
+        )
+
+    def _unlabelled(self, wanted: Wanted, label: Context, restore: Context | None) -> Outcome:
+        """A file whose label could not be read: on a host without SELinux that is all there is to say."""
+        if self.policy is None:
+            return Outcome(label, restore)
+        return _refused(wanted, "its file system keeps no SELinux labels; move it to one that does")
+
+    def _readable(self, label: Context, kind: FileKind, needs: tuple[str, ...]) -> bool:
+        """Tell whether any VM may read what has this label: then it is left alone."""
+        reader = self._levels.reader()
+        return self.policy is not None and not self.policy.denied(reader, label, kind, needs)
+
+    def _conflicts(self, wanted: Wanted, holders: tuple[Holder, ...]) -> list[str]:
+        mine_exclusive = wanted.resource.sharing is Sharing.PRIVATE
+        lines = [_in_use(wanted, holder) for holder in holders if mine_exclusive or holder.exclusive]
+        level = wanted.found.label.range.low if wanted.found.label is not None and wanted.found.label.range else None
+        if lines or level is None or not level.categories:
+            return lines
+        if self.process.range is not None and self.process.range.low == level:
+            return []  # a static VM's own level, as it was left after the last time
+        return [
+            f"{wanted.found.path} ({wanted.resource.source}): labelled for a live process, pid {process.pid} "
+            f"({process.context}); stop it first"
+            for process in self.facts.selinux.live
+            if process.context.range is not None and process.context.range.low == level
+        ][:1]
+
+    def _obstacles(self, wanted: Wanted, label: Context, restore: Context | None) -> list[str]:
+        """Say why the launcher could not label the file, or QEMU not use it; the first reason is the one to mend."""
+        found, resource = wanted.found, wanted.resource
+        place = f"{found.path} ({resource.source})"
+        if found.links > 1 and found.kind is not FileKind.DIRECTORY:
+            return [f"{place}: it has {found.links} hard links, and other names would change too; use a copy of it"]
+        if self.policy is None:
+            return []
+        unlabelable = self._unlabelable(found, label, restore)
+        if unlabelable is not None and resource.named_by is not None:
+            return [f"{place}: SELinux does not let the launcher label it ({found.label}){_named(resource)}"]
+        if unlabelable is not None:
+            return [f"{place}: {unlabelable}"]
+        missing = self.policy.denied(self.process, label, found.kind, openings.needs(resource))
+        if missing:
+            what = f"what is labelled {label}{self._levels.advice(resource.sharing)}"
+            return [f"{place}: {self.process} may not {' and '.join(missing)} {what}"]
+        return self._modes(wanted)
+
+    def _unlabelable(self, found: FileFacts, label: Context, restore: Context | None) -> str | None:
+        """Return why the launcher may not give the file these labels, None when it may."""
+        if found.label == label:
+            return None
+        if found.label is not None and self._denied_to_launcher(found.label, found.kind, "relabelfrom"):
+            below, policy = self._levels.below(found.label, found.real), self.policy or NO_POLICY
+            mend = places.mend(found.real, found.label.type)
+            return (
+                below
+                or openings.to_launcher(found, found.label, policy)
+                or f"SELinux lets the launcher relabel nothing of type {found.label.type}; {mend}"
+            )
+        for target in (label, restore):
+            if target not in (None, found.label) and self._denied_to_launcher(target, found.kind, "relabelto"):
+                return f"SELinux does not let the launcher give it the label {target}"
+        if self.facts.uid not in (0, found.owner):
+            return f"it belongs to uid {found.owner}, and only its owner or root may relabel it"
+        return None
+
+    def _modes(self, wanted: Wanted) -> list[str]:
+        """Root has no dac_override in a VM's domain: owner and mode decide for it too."""
+        found, resource = wanted.found, wanted.resource
+        if self.facts.uid != 0 or self.invocation.user is not None or found.owner == 0:
+            return []
+        if found.open_to_group(0, writes=_writes(resource)):
+            return []
+        return [
+            f"{found.path} ({resource.source}): it belongs to uid {found.owner} with mode "
+            f"{found.mode & 0o777:04o}, and root in {self.process.type} has no right to override that; "
+            "run QEMU as that user (user: in the spec), or chown it"
+        ]
+
+    def _denied_to_launcher(self, target: Context | None, kind: FileKind, permission: str) -> bool:
+        own = self.facts.selinux.own
+        if self.policy is None or own is None or target is None:
+            return False
+        return bool(self.policy.denied(own, target, kind, (permission,)))
+
+    def _denied_in_folder(self, folder: Context) -> bool:
+        own = self.facts.selinux.own
+        if self.policy is None or own is None:
+            return False
+        return bool(self.policy.denied(own, folder, "dir", ("search", "write", "add_name")))
+
+
+def _named(resource: Resource) -> str:
+    """Return what is to be known about a file that nobody typed, to be put behind a message about it."""
+    if resource.named_by is None:
+        return ""
+    start = "; QEMU starts its relative name at its own working directory" if resource.role is Role.DATA_FILE else ""
+    return f"; the header of {resource.named_by} names it{start}; do not start an image that you do not trust"
+
+
+def _refused(wanted: Wanted, problem: str) -> Outcome:
+    return Outcome(refusals=(f"{wanted.found.path} ({wanted.resource.source}): {problem}",))
+
+
+def _in_use(wanted: Wanted, holder: Holder) -> str:
+    mend = "share the image: shareable: true in both"
+    if wanted.resource.role is Role.EXTRA:
+        mend = "let both only read it"
+    if wanted.resource.named_by is not None:
+        mend = "build this image on a file that no VM writes"
+    return (
+        f"{wanted.found.path} ({wanted.resource.source}): in use by the VM {holder.name} (pid {holder.pid}); "
+        f"stop it first, or {mend}"
+    )

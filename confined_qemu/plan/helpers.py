@@ -1,0 +1,334 @@
+"""What happens to the folders of a VM that helpers serve or QEMU shares, and which helper is started. Pure.
+
+A shared folder keeps its labels, and the plan finds out whether they will do, unless the user has it labelled
+(`treeplan`). A TPM's state is the VM's own.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import shlex
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from confined_qemu.model.facts import FileFacts, FileKind, FolderFacts
+from confined_qemu.model.frozen import dataclass, field, replace
+from confined_qemu.model.helper import PROGRAMS, STATE_FILES, Helper, HelperKind, arguments
+from confined_qemu.model.plan import PlannedResource
+from confined_qemu.model.resource import Access, Resource, Role, Sharing
+from confined_qemu.model.steps import KeepFolder, LabelTree, StartHelper, Step, Sweep
+from confined_qemu.plan import svirt
+from confined_qemu.plan import trees as treeplan
+from confined_qemu.plan.files import FilePlanner, Outcome, Wanted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from confined_qemu.model.context import Context
+    from confined_qemu.model.facts import Facts
+    from confined_qemu.model.invocation import Invocation
+    from confined_qemu.model.policy import Policy
+
+_STATE_NEEDS = {
+    FileKind.DIRECTORY: ("open", "read", "search", "write", "add_name", "remove_name"),
+    FileKind.REGULAR: ("open", "read", "write", "create", "unlink", "rename"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What comes of the folders: in `first` what must be undone last, in `last` what is started when all is ready."""
+
+    first: tuple[Step, ...] = ()
+    steps: tuple[Step, ...] = ()
+    last: tuple[StartHelper, ...] = ()
+    resources: tuple[PlannedResource, ...] = ()
+    refusals: tuple[str, ...] = ()
+    denials: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    trees: tuple[LabelTree, ...] = ()
+    """They are labelled when every file with a label of its own has got it."""
+
+
+class Use(Enum):
+    """What a folder that must be looked into is to a VM."""
+
+    STATE = "state"
+    """A TPM's."""
+    SHARED = "shared"
+    LABELLED = "labelled"
+    """Shared, and labelled with all that is in it."""
+
+
+def shares(invocation: Invocation) -> list[Resource]:
+    """Return the folders that QEMU itself shares (9p, `fat:`): those of which more than their own label counts."""
+    return [resource for resource in invocation.resources if resource.role is Role.FILESYSTEM]
+
+
+def folders(invocation: Invocation) -> Mapping[str, Use]:
+    """Return each folder that must be looked into, and what it is."""
+    found = {resource.path: Use.LABELLED if resource.relabel else Use.SHARED for resource in shares(invocation)}
+    for helper in invocation.helpers:
+        if helper.kind is HelperKind.SWTPM:
+            found[helper.folder] = Use.STATE
+        elif found.get(helper.folder) is not Use.LABELLED:
+            found[helper.folder] = Use.LABELLED if helper.relabel else Use.SHARED
+    return found
+
+
+@dataclass
+class HelperPlanner:
+    """Decides about folders and helpers. `process` is None for a VM that nothing confines."""
+
+    invocation: Invocation
+    facts: Facts
+    policy: Policy | None
+    process: Context | None
+    own_folder: str | None
+    first: list[Step] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    last: list[StartHelper] = field(default_factory=list)
+    resources: list[PlannedResource] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+    denials: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    trees: list[LabelTree] = field(default_factory=list)
+
+    def plan(self) -> Found:
+        """Return what happens."""
+        for resource in shares(self.invocation):
+            self._shared_by_qemu(resource)
+        for helper in self.invocation.helpers:
+            self._helped(helper)
+        return Found(
+            tuple(self.first), tuple(self.steps), tuple(self.last), tuple(self.resources), tuple(self.refusals),
+            tuple(self.denials), tuple(self.warnings), tuple(self.trees),
+        )  # fmt: skip
+
+    # ---- shares
+
+    def _shared_by_qemu(self, resource: Resource) -> None:
+        found, readonly = self.facts.folders[resource.path], resource.access is Access.READ
+        if self._share(resource, found, self.process) and not readonly:
+            self._sweep_what_qemu_makes(found.folder)
+
+    def _share(self, resource: Resource, found: FolderFacts, who: Context | None) -> bool:
+        """Decide about a folder that `who` shares; tell whether it is to be used with the labels that it has."""
+        outcome = self._labelled(resource, found, who) if resource.relabel else None
+        given = outcome.context if outcome is not None else None
+        restore = found.folder.label if given is not None else None
+        self.resources.append(PlannedResource(resource, found.folder.path, given, restore))
+        if outcome is not None:
+            return False
+        return self._usable(found, who, resource, readonly=resource.access is Access.READ)
+
+    def _labelled(self, resource: Resource, found: FolderFacts, who: Context | None) -> treeplan.Outcome | None:
+        """Label the folder and all that is in it, as the user said; None where it keeps its labels."""
+        place = f"{found.folder.path} ({resource.source})"
+        readonly = resource.access is Access.READ
+        if who is None or self.process is None or self._no_folder(found, place) is not None:
+            return None
+        inside = f"{found.folder.real}/"
+        for other in self.trees:
+            if inside.startswith(f"{other.path}/") or other.path.startswith(inside):
+                line = f"{place}: this VM shares {other.path} too, which is labelled; share one of the two"
+                self.refusals.append(line)
+                return treeplan.Outcome()
+        planner = treeplan.TreePlanner(self.facts, self.policy, self.process, who)
+        outcome = planner.label(found, place, len(self.trees), readonly=readonly)
+        if outcome is not None:
+            self.trees.extend(outcome.steps)
+            self.refusals.extend(outcome.refusals)
+            self.denials.extend(outcome.denials)
+            self.warnings.extend(outcome.warnings)
+        return outcome
+
+    def _no_folder(self, found: FolderFacts, place: str) -> str | None:
+        """Return, and note, why there is no folder to share."""
+        folder = found.folder
+        problem = folder.problem or found.problem
+        if problem is None and folder.kind is FileKind.MISSING:
+            problem = f"no such folder; run: mkdir {shlex.quote(folder.path)}"
+        elif problem is None and folder.kind is not FileKind.DIRECTORY:
+            problem = "no folder"
+        if problem is not None and f"{place}: {problem}" not in self.refusals:
+            self.refusals.append(f"{place}: {problem}")
+        return problem
+
+    def _usable(self, found: FolderFacts, who: Context | None, resource: Resource, *, readonly: bool) -> bool:
+        """Tell whether `who` may use the folder with the labels that it has; note why not, and what it will not see."""
+        folder = found.folder
+        place = f"{folder.path} ({resource.source})"
+        if self._no_folder(found, place) is not None:
+            return False
+        if who is None or self.process is None or self.policy is None:
+            return True
+        planner = treeplan.TreePlanner(self.facts, self.policy, self.process, who)
+        missing = planner.missing(folder, readonly=readonly)
+        if missing:
+            self.denials.append(
+                f"{place}: {who} may not {' and '.join(missing)} this folder, labelled {folder.label}; "
+                + self._ways(folder, resource, readonly=readonly)
+            )
+            return False
+        seen = planner.seen(found, place, readonly=readonly)
+        self.warnings += [seen] if seen is not None else []
+        return True
+
+    def _ways(self, folder: FileFacts, resource: Resource, *, readonly: bool) -> str:
+        contexts = self.facts.selinux.contexts
+        if folder.real == "/":
+            return treeplan.root_hint()
+        if contexts is None:
+            return "share a folder of its own"
+        label = contexts.content if readonly else contexts.image
+        return treeplan.ways(folder, label, spec=not resource.source.startswith("-"))
+
+    def _sweep_what_qemu_makes(self, folder: FileFacts) -> None:
+        """What QEMU makes has its own level, which dies with the VM: at the end it gets the folder's label."""
+        contexts, process = self.facts.selinux.contexts, self.process
+        if contexts is None or process is None or folder.label is None or not self.invocation.seclabel.relabel:
+            return
+        given = svirt.file_context(contexts, process, Sharing.PRIVATE)
+        if given is None or folder.label.type != given.type or folder.label.range == given.range:
+            return
+        self.first.append(Sweep(folder.real, folder.identity, given, replace(folder.label, user=given.user), deep=True))
+
+    # ---- helpers
+
+    def _helped(self, helper: Helper) -> None:
+        program = PROGRAMS[helper.kind]
+        found, binary = self.facts.folders[helper.folder], self.facts.programs.get(helper.kind)
+        context = self._context(program.readonly_type if helper.readonly else program.type)
+        if binary is None or binary.kind is FileKind.MISSING:
+            self.refusals.append(
+                f"{helper.source}: the program {helper.kind} is not installed; run: apt install {program.package}"
+            )
+        elif context is not None:
+            self._startable(helper, context, binary)
+        if helper.kind is HelperKind.SWTPM:
+            self._state(helper, found, context)
+        else:
+            self._served(helper, found, context)
+        self.last.append(
+            StartHelper(
+                helper.kind,
+                helper.name,
+                binary.path if binary is not None else helper.kind,
+                arguments(helper),
+                found.folder.real,
+                found.folder.identity,
+                context,
+                self.process,
+                self.own_folder,
+            )
+        )
+
+    def _served(self, helper: Helper, found: FolderFacts, context: Context | None) -> None:
+        access = Access.READ if helper.readonly else Access.DIRECTORY
+        resource = Resource(
+            helper.folder, Role.FILESYSTEM, access, Sharing.UNLABELLED, helper.source, relabel=helper.relabel or None
+        )
+        self._share(resource, found, context)
+
+    def _context(self, type_name: str) -> Context | None:
+        """Return the helper's context: its own domain at the VM's level."""
+        if self.process is None:
+            return None
+        return replace(self.process, user="system_u", role="system_r", type=type_name)
+
+    def _startable(self, helper: Helper, context: Context, binary: FileFacts) -> None:
+        own = self.facts.selinux.own
+        if self.policy is None:
+            return
+        if own is not None and self.policy.denied(own, context, "process", ("transition",)):
+            self.denials.append(
+                f"{helper.source}: the policy lets {own.type} start nothing as {context.type}; "
+                "run: confined-qemu policy install"
+            )
+        elif binary.label is not None and self.policy.denied(context, binary.label, "file", ("entrypoint", "execute")):
+            self.denials.append(
+                f"{binary.path} ({helper.source}): labelled {binary.label}, which {context.type} may not run; "
+                f"run: restorecon -F {binary.path}"
+            )
+
+    # ---- a TPM's state
+
+    def _state(self, helper: Helper, found: FolderFacts, context: Context | None) -> None:
+        folder = found.folder
+        place = f"{folder.path} ({helper.source})"
+        problem = folder.problem or found.problem
+        strange = next((e.path for e in found.entries if posixpath.basename(e.path) not in STATE_FILES), None)
+        if problem is None and folder.kind not in (FileKind.DIRECTORY, FileKind.MISSING):
+            problem = "no folder"
+        if problem is None and strange is not None:
+            problem = f"{strange} is nothing that a TPM keeps; give the TPM a folder of its own"
+        if problem is not None:
+            self.refusals.append(f"{place}: {problem}")
+            return
+        resource = Resource(helper.folder, Role.TPM_STATE, Access.DIRECTORY, Sharing.PRIVATE, helper.source)
+        if self.process is None or context is None:
+            self.resources.append(PlannedResource(resource, folder.path, None, None))
+            if folder.kind is FileKind.MISSING:
+                self.refusals.append(f"{place}: no such folder; run: mkdir -m 700 {shlex.quote(folder.path)}")
+            return
+        if folder.kind is FileKind.MISSING:
+            self._new_state(resource, folder)
+            return
+        planner = FilePlanner(self.invocation, self.facts, self.policy, self.process)
+        outcome = planner.decide(Wanted(resource, folder))
+        self._take(outcome, self.first)
+        self.resources.append(PlannedResource(resource, folder.path, outcome.context, outcome.restore))
+        if outcome.context is not None and outcome.restore is not None:
+            self.first.append(Sweep(folder.real, folder.identity, outcome.context, outcome.restore, deep=False))
+        for entry in found.entries:
+            file = Resource(entry.path, Role.TPM_STATE, Access.READ_WRITE, Sharing.PRIVATE, helper.source)
+            self._take(planner.decide(Wanted(file, entry)), self.steps)
+        self._state_usable(place, context, outcome.context or folder.label)
+
+    def _state_usable(self, place: str, context: Context, label: Context | None) -> None:
+        if self.policy is None or label is None:
+            return
+        for kind, needs in _STATE_NEEDS.items():
+            missing = self.policy.denied(context, label, kind, needs)
+            if missing:
+                self.denials.append(f"{place}: {context} may not {' and '.join(missing)} what is labelled {label}")
+                return
+
+    def _take(self, outcome: Outcome, into: list[Step]) -> None:
+        into.extend(outcome.steps)
+        self.refusals.extend(outcome.refusals)
+        self.denials.extend(outcome.denials)
+
+    def _new_state(self, resource: Resource, folder: FileFacts) -> None:
+        contexts = self.facts.selinux.contexts
+        if contexts is None or self.process is None:
+            return
+        label = svirt.file_context(contexts, self.process, Sharing.PRIVATE)
+        if label is None:
+            return
+        restore = self._restore_of_new(resource, folder)
+        if self.invocation.user is not None:
+            self.refusals.append(
+                f"{folder.path} ({resource.source}): no such folder; "
+                f"run: install -d -m 700 -o {self.invocation.user} {shlex.quote(folder.path)}"
+            )
+        self.first.append(KeepFolder(folder.real, label, restore))
+        self.first.append(Sweep(folder.real, None, label, restore, deep=False))
+        self.resources.append(PlannedResource(resource, folder.path, label, restore))
+
+    def _restore_of_new(self, resource: Resource, folder: FileFacts) -> Context:
+        """Return the label that the folder would have if the caller had made it; note where none can be made."""
+        selinux = self.facts.selinux
+        assert selinux.contexts is not None  # noqa: S101 - the caller looked
+        restored = selinux.contexts.restored()
+        own, parent = selinux.own, folder.folder_label
+        if self.policy is None or own is None or parent is None:
+            return restored
+        if self.policy.denied(own, parent, "dir", ("search", "write", "add_name")):
+            self.denials.append(
+                f"{folder.path} ({resource.source}): SELinux lets the launcher make no folder in one of type "
+                f"{parent.type}; choose another, for example one labelled virt_image_t"
+            )
+        wanted = self.policy.created(selinux.caller or own, parent, "dir")
+        return restored if self.policy.denied(own, wanted, "dir", ("relabelto",)) else wanted

@@ -1,0 +1,97 @@
+"""May QEMU be started in its context? Each reason why not, with what mends it. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from confined_qemu.model.facts import Boolean
+from confined_qemu.model.invocation import SeclabelType
+
+if TYPE_CHECKING:
+    from confined_qemu.model.context import Context
+    from confined_qemu.model.facts import Facts, Occupant
+    from confined_qemu.model.invocation import Seclabel
+    from confined_qemu.model.policy import Policy
+
+INSTALL = "confined-qemu policy install"
+USERDOMAIN = "confined_qemu_transition_userdomain"
+"""Our module's boolean: may the launcher start QEMU in a person's own domain?"""
+_LIBVIRTS = "virt_transition_userdomain"
+"""The reference policy's, of the same meaning for libvirt's daemon; some policies have it (Fedora's), some not."""
+
+
+def unknown(seclabel: Seclabel, process: Context, policy: Policy) -> str | None:
+    """Say that the loaded policy knows no such context; None when it does."""
+    if policy.is_valid(process):
+        return None
+    return (
+        f"{_source(seclabel)}: the loaded policy knows no context {process}; see which users, roles and types go "
+        "together: semanage user -l; seinfo -r -x"
+    )
+
+
+def occupied(seclabel: Seclabel, process: Context, occupants: tuple[Occupant, ...]) -> list[str]:
+    """Say who holds categories of a static level that nobody may share with it."""
+    return [
+        f"{_source(seclabel)}: {process.range} meets {occupant.level}, which {_who(occupant)} has to itself; "
+        "choose other categories, or stop that VM"
+        for occupant in occupants
+    ]
+
+
+def _who(occupant: Occupant) -> str:
+    pid = f" (pid {occupant.pid})" if occupant.pid is not None else ""
+    return f"the VM {occupant.name}{pid}" if occupant.name is not None else f"another VM{pid}"
+
+
+def transition(seclabel: Seclabel, process: Context, facts: Facts, policy: Policy) -> str | None:
+    """Say why QEMU may not be started as `process`, and what lets it; None when it may."""
+    selinux = facts.selinux
+    if selinux.own is None or selinux.contexts is None:
+        return None
+    denied = bool(policy.denied(selinux.own, process, "process", ("transition",)))
+    if policy.user_type(process.role) == process.type:
+        return _userdomain(seclabel, process, selinux.own, policy, denied=denied)
+    if not denied:
+        return None
+    usual = selinux.contexts.kvm
+    start = f"the policy lets {selinux.own.type} start nothing as {process.type}"
+    if process.type not in (domains := selinux.contexts.domains):
+        return f"{_source(seclabel)}: {start}, which is no domain of a VM; use {' or '.join(sorted(domains))}"
+    if process.range is not None:
+        better = usual.at(process.range.low)
+        if better != process and not policy.denied(selinux.own, better, "process", ("transition",)):
+            return f"{_source(seclabel)}: the policy does not let {selinux.own} start {process}; write {better}"
+    return f"{start}; run: {INSTALL}"
+
+
+def _userdomain(seclabel: Seclabel, process: Context, own: Context, policy: Policy, *, denied: bool) -> str | None:
+    off = [name for name in (USERDOMAIN, _LIBVIRTS) if policy.boolean(name) is Boolean.OFF]
+    what = f"{_source(seclabel)}: {process.type} is a person's domain and confines no VM"
+    if off:
+        return f"{what}, and the policy forbids it here; run: {_setsebool(off)}"
+    if denied and policy.boolean(USERDOMAIN) is Boolean.ABSENT:
+        return f"{what}, and the policy lets {own.type} start nothing in it; run: {INSTALL}"
+    return f"{_source(seclabel)}: the policy does not let {own} start {process}" if denied else None
+
+
+def _setsebool(names: list[str]) -> str:
+    return f"setsebool -P {names[0]} on" if len(names) == 1 else "setsebool -P " + " ".join(f"{n}=on" for n in names)
+
+
+def way_back(facts: Facts, policy: Policy, what: str) -> str | None:
+    """Say why the launcher may not give QEMU the caller's context back; None when it may."""
+    own, caller = facts.selinux.own, facts.selinux.caller
+    if own is None or caller is None or not policy.denied(own, caller, "process", ("transition",)):
+        return None
+    return (
+        f"{what}: QEMU would keep your context, and the launch script may start nothing as {caller.type}; "
+        f"start it by confined-qemu run or exec, or {facts.emulator.path} itself, or run: "
+        f"setsebool -P {USERDOMAIN} on"
+    )
+
+
+def _source(seclabel: Seclabel) -> str:
+    if seclabel.type is SeclabelType.STATIC:
+        return "seclabel.label"
+    return "seclabel.baselabel" if seclabel.baselabel is not None else "the policy's virtual_domain_context"

@@ -1,1 +1,0 @@
-"""The SELinux module that the project ships, and its installation."""

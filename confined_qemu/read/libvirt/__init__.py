@@ -1,0 +1,1 @@
+"""A libvirt domain's XML to a VM, and what of it a VM of ours has not. Pure."""

@@ -1,0 +1,248 @@
+"""The devices of a libvirt domain that a spec can say: disks, serial lines, network cards. Pure.
+
+After libvirt's domain_conf.c, domain_postparse.c and qemu_validate.c (9.0): its defaults, and what it refuses.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from confined_qemu.read.spec.devices import NicModel
+from confined_qemu.read.spec.disks import Bus, DiskFormat
+from confined_qemu.read.spec.yamlnodes import Mapping, shown
+
+if TYPE_CHECKING:
+    from confined_qemu.read.libvirt.carrying import Carrying
+    from confined_qemu.read.libvirt.xmltree import Element
+    from confined_qemu.read.spec.yamlnodes import Node
+
+_BUSES: Final = {"hd": Bus.IDE, "sd": Bus.SCSI, "vd": Bus.VIRTIO, "fd": Bus.FDC}
+"""The bus that a `<target dev=>` stands for where none is named (domain_postparse.c)."""
+_CHOOSE: Final = "make it a file or a block device first"
+
+
+def devices(carry: Carrying, element: Element) -> None:
+    """Read `<devices>`."""
+    emulator = element.one("emulator")
+    if emulator is not None and (path := carry.path(emulator, emulator.whole())) is not None:
+        carry.put("emulator", emulator, path)
+    orders = [order for disk in element.every("disk") if (order := _disk(carry, disk)) is not None]
+    if orders != sorted(orders):
+        carry.lose(element, "disks are tried in the order in which they stand, then the cdrom", "/disk/boot@order")
+    _serial(carry, element)
+    cards = element.every("interface")
+    for card in cards[:1]:
+        _interface(carry, card)
+    for card in cards[1:]:
+        carry.lose(card, "a spec has one network card; give more by qemu_args")
+    carry.left(element)
+
+
+# ---- disks
+
+
+def _disk(carry: Carrying, element: Element) -> int | None:
+    """Read a disk; return its place in the boot order, None where it has none."""
+    device = element.take("device") or "disk"
+    kind = element.take("type") or "file"
+    source = element.one("source")
+    target = element.one("target")
+    name = (target.take("dev") if target is not None else None) or ""
+    if target is None or not name:
+        carry.refuse(element, "a disk needs <target dev='…'/>", "add it, such as <target dev='vda' bus='virtio'/>")
+        return None
+    why = _left_out((element, source), device, kind)
+    if why is not None:
+        carry.lose(element, f"{name} is left out: {why}")
+        return None
+    path = source.take("file" if kind == "file" else "dev") if source is not None else None
+    if source is None or path is None:
+        carry.lose(element, f"{name} is left out: there is nothing in the drive")
+        return None
+    file = carry.path(source, path)
+    if file is None or not _may_be_kept(carry, element, name):
+        return None
+    form = _format(carry, element, name)
+    if form is None:
+        return None
+    if device == "cdrom":
+        _cdrom(carry, element, target, file)
+    else:
+        _plain_disk(carry, element, (source, target), name, {"file": file, "format": form})
+    boot = element.one("boot")
+    order = (boot.take("order") if boot is not None else None) or ""
+    for part in (source, target, boot, element):
+        carry.left(part)
+    return int(order) if re.fullmatch("[0-9]{1,4}", order) else None
+
+
+def _left_out(parts: tuple[Element | None, ...], device: str, kind: str) -> str | None:
+    """Return why a disk cannot be one of a spec, None where it can."""
+    if device not in {"disk", "cdrom", "floppy"}:
+        return f"a spec has no device='{device}'"
+    if kind not in {"file", "block"}:
+        return f"a disk of type='{kind}' has no file; {_CHOOSE}"
+    for part in parts:
+        for child in part.children if part is not None else ():
+            if child.tag in {"encryption", "slices"}:
+                return f"<{child.tag}> cannot be said, and the guest would see something else"
+    return None
+
+
+def _may_be_kept(carry: Carrying, element: Element, name: str) -> bool:
+    """Refuse a disk that would be written although the domain says that it must not."""
+    transient = element.one("transient")
+    if transient is not None:
+        hint = "make an overlay for it (qemu-img create -b …) and use that, or drop <transient/>"
+        carry.refuse(transient, f"{name} would be written: a spec cannot throw a disk's writes away", hint)
+    return transient is None
+
+
+def _format(carry: Carrying, element: Element, name: str) -> str | None:
+    """Return the stated format; libvirt takes an image that states none for raw, and so do we."""
+    driver = element.one("driver")
+    if driver is None:
+        return DiskFormat.RAW.value
+    driver.take("name")
+    stated = driver.take("type") or DiskFormat.RAW.value
+    carry.left(driver)
+    if stated in {form.value for form in DiskFormat}:
+        return stated
+    carry.lose(driver, f"{name} is left out: a spec does not know the format {shown(stated)}", "@type")
+    return None
+
+
+def _cdrom(carry: Carrying, element: Element, target: Element, file: Node) -> None:
+    bus = target.take("bus")
+    element.flag("readonly")  # a CD-ROM is read-only anyway
+    if "cdrom" in carry.keys:
+        carry.lose(element, "a spec has one cdrom")
+        return
+    carry.put("cdrom", element, file)
+    if bus not in {None, Bus.IDE, Bus.SATA}:
+        carry.lose(target, "the drive stands on the machine's own IDE or SATA controller", "@bus")
+
+
+def _plain_disk(
+    carry: Carrying, element: Element, parts: tuple[Element, Element], name: str, values: dict[str, Node | str]
+) -> None:
+    source, target = parts
+    bus = target.take("bus") or _BUSES.get(name[:2], Bus.VIRTIO).value
+    if bus not in {known.value for known in Bus}:
+        carry.lose(target, f"{name} is left out: a spec does not know the bus {shown(bus)}", "@bus")
+        return
+    given: dict[str, Node | str | bool | None] = {**values, "bus": bus}
+    for flag in ("readonly", "shareable"):
+        if element.flag(flag):
+            given[flag] = True
+    given["seclabel"] = _disk_label(carry, source)
+    carry.add_disk(element, carry.mapping(element, given))
+
+
+def _disk_label(carry: Carrying, source: Element) -> Mapping | None:
+    """Return a disk's own seclabel: the one of SELinux, or one that names no model."""
+    found: Mapping | None = None
+    models: list[str | None] = []
+    for element in source.every("seclabel"):
+        model = element.take("model")
+        if model in models:
+            carry.refuse(element, f"a second <seclabel> of the model {model or '(none)'}", "drop one of the two")
+        models.append(model)
+        if model not in {None, "selinux"}:
+            carry.lose(element, f"the model {model} is not SELinux's")
+            continue
+        label = element.one("label")
+        relabel = element.take("relabel")
+        if relabel not in {None, "yes", "no"}:
+            carry.refuse(element, f"relabel={shown(relabel or '')} is neither yes nor no", None, "@relabel")
+        text = label.word() if label is not None else None
+        found = carry.mapping(element, {"relabel": relabel, "label": text or None})
+        carry.left(element)
+    return found if found is not None and found.pairs else None
+
+
+# ---- serial lines
+
+
+def _serial(carry: Carrying, devices_: Element) -> None:
+    """Read the first serial line; a `<console>` of a serial port is libvirt's second name for it."""
+    lines = devices_.every("serial")
+    consoles = devices_.every("console")
+    for console in consoles:
+        target = next((child for child in console.children if child.tag == "target"), None)
+        kind = target.attributes.get("type", "serial") if target is not None else "serial"
+        if kind != "serial":
+            carry.lose(console, f"a spec has no console of type {shown(kind)}")
+        elif not lines:
+            lines = [console]
+    for line in lines[:1]:
+        text = _char(carry, line)
+        carry.put("serial", line, text)
+        line.every("target")
+        line.every("address")
+        carry.left(line)
+    for line in lines[1:]:
+        carry.lose(line, "a spec has one serial line; give more by qemu_args")
+
+
+def _char(carry: Carrying, element: Element) -> str:
+    """Return where the line ends on the host, in a spec's words."""
+    kind = element.take("type") or "pty"
+    source = element.one("source")
+    path = (source.take("path") if source is not None else None) or ""
+    if kind in {"stdio", "null"}:
+        return kind
+    if kind == "pty":
+        carry.lose(element, "no terminal is made for it; it is serial: stdio instead", "@type='pty'")
+        return "stdio"
+    if kind == "file" or (kind == "unix" and source is not None and source.take("mode") == "bind"):
+        good = carry.path(source or element, path) is not None
+        carry.left(source)
+        return f"{kind}:{path}" if good else "null"
+    carry.lose(element, "a spec cannot say it; what the guest writes there is dropped", f"@type='{kind}'")
+    return "null"
+
+
+# ---- network
+
+
+def _interface(carry: Carrying, element: Element) -> None:
+    kind = element.take("type") or "ethernet"
+    mac = element.one("mac")
+    address = mac.take("address") if mac is not None else None
+    target = element.one("target")
+    device = target.take("dev") if target is not None else None
+    managed = target.take("managed") if target is not None else None
+    model = _model(carry, element.one("model"))
+    values: dict[str, Node | str | bool | None] = {
+        "model": model,
+        "mac": carry.text(mac, address) if mac is not None and address is not None else None,
+    }
+    if kind == "user":
+        values["type"] = "user"
+    elif kind == "ethernet" and device is not None:
+        values |= {"type": "tap", "ifname": device}
+        if managed != "no":
+            carry.lose(element, f"{device} is not made; it must be there: ip tuntap add {device} mode tap", "/target")
+    else:
+        why = f"type='{kind}': there is no network; make a tap device there, and say network: {{type: tap, ifname: …}}"
+        carry.lose(element, why)
+        element.drop()
+        return
+    carry.put("network", element, carry.mapping(element, values))
+    element.every("address")
+    for part in (mac, target, element):
+        carry.left(part)
+
+
+def _model(carry: Carrying, element: Element | None) -> str | None:
+    """Return the card's model; libvirt's default on a PC is rtl8139 (qemu_domain.c)."""
+    if element is None:
+        return NicModel.RTL8139.value
+    stated = element.take("type") or ""
+    carry.left(element)
+    if stated in {model.value for model in NicModel}:
+        return stated
+    carry.lose(element, f"a spec does not know {shown(stated)}; the card is virtio", "@type")
+    return None

@@ -1,0 +1,148 @@
+"""What has been found while a command line is read: files, sockets to make, and the arguments as they will be."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from confined_qemu.model import hostpaths
+from confined_qemu.model.errors import CommandLineError, printable
+from confined_qemu.model.frozen import dataclass, field
+from confined_qemu.model.resource import Access, Listener, Resource, Role, Takes
+from confined_qemu.read.settings import UnknownOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from confined_qemu.read.qemu.options import Option, Use
+
+_QOM = ("/machine", "/objects", "/chardevs", "/backend")
+"""Objects inside QEMU have paths too (`qom-list`)."""
+
+
+class Socket(NamedTuple):
+    """A socket in an option's value: what stands before and after it, and else as a Listener's."""
+
+    name: str
+    path: str
+    source: str
+    before: str
+    after: str
+    access: Access = Access.LISTEN
+    takes: Takes = Takes.DESCRIPTOR
+    given: str | None = None
+
+
+@dataclass
+class Collector:
+    """Takes what the readers of the options find. `position` is that of the option being read."""
+
+    taken: frozenset[str] = frozenset()
+    """The chardev ids that the command line uses itself."""
+    unknown: UnknownOptions = UnknownOptions.REFUSE
+    """What becomes of a path where no file is expected."""
+    position: int = 0
+    arguments: list[str] = field(default_factory=list)
+    listeners: list[Listener] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
+    """What the listeners are called."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """How many sockets of each old option were rewritten."""
+    needs_tmpdir: bool = False
+    remarks: list[str] = field(default_factory=list)
+    """Warnings: what was passed on unread."""
+    _found: list[tuple[int, Resource]] = field(default_factory=list)
+
+    def add(  # noqa: PLR0913 - the fields of a Resource
+        self,
+        path: str,
+        role: Role,
+        access: Access,
+        source: str,
+        *,
+        shareable: bool = False,
+        format: str | None = None,  # noqa: A002 - the name that the field has
+        stated: frozenset[Role] = frozenset(),
+    ) -> None:
+        """Add a file by the rules of `hostpaths.resource`, unless the path names none."""
+        found = hostpaths.resource(path, role, access, source, shareable=shareable, format=format, stated=stated)
+        if found is not None:
+            self._found.append((self.position, found))
+
+    def use(self, path: str, use: Use, source: str) -> None:
+        """Add one file, or each of a list of files, as the table of options says."""
+        if use.role is Role.VFIO:
+            self._vfio(path, source)
+            return
+        for single in path.split(use.many) if use.many is not None else (path,):
+            self.add(single, use.role, use.access, source)
+
+    def _vfio(self, device: str, source: str) -> None:
+        """Add what QEMU opens for a device that it passes through (`hw/vfio/pci.c`): the group and the container.
+
+        It finds the group in sysfs, by the device's address (`01:00.0`) or folder.
+        """
+        folder = hostpaths.pci_folder(device)
+        self.add(f"{folder}/{hostpaths.IOMMU_GROUP}", Role.VFIO, Access.READ_WRITE, source)
+        self.add(f"{folder}/config", Role.HOST_DEVICE, Access.READ, source)
+        self.add("/dev/vfio/vfio", Role.HOST_DEVICE, Access.READ_WRITE, source)
+
+    def socket(self, found: Socket) -> None:
+        """Add a socket for the launcher to make or to connect, and the argument that takes it."""
+        unique = name = found.name
+        number = len(self.listeners)
+        while unique in self.names:
+            number += 1
+            unique = f"{name}-{number}"
+        self.names.add(unique)
+        index = len(self.arguments)
+        made = Listener(
+            unique, found.path, found.source, index, found.before, found.after, found.access, found.takes, found.given
+        )
+        self.listeners.append(made)
+        self.arguments.append(f"{found.before}{{{unique}}}{found.after}")
+
+    def unknown_path(self, option: str, key: str, value: str, harmless: frozenset[str] = frozenset()) -> None:
+        """Take an absolute path where no file is expected: QEMU might open it, and it will not be labelled.
+
+        Raises:
+            CommandLineError: `value` begins with a slash, and is no path of QEMU's own objects.
+        """
+        if not value.startswith("/") or value.startswith(_QOM) or key in harmless:
+            return
+        what = f"-{option} {key}={value!r}: it is not known whether QEMU opens this file"
+        if self.unknown is UnknownOptions.REFUSE:
+            raise CommandLineError(what, hint="leave the key out, or pass it on unread with --unknown-options=warn")
+        self.remarks.append(printable(f"{what}; it is not labelled"))
+
+    @property
+    def resources(self) -> tuple[Resource, ...]:
+        """Everything found, in the order of the command line."""
+        return tuple(found for _, found in sorted(self._found, key=lambda entry: entry[0]))
+
+
+_TEXT = frozenset(
+    """
+    append bootargs data desc domainname host-data hostname id id-auth id-block in.name iv mount_tag name osk
+    out.name priority product serial tag username vendor
+    """.split()  # noqa: SIM905 - a table, not a line for each word
+)
+"""Keys of strict lists whose value is text, base64 or the guest's own path (virtme's `mount_tag=/dev/root`)."""
+
+
+def read_keys(
+    collector: Collector, option: str, spec: Option, values: Sequence[tuple[str, str]], known: Sequence[str] = ()
+) -> None:
+    """Add the files that the keys of a list name, after the option's table.
+
+    `known` are keys that the caller reads itself.
+
+    Raises:
+        CommandLineError: an absolute path stands under a key that is not known to name none.
+    """
+    driver = dict(values).get(spec.implied or "", "")
+    for key, value in values:
+        use = spec.keys.get(f"{driver}:{key}") or spec.keys.get(key)
+        if use is not None:
+            collector.use(value, use, f"-{option} {key}=")
+        elif spec.strict and key not in known and key != spec.implied:
+            collector.unknown_path(option, key, value, _TEXT)

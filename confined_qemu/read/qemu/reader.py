@@ -1,0 +1,241 @@
+"""QEMU's own reading of its command line: arguments in, every file of the host that they name out. Pure.
+
+Source: `softmmu/vl.c` (`qemu_init`). The table of options is in `options`; disks, character devices and what else
+needs code are in the modules beside this one. An option that may name a file and is not known is refused.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from typing import TYPE_CHECKING
+
+from confined_qemu.model.errors import CommandLineError, printable
+from confined_qemu.model.frozen import dataclass, field
+from confined_qemu.model.invocation import Accel, Invocation
+from confined_qemu.model.resource import Access, Role
+from confined_qemu.read.qemu import chardevs, sequence, special
+from confined_qemu.read.qemu.blocks import Blocks
+from confined_qemu.read.qemu.collector import Collector, read_keys
+from confined_qemu.read.qemu.keyvals import objects, pairs
+from confined_qemu.read.qemu.options import OPTIONS, Kind, Option
+from confined_qemu.read.qemu.queries import is_query
+from confined_qemu.read.settings import UnknownOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from confined_qemu.read.qemu.sequence import Item
+
+_DEFAULT_NAME = "qemu"
+_FLASH = ("pflash0", "pflash1")
+
+
+def read(  # noqa: PLR0913 - what a caller may want otherwise
+    emulator: str,
+    arguments: Sequence[str],
+    *,
+    name: str | None = None,
+    config: sequence.Reader | None = None,
+    after: Invocation | None = None,
+    unknown: UnknownOptions = UnknownOptions.REFUSE,
+) -> Invocation:
+    """Return what QEMU would make of `arguments` (without the emulator itself).
+
+    The result's arguments are the given ones, but that a unix socket that listens is to be made by the launcher:
+    `fd={NAME}` stands for its path, and the listener of that name says where; a configuration file with such a socket
+    in it is written out as options. `name` is the VM's where `-name` gives none. `config` returns the text of a
+    configuration file, None where there is none. `after` is what stands before these arguments: it holds
+    `-no-user-config`, and the names of its sockets are taken. `unknown` says what becomes of an option that is not
+    known. A query (`-device help`) has no resources.
+
+    Raises:
+        CommandLineError: an option is not known, or cannot be read, or may name a file that cannot be told.
+        HostError: from `config`.
+    """
+    if is_query(arguments):
+        return Invocation(name or _DEFAULT_NAME, emulator, tuple(arguments), query=True)
+    items = sequence.take_apart(arguments, config, user_config=after is None)
+    reading = _Reading(Collector(_ids(items), unknown), last=_last(items))
+    if after is not None:
+        reading.collector.names |= {listener.name for listener in after.listeners}
+    for item in items:
+        reading.take(item)
+    reading.blocks.finish(reading.collector, snapshot=reading.snapshot)
+    collector = reading.collector
+    executed = tuple(collector.arguments)
+    return Invocation(
+        name=reading.name or name or _DEFAULT_NAME,
+        emulator=emulator,
+        arguments=executed,
+        resources=collector.resources,
+        listeners=tuple(collector.listeners),
+        accel=_accel(reading.accels, emulator),
+        needs_tmpdir=collector.needs_tmpdir,
+        daemonize=reading.daemonize,
+        snapshot=reading.snapshot,
+        remarks=tuple(collector.remarks),
+        given=tuple(arguments) if executed != tuple(arguments) else None,
+    )
+
+
+def _all(items: Sequence[Item]) -> Iterator[Item]:
+    for item in items:
+        yield item
+        yield from item.inside
+
+
+def _ids(items: Sequence[Item]) -> frozenset[str]:
+    """Return the ids that the command line gives its own character devices."""
+    lists = (item.value for item in _all(items) if item.option == "chardev" and item.value is not None)
+    return frozenset(text for value in lists for key, text in pairs("chardev", value) if key == "id")
+
+
+def _last(items: Sequence[Item]) -> dict[str, int]:
+    """Return the position of each option's last occurrence: of two `-kernel`, QEMU opens the second alone."""
+    return {item.option: item.position for item in items if item.option is not None}
+
+
+@dataclass
+class _Reading:
+    """One command line while it is read, option by option."""
+
+    collector: Collector
+    last: dict[str, int]
+    blocks: Blocks = field(default_factory=Blocks)
+    accels: list[str] = field(default_factory=list)
+    name: str = ""
+    daemonize: bool = False
+    snapshot: bool = False
+
+    merged: set[int] = field(default_factory=set)
+    """Positions of `-set` options that a rewritten option holds already."""
+
+    def take(self, item: Item) -> None:
+        """Take one option; what is not rewritten stays as it was written."""
+        collector = self.collector
+        collector.position = item.position
+        if item.option is None:
+            self.blocks.disk(item.position, None, item.value or "")
+            collector.arguments.append(item.value or "")
+            return
+        if item.option == "set" and item.position in self.merged:
+            return
+        start, sockets = len(collector.arguments), len(collector.listeners)
+        if not item.argument:
+            collector.arguments.append("-no-user-config")  # stays where the defaults are written out
+        for inner in item.inside:
+            self.take(inner)
+        if item.option != "readconfig" or item.value is None:
+            self._option(item.argument, item.option, item.meant)
+        rewritten = len(collector.listeners) > sockets
+        if rewritten:
+            self.merged |= {position for position, _, _ in item.changes}
+        elif item.value is not None:
+            collector.arguments[start:] = [item.argument, item.value] if item.argument else []
+        if item.option == "readconfig" and item.value is not None and not rewritten:
+            collector.add(item.value, Role.CONFIG, Access.READ, "-readconfig" if item.argument else "QEMU's defaults")
+
+    def _option(self, argument: str, option: str, value: str | None) -> None:
+        """Take one option, written as `argument`; its value is None where it has none."""
+        spec = OPTIONS.get(option)
+        if spec is None:
+            self._unknown(argument, value)
+            return
+        if spec.kind is Kind.FLAG:
+            self._flag(option)
+            self.collector.arguments.append(argument)
+        elif value is None:
+            # the last option has no value: QEMU says so
+            self.collector.arguments.append(argument)
+        elif spec.kind is Kind.CHARDEV:
+            chardevs.chardev(self.collector, argument, value)
+        elif spec.kind is Kind.LEGACY:
+            chardevs.legacy(self.collector, option, argument, value)
+        elif spec.kind is Kind.OWN:
+            made = special.READERS[option](self.collector, option, value)
+            self.collector.arguments.append(argument)
+            if made is None:
+                self.collector.arguments.append(value)
+            else:
+                self.collector.socket(made)
+        else:
+            self._value(option, spec, value)
+            self.collector.arguments += [argument, value]
+
+    def _unknown(self, argument: str, value: str | None) -> None:
+        collector = self.collector
+        if collector.unknown is UnknownOptions.REFUSE:
+            raise CommandLineError(
+                f"{argument}: this option is not known, so neither are the files that it may name",
+                hint="leave it out, or pass it on unread with --unknown-options=warn",
+            )
+        collector.arguments += [argument] if value is None else [argument, value]
+        taken = "" if value is None else f"; {value!r} is taken for its value"
+        remark = f"{argument}: this option is not known: no file that it names is labelled{taken}"
+        collector.remarks.append(printable(remark))
+
+    def _flag(self, option: str) -> None:
+        self.daemonize |= option == "daemonize"
+        self.snapshot |= option == "snapshot"
+        if option in {"enable-kvm", "no-kvm"}:
+            self._machine_accel("kvm" if option == "enable-kvm" else "tcg")
+
+    def _value(self, option: str, spec: Option, value: str) -> None:
+        collector = self.collector
+        match spec.kind:
+            case Kind.PATH if option == "L" or collector.position == self.last[option]:
+                self._path(option, spec, value)
+            case Kind.LIST:
+                self._list(option, spec, value)
+            case Kind.DISK:
+                self.blocks.disk(collector.position, option, value)
+            case Kind.DRIVE:
+                self.blocks.drive(collector.position, value)
+            case Kind.BLOCKDEV:
+                self.blocks.blockdev(collector.position, value)
+            case _ if option == "name":
+                self.name = dict(pairs(option, value, "guest")).get("guest", self.name)
+            case _ if option == "accel":
+                self.accels.append(dict(pairs(option, value, "accel")).get("accel", ""))
+
+    def _path(self, option: str, spec: Option, value: str) -> None:
+        if option == "D" and "%" in value:
+            raise CommandLineError(
+                f"-D {value!r}: the log's name would hold a process's number, and it is made before QEMU starts",
+                hint="name the file without %",
+            )
+        if option == "mem-path":
+            special.memory(self.collector, value, f"-{option}")
+        elif spec.use is not None:
+            self.collector.use(value, spec.use, f"-{option}")
+
+    def _list(self, option: str, spec: Option, value: str) -> None:
+        values = objects(option, value, spec.implied)
+        read_keys(self.collector, option, spec, values)
+        last = dict(values)
+        if option in {"M", "machine"}:
+            if "accel" in last:
+                self._machine_accel(last["accel"])
+            self.blocks.flash.update(last[key] for key in _FLASH if key in last)
+        elif option == "device" and "drive" in last:
+            self.blocks.device(last.get("driver", ""), last["drive"])
+
+    def _machine_accel(self, value: str) -> None:
+        """Take `-machine accel=` (and `-enable-kvm`, the same): QEMU keeps the last one."""
+        self.accels = value.split(":")
+
+
+def _accel(wanted: Sequence[str], emulator: str) -> Accel:
+    """Return the accelerator that QEMU may end up with: it takes the first of the list that works.
+
+    TCG always works, so what stands behind it counts for nothing (`softmmu/vl.c`, `configure_accelerators`).
+    """
+    known = [name for name in wanted if name in {"kvm", "tcg"}]
+    if not wanted:
+        # its own defaults are kvm:tcg where the program's name ends with kvm, else tcg:kvm
+        return Accel.AUTO if posixpath.basename(emulator).endswith("kvm") else Accel.TCG
+    match known:
+        case ["kvm", *rest]:
+            return Accel.AUTO if "tcg" in rest else Accel.KVM
+        case _:
+            return Accel.TCG

@@ -1,0 +1,25 @@
+"""The JSON Schema of a spec, for editors: made of the table that the loader reads, so they cannot differ."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from confined_qemu.read.spec.table import SPEC
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+"""The version of JSON Schema."""
+
+
+def schema() -> dict[str, Any]:
+    """Return the schema.
+
+    The loader refuses more than a schema can say (duplicate keys, a file named twice, a range that runs
+    backwards). Every text that the loader takes, the schema takes.
+    """
+    return {"$schema": DIALECT, "title": "confined-qemu VM"} | SPEC.schema()
+
+
+def text() -> str:
+    """Return the text that `configs/confined-qemu.schema.json` holds and `confined-qemu schema` prints."""
+    return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"

@@ -1,1 +1,0 @@
-"""The journal, and whoever puts back what it names."""
