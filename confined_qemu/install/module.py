@@ -6,7 +6,7 @@ from enum import StrEnum
 from importlib import resources
 
 NAME = "confined_qemu"
-VERSION = 3
+VERSION = 4
 """Raised with every change of the rules; the kernel knows it as a type alias, so that anyone can ask for it."""
 
 PARTS = (NAME, "devices", "filesystems", "probe", "denials", "helpers", "shares", "userdomain", "settings")

@@ -4,7 +4,7 @@ import os
 import shutil
 from dataclasses import dataclass
 
-from integration.guestlib import base, cache, initramfs, programs, sshkeys, wheel
+from integration.guestlib import base, cache, fedora, initramfs, programs, sshkeys, wheel
 from integration.guestlib.report import GuestError, progress
 
 FILES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "files")
@@ -64,14 +64,22 @@ numbers, and care for a disk that is thrown away, double what that takes of the 
 
 @dataclass(frozen=True)
 class Policy:
-    """A SELinux policy that a guest can enforce; `name` is its folder in /etc/selinux.
+    """A SELinux policy that a guest can enforce.
 
     `boot_fix`: a module, beside this file, without which Debian does not boot under it. `range`: root's, after ssh.
+    `store`: its folder in /etc/selinux, where that has not its name. `foreign`: it is no package of Debian's.
     """
 
     name: str
     range: str
     boot_fix: str | None = None
+    store: str = ""
+    foreign: bool = False
+
+    @property
+    def folder(self) -> str:
+        """Its folder in /etc/selinux."""
+        return self.store or self.name
 
     @property
     def user_context(self) -> str:
@@ -80,7 +88,7 @@ class Policy:
 
     def contexts(self, root: str) -> str:
         """Return the file that says which label a path has."""
-        return os.path.join(root, "etc/selinux", self.name, "contexts/files/file_contexts")
+        return os.path.join(root, "etc/selinux", self.folder, "contexts/files/file_contexts")
 
 
 POLICIES = {
@@ -88,6 +96,7 @@ POLICIES = {
     for policy in (
         Policy("default", "s0-s0:c0.c1023"),
         Policy("mls", "s0-s15:c0.c1023", os.path.join(os.path.dirname(INIT), "mls-boot.cil")),
+        Policy("fedora", "s0-s0:c0.c1023", store="targeted", foreign=True),
     )
 }
 
@@ -138,6 +147,8 @@ def guest(policy: Policy) -> Guest:
 
 def _policy_key(policy: Policy) -> str:
     fix = [] if policy.boot_fix is None else [cache.digest_files(policy.boot_fix)]
+    if policy.foreign:
+        fix += [fedora.key()]
     return cache.digest(base.key(), policy.name, *ENABLED, *MASKED, cache.digest_files(FILES, __file__), *fix)
 
 
@@ -154,11 +165,14 @@ def _build_policy_root(policy: Policy, root: str) -> None:
     cache.remove(os.path.join(root, ".autorelabel"))
     shutil.copytree(FILES, root, dirs_exist_ok=True)
     with open(os.path.join(root, "etc/selinux/config"), "w", encoding="ascii") as file:
-        file.write(f"SELINUX=enforcing\nSELINUXTYPE={policy.name}\n")
+        file.write(f"SELINUX=enforcing\nSELINUXTYPE={policy.folder}\n")
     programs.chroot(root, "systemctl", "--quiet", "enable", *ENABLED)
     programs.chroot(root, "systemctl", "--quiet", "mask", *MASKED)
     _configure_auditd(root)
     programs.chroot(root, "python3", "-m", "venv", "--system-site-packages", wheel.VENV)
+    if policy.foreign:
+        fedora.install(root, policy.folder)
+        return
     progress("  rebuilding the policy without its dontaudit rules")
     programs.chroot(root, "semodule", "-n", "-s", policy.name, *(_boot_fix(policy, root) or ["-B"]), "-D")
 

@@ -9,9 +9,9 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from integration.guestlib import clientdisk, demo, image, machine, programs, qemumachine, remote
+from integration.guestlib import clientdisk, demo, image, layers, machine, programs, qemumachine, remote
 from integration.guestlib.report import GuestError, progress
 
 DESCRIPTION = (
@@ -106,6 +106,11 @@ def main(argv: list[str]) -> int:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--host-only", action="store_true", help="without the guest")
     which.add_argument("--guest-only", action="store_true", help="only the guest")
+    which.add_argument(
+        "--policy",
+        choices=layers.POLICIES,
+        help="only the guests: the whole suite under this policy",
+    )
     options = parser.parse_args(argv)
     try:
         found = _run(options)
@@ -127,14 +132,15 @@ def _run(options: argparse.Namespace) -> Counts:
     selection = [] if options.k is None else ["-k", options.k]
     if options.host_only:
         return _host_parts(selection)
+    parts = PARTS if options.policy is None else _under(options.policy)
     _down()
     # Built, or resumed, while the host's tests run.
-    starting = _start_guest()
+    starting = _start_guest(parts[0])
     try:
-        found = Counts() if options.guest_only else _host_parts(selection)
+        found = Counts() if options.guest_only or options.policy else _host_parts(selection)
         if starting.wait():
-            raise GuestError(f"guest {PARTS[0].name} did not start; the reason is above")
-        return found + _guest_parts(selection)
+            raise GuestError(f"guest {parts[0].name} did not start; the reason is above")
+        return found + _guest_parts(parts, selection)
     finally:
         starting.terminate()
         starting.wait()
@@ -146,10 +152,17 @@ def _down() -> None:
         machine.down(part.name)
 
 
-def _start_guest() -> "subprocess.Popen[bytes]":
+def _under(policy: str) -> tuple[Part, ...]:
+    """Return the parts that make the whole suite under a policy."""
+    if policy == "mls":
+        return tuple(part for part in PARTS if part.policy == policy)
+    return tuple(replace(part, policy=policy) for part in PARTS if part.policy == "default")
+
+
+def _start_guest(part: Part) -> "subprocess.Popen[bytes]":
     here = os.path.join(programs.checkout(), "integration")
-    script = '"$0/linux-image" >/dev/null && exec "$0/guest" up --name "$1"'
-    return subprocess.Popen(["sh", "-c", script, here, PARTS[0].name], stdin=subprocess.DEVNULL)
+    script = '"$0/linux-image" >/dev/null && exec "$0/guest" up --name "$1" --policy "$2"'
+    return subprocess.Popen(["sh", "-c", script, here, part.name, part.policy], stdin=subprocess.DEVNULL)
 
 
 # ---- the host's parts
@@ -186,9 +199,9 @@ def _counted(text: str, code: int) -> Counts:
 # ---- the guests' parts
 
 
-def _guest_parts(selection: list[str]) -> Counts:
+def _guest_parts(parts: tuple[Part, ...], selection: list[str]) -> Counts:
     with ThreadPoolExecutor(CORES) as pool:
-        found = list(pool.map(lambda part: _guest_part(part, selection), PARTS))
+        found = list(pool.map(lambda part: _guest_part(part, selection), parts))
     return sum(found, Counts())
 
 
