@@ -67,7 +67,7 @@ def _join(path: str) -> None:
 
 
 def install(root: str, store: str) -> None:
-    """Make it the policy of a Debian root, in the module store `store`; with its dontaudit rules, as hosts have it."""
+    """Make it the policy of a Debian root, in the module store `store`; without its dontaudit rules."""
     progress("  loading Fedora's modules")
     settings = os.path.join(root, "etc/selinux", store)
     os.makedirs(os.path.join(settings, "policy"), exist_ok=True)
@@ -79,5 +79,5 @@ def install(root: str, store: str) -> None:
     os.mkdir(modules)
     unpack(MODULES, modules)
     names = sorted(os.path.relpath(name, root) for name in glob.glob(os.path.join(modules, "fc", "*.cil")))
-    programs.chroot(root, "semodule", "-n", "-s", store, "-X", PRIORITY, "-i", *(f"/{name}" for name in names))
+    programs.chroot(root, "semodule", "-n", "-s", store, "-D", "-X", PRIORITY, "-i", *(f"/{name}" for name in names))
     cache.remove(modules)

@@ -207,7 +207,7 @@ def _build_guest(policy: Policy, layer: str, path: str) -> None:
     root = os.path.join(path, "root")
     programs.run(["cp", "-a", layer, root])
     sshkeys.install(root)
-    wheel.bake_policy(root)
+    wheel.bake_policy(root, policy.folder)
     progress("  labelling")
     # -F: user and role too, not only the type.
     programs.run(["setfiles", "-F", "-r", root, policy.contexts(root), root])

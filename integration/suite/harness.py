@@ -326,6 +326,16 @@ def journals() -> list[str]:
     return found
 
 
+def end_vms() -> list[str]:
+    """Kill the VMs that run still, wait until all labels are back, and return their names."""
+    settle()
+    rows = json.loads(confined("ps", "--json").stdout)["vms"]
+    for row in rows:
+        kill(row["pid"])
+    settle()
+    return [row["name"] for row in rows]
+
+
 def settle() -> None:
     """Wait until nothing is left to put back."""
     done = confined("settle", "--timeout", str(PATIENCE))

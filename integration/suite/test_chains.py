@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from integration.suite import harness, headers
+from integration.suite.policies import HERE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-CONTENT = "virt_content_t:s0"
+CONTENT = HERE.content
 PROBE = "confined_qemu_probe_t"
 MEBIBYTE = bytes(1 << 20)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from integration.suite import harness
+from integration.suite.policies import HERE
 from integration.suite.test_hosts import user  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def test_execmem_is_explained_when_qemu_fails_and_afterwards_and_mended(
 ) -> None:
     """The plan refuses TCG without the boolean: here it is switched off between plan and start."""
     image = make_image("page")  # names of its own here: those of earlier tests are remembered
-    image.write_spec(accel="tcg")
+    image.write_spec(accel="tcg", **HERE.tcg_in_svirt)
     vm = harness.Process([paused, "run", image.spec])
     vm.read_until(b"planned")
     harness.run("setsebool", "virt_use_execmem=off")

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from integration.suite import harness
+from integration.suite.policies import HERE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
 @pytest.mark.parametrize("accel", ["kvm", "tcg"])
-@pytest.mark.usefixtures("execmem")
+@pytest.mark.usefixtures("execmem_where_needed")
 def test_two_vms_at_once(make_image: Callable[[str], harness.Image], accel: str) -> None:
     images = [make_image("a"), make_image("b")]
     for image in images:
@@ -27,7 +28,7 @@ def test_two_vms_at_once(make_image: Callable[[str], harness.Image], accel: str)
     assert levels[0] != levels[1]
     for image, its_level in zip(images, levels, strict=True):
         assert harness.label(image.path) == f"system_u:object_r:svirt_image_t:{its_level}"
-        assert f"system_u:system_r:svirt_t:{its_level} " in processes
+        assert f"system_u:system_r:{HERE.tcg if accel == 'tcg' else 'svirt_t'}:{its_level} " in processes
         assert f"svirt_image_t:{its_level} {image.path}" in harness.run("ls", "-Z", image.path).stdout
     for vm in vms:
         vm.popen.terminate()
@@ -36,7 +37,7 @@ def test_two_vms_at_once(make_image: Callable[[str], harness.Image], accel: str)
 
 
 def test_tcg_without_the_boolean_starts_nothing_and_names_it(image: harness.Image) -> None:
-    image.write_spec(accel="tcg")
+    image.write_spec(accel="tcg", **HERE.tcg_in_svirt)
     done = harness.confined("run", image.spec)
     assert done.returncode == 125
     assert done.stdout == ""
@@ -66,7 +67,7 @@ def test_every_kind_of_file_gets_its_label(make_image: Callable[[str], harness.I
     log = os.path.join(folder, "serial.log")
     harness.until("the guest's marker in the serial file", lambda: os.path.exists(log) and _booted(log))
     pair = harness.level(harness.label(image.path))
-    assert harness.short_label(os.path.join(folder, "cd.iso")) == "virt_content_t:s0"
+    assert harness.short_label(os.path.join(folder, "cd.iso")) == HERE.content
     assert harness.short_label(log) == f"svirt_image_t:{pair}"
     assert harness.short_label(os.path.join(folder, "monitor.sock")) == f"svirt_image_t:{pair}"
     vm.popen.terminate()
@@ -102,9 +103,9 @@ def test_two_vms_on_one_read_only_image_and_the_last_one_restores(
     for image in images:
         image.write_spec(cdrom="shared.iso")
     first, second = (harness.boot_spec(image) for image in images)
-    assert harness.short_label(shared) == "virt_content_t:s0"
+    assert harness.short_label(shared) == HERE.content
     assert harness.power_off(first) == 0
-    assert harness.short_label(shared) == "virt_content_t:s0"
+    assert harness.short_label(shared) == HERE.content
     assert harness.power_off(second) == 0
     assert harness.short_label(shared) == harness.UNUSED
 

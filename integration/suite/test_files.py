@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from integration.suite import harness, hostile, tinyguest
+from integration.suite.policies import HERE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -137,7 +138,7 @@ def test_every_file_of_a_vm(
     assert {entry["id"] for entry in control.ask("query-memdev") if "id" in entry} >= {"new", "old", "huge", "shm"}
     assert {"s", "p", "c"} <= {entry["label"] for entry in control.ask("query-chardev")}
     assert {path: harness.short_label(path) for path in private} == dict.fromkeys(private, f"svirt_image_t:{pair}")
-    assert {path: harness.short_label(path) for path in content} == dict.fromkeys(content, "virt_content_t:s0")
+    assert {path: harness.short_label(path) for path in content} == dict.fromkeys(content, HERE.content)
     # another VM has none but what VMs share
     others = [path for path in private if not path.endswith((".in", ".out"))]
     targets: list[tuple[str, Any]] = [

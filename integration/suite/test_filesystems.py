@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from integration.suite import harness, hostile, mounted
+from integration.suite.policies import HERE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -148,6 +149,6 @@ def test_a_read_only_mount_serves_readers_only_and_its_line_mends_it(
     _, _, rest = line.partition("; run: ")
     command, _, _ = rest.partition(", or ")
     harness.run("sh", "-c", command)
-    assert harness.short_label(cd) == "virt_content_t:s0"
+    assert harness.short_label(cd) == HERE.content
     vm = harness.boot_spec(image)
     assert harness.power_off(vm) == 0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from integration.suite import harness
+from integration.suite.policies import HERE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +59,13 @@ def test_an_ordinary_user_on_an_image_of_theirs(user: pwd.struct_passwd) -> None
 def test_a_pipe_of_another_user_is_refused_with_the_way_out(user: pwd.struct_passwd) -> None:
     image = harness.Image(user.pw_dir, "mine")
     _own(image, user)
-    done = harness.run(*_as_user(harness.COMMAND, "run", image.spec), check=False, stdin=subprocess.DEVNULL)
+    command = _as_user(harness.COMMAND, "run", image.spec)
+    if HERE.others_pipes:
+        vm = harness.boot(*command)
+        vm.popen.terminate()
+        assert vm.wait() == 0
+        return
+    done = harness.run(*command, check=False, stdin=subprocess.DEVNULL)
     assert done.returncode == 125
     assert "belongs to uid 0" in done.stderr
     assert "| cat" in done.stderr
@@ -154,13 +161,13 @@ def test_a_file_system_without_labels_is_named(image: harness.Image, folder: str
         with open(os.path.join(place, "x.img"), "wb") as file:
             file.write(bytes(1 << 20))
         image.write_spec(disks=[{"file": os.path.join(place, "x.img"), "format": "raw", "bus": "ide"}])
-        done = harness.confined("run", image.spec)
+        done = harness.confined("plan", image.spec)
     finally:
         harness.run("umount", place)
-    assert done.returncode == 125
-    (line,) = done.stderr.splitlines()
-    assert "x.img" in line
-    assert "ramfs_t" in line
+    # refused where no VM may use such files; where it may, it is told that nothing separates it from other VMs
+    assert done.returncode == (0 if HERE.ramfs is None else 125)
+    (line,) = (line for line in done.stdout.splitlines() if "x.img" in line and "ramfs" in line)
+    assert HERE.ramfs is None or HERE.ramfs in line
 
 
 def test_an_image_with_a_second_name_is_refused(image: harness.Image) -> None:
@@ -225,4 +232,5 @@ def test_check_says_what_is_and_what_to_run(image: harness.Image) -> None:
     assert done.returncode == 0, done.stdout
     assert "ok    selinux: enforcing" in done.stdout
     assert "ok    kvm: svm, API version 12" in done.stdout
-    assert "warn  tcg: svirt_t may not generate code; run: setsebool -P virt_use_execmem on" in done.stdout
+    said = "warn  tcg: svirt_t may not generate code; run: setsebool -P virt_use_execmem on" in done.stdout
+    assert said is (HERE.tcg == "svirt_t")

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from integration.suite import harness
+from integration.suite.policies import HERE
 from integration.suite.test_hosts import user  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
@@ -123,11 +124,11 @@ def test_two_vms_and_their_files(
     for name, qmp in (("hot-a", qmp_a), (pid, qmp_b)):
         good("allow", name, disc, "--readonly")
         assert qmp.add(disc, readonly=True) == ""
-    assert harness.short_label(disc) == "virt_content_t:s0"
+    assert harness.short_label(disc) == HERE.content
     assert "confined-qemu revoke hot-a" in said(harness.confined("allow", "hot-a", disc))
     qmp_a.remove(disc)
     good("revoke", "hot-a", disc)
-    assert harness.short_label(disc) == "virt_content_t:s0"
+    assert harness.short_label(disc) == HERE.content
     assert harness.power_off(vm_b) == 0
     assert harness.short_label(disc) == harness.UNUSED
 
@@ -192,7 +193,7 @@ def test_whatever_is_killed(image: harness.Image, folder: str) -> None:
     command = [harness.COMMAND, "exec", "--name", "raw", "--", *harness.raw_arguments(image.path)]
     vm = harness.boot(*command, "-qmp", f"unix:{folder}/q,server=on,wait=off", env=os.environ | variables)
     mine = harness.short_label(image.path)
-    assert [harness.short_label(path) for path in (later, disc)] == [mine, "virt_content_t:s0"]
+    assert [harness.short_label(path) for path in (later, disc)] == [mine, HERE.content]
     qmp = Disks(f"{folder}/q")
     assert qmp.add(later) == ""
     assert qmp.add(disc, readonly=True) == ""
@@ -204,7 +205,7 @@ def test_whatever_is_killed(image: harness.Image, folder: str) -> None:
         assert done.returncode == -signal.SIGKILL
     assert {harness.short_label(path) for path in (top, third)} == {harness.UNUSED}
     good("allow", "raw", top, "--format", "qcow2")
-    assert [harness.short_label(path) for path in (top, third)] == [mine, "virt_content_t:s0"]
+    assert [harness.short_label(path) for path in (top, third)] == [mine, HERE.content]
     assert "is a layer of" in said(harness.confined("revoke", "raw", third))
 
     # the watcher, then QEMU while it is given another file: the journal has all of it

@@ -14,6 +14,7 @@ import pytest
 from integration.suite import harness, openings
 from integration.suite.openings_sets import CONFINED
 from integration.suite.openings_table import RUNS, Run
+from integration.suite.policies import HERE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,9 +27,9 @@ _FILES = frozenset({"file", "dir", "lnk_file", "sock_file", "fifo_file", "unix_s
 def code_generation() -> Iterator[None]:
     """TCG for bare QEMU and for VMs; and the launcher's package, which has an environment of its own here."""
     sys.path.extend(glob.glob("/opt/confined-qemu/lib/python3*/site-packages"))
-    subprocess.run(["setsebool", "allow_execmem=on", "virt_use_execmem=on"], check=True)
+    subprocess.run(["setsebool", *(f"{name}=on" for name in HERE.execmem)], check=True)
     yield
-    subprocess.run(["setsebool", "allow_execmem=off", "virt_use_execmem=off"], check=True)
+    subprocess.run(["setsebool", *(f"{name}=off" for name in HERE.execmem)], check=True)
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name[:60])

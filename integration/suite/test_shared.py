@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from integration.suite import harness
+from integration.suite.policies import HERE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,7 +131,9 @@ def test_shareable_beats_readonly(folder: str, make_image: Callable[[str], harne
 def test_code_generation_is_named_before_it_is_denied(folder: str, make_image: Callable[[str], harness.Image]) -> None:
     both = _Pair(folder, make_image)
     image = both.images[0]
-    image.write_spec(accel="tcg", disks=[{"file": both.shared, "format": "raw", "shareable": True}])
+    image.write_spec(
+        accel="tcg", disks=[{"file": both.shared, "format": "raw", "shareable": True}], **HERE.tcg_in_svirt
+    )
     done = harness.confined("run", image.spec)
     (line,) = done.stderr.splitlines()
     assert done.returncode == 125
