@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TOPICS = topics.topics()
 WANTED = """
-adding-tests clients command-line denials design devices hot-plug images labels mls performance seclabel shares spec
-streams
+adding-tests clients command-line denials design devices hot-plug images labels mls performance seclabel security shares
+spec streams
 """.split()  # noqa: SIM905 - a table
 DATE = "2026-01-01"
 
@@ -93,6 +93,23 @@ def test_each_topic_is_there_and_says_what_it_explains() -> None:
 def test_links_lead_to_files_that_are_there(name: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", readme.read(name)):
         assert os.path.isfile(os.path.join(ROOT, os.path.dirname(name), target)), target
+
+
+NO_DOMAINS = {"confined_qemu_var_lib_t", "confined_qemu_runtime_t", "confined_qemu_stdio_t"}
+"""Types of files and pipes."""
+
+
+def test_the_topic_security_has_each_domain_and_boolean_of_the_module() -> None:
+    folder = os.path.join(ROOT, "confined_qemu", "install")
+    declared = set[str]()
+    for name in os.listdir(folder):
+        if name.endswith(".cil"):
+            with open(os.path.join(folder, name), encoding="utf-8") as file:
+                declared |= set(re.findall(r"^\((?:boolean|type) (\w+)", file.read(), re.MULTILINE))
+    files = {name for name in declared if name.endswith("_exec_t")} | NO_DOMAINS
+    assert files < declared
+    told = set(re.findall(r"`(confined_qemu_\w+)`", topics.source("security")))
+    assert told == declared - files
 
 
 def test_messages_name_topics_that_are_there() -> None:

@@ -46,8 +46,9 @@ def quoted() -> dict[str, str]:
     readme = read(README)
     wanted = (
         (README, "spec", f"```yaml\n{read('configs/linux-0.2.yaml')}```"),
-        (README, "topics", _topics()),
+        (README, "topics", _topics(f"{HELP}/")),
         (f"{HELP}/command-line.md", "verbs", block(readme, "verbs")),
+        (f"{HELP}/command-line.md", "topics", _topics("", but="command-line")),
         (f"{HELP}/spec.md", "keys", _keys()),
         (f"{HELP}/labels.md", "labels", _labels()),
     )
@@ -57,9 +58,10 @@ def quoted() -> dict[str, str]:
     return texts
 
 
-def _topics() -> str:
-    """Return the table of the help topics."""
-    rows = [f"| [{topic}]({HELP}/{topic}.md) | {manpages.about(topics.source(topic))} |" for topic in topics.topics()]
+def _topics(folder: str, but: str | None = None) -> str:
+    """Return the table of the help topics, but for the one where it stands; links start there."""
+    shown = [topic for topic in topics.topics() if topic != but]
+    rows = [f"| [{topic}]({folder}{topic}.md) | {manpages.about(topics.source(topic))} |" for topic in shown]
     return "\n".join(["| topic | what it explains |", "|---|---|", *rows])
 
 
