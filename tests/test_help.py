@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from confined_qemu.cli import command
+from confined_qemu.cli import command, manpages
 from confined_qemu.cli import help as topics
 from confined_qemu.cli.arguments import Parser
-from confined_qemu.install import manpages
 from integration.guestlib import readme
 
 if TYPE_CHECKING:

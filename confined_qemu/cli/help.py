@@ -11,7 +11,7 @@ import textwrap
 from typing import Final
 
 import confined_qemu
-from confined_qemu.install import manpages
+from confined_qemu.cli import manpages
 from confined_qemu.model.errors import UsageError, printable
 
 FOLDER: Final = os.path.join(os.path.dirname(os.path.abspath(confined_qemu.__file__)), "help")

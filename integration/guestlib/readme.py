@@ -8,7 +8,7 @@ import os
 from typing import Any
 
 from confined_qemu.cli import help as topics
-from confined_qemu.install import manpages
+from confined_qemu.cli import manpages
 from confined_qemu.model.labelrules import TABLE
 from confined_qemu.model.resource import Sharing
 from confined_qemu.read.spec import schema

@@ -20,7 +20,7 @@ class ManPages(BuildHookInterface[Any]):
         """Write the pages before the wheel is put together."""
         package = os.path.join(self.root, "confined_qemu")
         # by its path: what is imported as confined_qemu here may be another version, installed before
-        writer = runpy.run_path(os.path.join(package, "install", "manpages.py"))
+        writer = runpy.run_path(os.path.join(package, "cli", "manpages.py"))
         epoch = float(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
         date = time.strftime("%Y-%m-%d", time.gmtime(epoch))
         self._written = tempfile.TemporaryDirectory()

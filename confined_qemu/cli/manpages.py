@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PAGES: Final = {"command-line": ("confined-qemu", 1), "spec": ("confined-qemu.yaml", 5)}
 """Topics whose page has a name and a section of its own; every other one is confined-qemu-TOPIC(7)."""
@@ -58,8 +61,9 @@ def blocks(source: str) -> list[Block]:
     return found
 
 
-def _end(lines: list[str], at: int, belongs: object) -> int:
-    while at < len(lines) and callable(belongs) and belongs(lines[at]):
+def _end(lines: list[str], at: int, belongs: Callable[[str], bool]) -> int:
+    """Return where the lines end that belong to what started before `at`."""
+    while at < len(lines) and belongs(lines[at]):
         at += 1
     return at
 
