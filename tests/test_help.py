@@ -130,6 +130,7 @@ def test_without_a_topic_all_are_listed() -> None:
     assert (code, err) == (0, "")
     assert [line.split()[0] for line in out.splitlines() if line][:-1] == WANTED
     assert all(len(line) <= 100 for line in out.splitlines())
+    assert out.isascii()
 
 
 @pytest.mark.parametrize("topic", TOPICS)
@@ -155,6 +156,13 @@ def test_a_table_is_aligned_or_where_it_is_wide_a_list() -> None:
     wide = (("what", "label", "end"), ("file", "x" * 80, ""), ("other", "y", "z"))
     assert manpages.columns(wide) is None
     assert manpages.entries(wide) == [("file", [f"label: {'x' * 80}"]), ("other", ["label: y", "end: z"])]
+
+
+def test_the_measured_tables_fit_a_terminal() -> None:
+    """As lists they would lose the first column's name, which says where it was measured."""
+    tables = [block.rows for block in manpages.blocks(topics.source("performance")) if block.kind == "table"]
+    assert len(tables) == 2
+    assert all(manpages.columns(table) is not None for table in tables)
 
 
 @pytest.mark.touches_host

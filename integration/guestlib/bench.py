@@ -47,7 +47,7 @@ def _guest(count: int) -> str:
         path = os.path.join(programs.checkout(), *MODULE.split(".")) + ".py"
         remote.put(guest, [path], os.path.join(TREE, *MODULE.split(".")[:-1]))
         progress(f"measuring in the guest, {count} rounds")
-        where = "in the guest: SELinux enforcing, nested KVM"
+        where = "in the guest: enforcing, nested KVM"
         return remote.output(guest, "env", "-C", TREE, "python3", *_arguments(count, where)).strip()
     finally:
         machine.down(GUEST)
