@@ -66,6 +66,9 @@ def _parser() -> Parser:
     denials.add_argument("name", nargs="?", metavar="NAME", help="of one VM, running or ended")
     denials.add_argument("--json", action="store_true")
     denials.set_defaults(action=_denials)
+    shown = words.add_parser("help", help="explain a topic; without one: list the topics")
+    shown.add_argument("topic", nargs="?", metavar="TOPIC")
+    shown.set_defaults(action=_help)
     words.add_parser("schema", help="the JSON Schema of a spec").set_defaults(action=_schema)
     imported = words.add_parser("import", help="turn a libvirt domain's XML into a spec, and list what is lost")
     imported.add_argument("domain", metavar="DOMAIN.xml", help="the file, - for standard input")
@@ -204,6 +207,15 @@ def _schema(_: argparse.Namespace) -> int:
     from confined_qemu.read.spec import schema
 
     say(schema.text().rstrip("\n"))
+    return 0
+
+
+def _help(chosen: argparse.Namespace) -> int:
+    from confined_qemu.cli import help as topics
+
+    text = topics.listing() if chosen.topic is None else topics.text(chosen.topic)
+    if chosen.topic is None or not topics.paged(text):
+        say(text)
     return 0
 
 

@@ -1,6 +1,7 @@
 """What is labelled how: one row for each thing that a host file can be to a VM, with the reason. Pure.
 
-The only place that decides between private, shared, content and left alone. README's table is made of it.
+The only place that decides between private, shared, content and left alone. The table of the help topic
+`labels` is made of it.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ _WRITES = frozenset({Access.READ_WRITE, Access.WRITE, Access.CREATE})
 class Row:
     """One rule. It covers a file whose role, access and place it names, and labels what is of one of `kinds`.
 
-    `what` is its line in README, `why` the reason, `source` who else does so or which rule makes it so.
+    `what` is its line in the help topic `labels`, `why` the reason, `source` who else does so or which rule makes it
+    so.
     """
 
     what: str

@@ -227,7 +227,7 @@ def root_hint() -> str:
     """Return how a VM gets the host's root all the same."""
     return (
         "with readonly=on it is shared as it is, and the VM reads what SELinux lets it; for all of it, or to write, "
-        "share a view of it that has one label (README, Shared folders: mount -t overlay -o context=…)"
+        "share a view of it that has one label (confined-qemu help shares: mount -t overlay -o context=…)"
     )
 
 

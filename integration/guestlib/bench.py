@@ -20,14 +20,14 @@ def main(argv: list[str]) -> int:
     """Measure."""
     parser = argparse.ArgumentParser(prog="integration/bench", description=DESCRIPTION)
     parser.add_argument("-n", "--count", type=int, default=5, help="rounds (default: %(default)s, after a first one)")
-    parser.add_argument("--readme", action="store_true", help="write the tables into README.md, too")
+    parser.add_argument("--readme", action="store_true", help="write the tables into the help topic `performance`, too")
     options = parser.parse_args(argv)
     try:
         demo.setup()
         tables = f"{_guest(options.count)}\n\n{_here(options.count)}"
         print(tables)
         if options.readme:
-            readme.renew("bench", tables)
+            readme.renew(f"{readme.HELP}/performance.md", "bench", tables)
     except GuestError as error:
         print(f"error: {error}", file=sys.stderr)
         return 125
@@ -47,7 +47,7 @@ def _guest(count: int) -> str:
         path = os.path.join(programs.checkout(), *MODULE.split(".")) + ".py"
         remote.put(guest, [path], os.path.join(TREE, *MODULE.split(".")[:-1]))
         progress(f"measuring in the guest, {count} rounds")
-        where = "in the guest: SELinux enforcing, nested KVM"
+        where = "in the guest: enforcing, nested KVM"
         return remote.output(guest, "env", "-C", TREE, "python3", *_arguments(count, where)).strip()
     finally:
         machine.down(GUEST)

@@ -1,38 +1,94 @@
-"""Renews the blocks of README.md that quote other files: the example spec, the table of labels, the list of modules.
+"""Renews the blocks of README.md and of the help topics that quote code or each other.
 
 `python3 -m integration.guestlib.readme` writes them; a test compares. `integration/demo --transcript README.md` and
 `integration/bench --readme` renew the two blocks that are measured.
 """
 
-import ast
 import os
+from typing import Any
 
+from confined_qemu.cli import help as topics
+from confined_qemu.cli import manpages
 from confined_qemu.model.labelrules import TABLE
 from confined_qemu.model.resource import Sharing
+from confined_qemu.read.spec import schema
+from confined_qemu.read.spec.kinds import NO, YES
 from integration.guestlib import programs
 
-README = os.path.join(programs.checkout(), "README.md")
+README = "README.md"
+HELP = "confined_qemu/help"
 END = "<!-- end -->"
 
 
-def with_block(text: str, name: str, block: str) -> str:
-    """Return the text with the lines between its marks `<!-- name -->` and `<!-- end -->` replaced."""
-    before, mark, rest = text.partition(f"<!-- {name} -->\n")
+def read(name: str) -> str:
+    """Return the text of a file of the checkout."""
+    with open(os.path.join(programs.checkout(), name), encoding="utf-8") as file:
+        return file.read()
+
+
+def block(text: str, name: str) -> str:
+    """Return the lines between the marks `<!-- name -->` and `<!-- end -->`."""
+    _, mark, rest = text.partition(f"<!-- {name} -->\n")
     if not mark:
-        raise ValueError(f"README.md has no block {name}")
-    return f"{before}{mark}{block.rstrip()}\n{END}{rest.partition(END)[2]}"
+        raise ValueError(f"there is no block {name}")
+    return rest.partition(END)[0].rstrip()
 
 
-def quoted(text: str) -> str:
-    """Return README's text with the blocks that quote files renewed."""
-    for name, block in (("spec", _spec()), ("labels", _labels()), ("modules", _modules())):
-        text = with_block(text, name, block)
-    return text
+def with_block(text: str, name: str, lines: str) -> str:
+    """Return the text with the lines between its marks replaced."""
+    block(text, name)
+    before, mark, rest = text.partition(f"<!-- {name} -->\n")
+    return f"{before}{mark}{lines.rstrip()}\n{END}{rest.partition(END)[2]}"
 
 
-def _spec() -> str:
-    with open(os.path.join(programs.checkout(), "configs", "linux-0.2.yaml"), encoding="utf-8") as file:
-        return f"```yaml\n{file.read()}```"
+def quoted() -> dict[str, str]:
+    """Return the text of each file that quotes others, renewed."""
+    readme = read(README)
+    wanted = (
+        (README, "spec", f"```yaml\n{read('configs/linux-0.2.yaml')}```"),
+        (README, "topics", _topics(f"{HELP}/")),
+        (f"{HELP}/command-line.md", "verbs", block(readme, "verbs")),
+        (f"{HELP}/command-line.md", "topics", _topics("", but="command-line")),
+        (f"{HELP}/spec.md", "keys", _keys()),
+        (f"{HELP}/labels.md", "labels", _labels()),
+    )
+    texts = {name: read(name) for name, _, _ in wanted}
+    for name, mark, lines in wanted:
+        texts[name] = with_block(texts[name], mark, lines)
+    return texts
+
+
+def _topics(folder: str, but: str | None = None) -> str:
+    """Return the table of the help topics, but for the one where it stands; links start there."""
+    shown = [topic for topic in topics.topics() if topic != but]
+    rows = [f"| [{topic}]({folder}{topic}.md) | {manpages.about(topics.source(topic))} |" for topic in shown]
+    return "\n".join(["| topic | what it explains |", "|---|---|", *rows])
+
+
+def _keys() -> str:
+    """Return the table of a spec's keys, made of the table that the loader reads."""
+    return "\n".join(["| key | meaning |", "|---|---|", *_rows(schema.schema(), "")])
+
+
+def _rows(table: dict[str, Any], above: str) -> list[str]:
+    found = []
+    for key, value in table["properties"].items():
+        found.append(f"| `{above}{key}` | {value['description'].rstrip('.')}{_values(value)} |")
+        items = value.get("items", {})
+        for below in (value, items, *value.get("anyOf", ()), *items.get("anyOf", ())):
+            if "properties" in below:
+                found += _rows(below, f"{above}{key}{'[]' if value.get('type') == 'array' else ''}.")
+    return found
+
+
+def _values(value: dict[str, Any]) -> str:
+    """Return which words a key takes, and which it has when it is left out."""
+    default = value.get("default")
+    if isinstance(default, bool):
+        return f" (default: `{'yes' if default else 'no'}`)"
+    words = ", ".join(f"`{word}`" for word in value.get("enum", ()) if str(word).lower() not in (*YES, *NO))
+    shown = [f"one of {words}"] * bool(words) + [f"default: `{default}`"] * bool(default)
+    return f" ({'; '.join(shown)})" if shown else ""
 
 
 _LABELS = {
@@ -52,36 +108,17 @@ def _labels() -> str:
     return "\n".join(lines)
 
 
-def _modules() -> str:
-    """Return a list of the package's folders and modules, each with the first sentence of its docstring."""
-    top = os.path.join(programs.checkout(), "confined_qemu")
-    lines = []
-    for parent, folders, names in os.walk(top):
-        folders.sort()
-        if "__init__.py" not in names:
-            continue  # what an interpreter left
-        inner = parent != top
-        if inner:
-            lines.append(f"- `{os.path.relpath(parent, top)}/`: {_about(os.path.join(parent, '__init__.py'))}")
-        modules = [name for name in sorted(names) if name.endswith(".py") and not (inner and name == "__init__.py")]
-        indent = "  " if inner else ""
-        lines += [f"{indent}- `{name}`: {_about(os.path.join(parent, name))}" for name in modules]
-    return "\n".join(lines)
-
-
-def _about(path: str) -> str:
-    with open(path, encoding="utf-8") as file:
-        return (ast.get_docstring(ast.parse(file.read())) or "").partition("\n")[0]
-
-
-def renew(name: str | None = None, block: str = "") -> None:
-    """Write README.md with its quoting blocks renewed, or with one block replaced."""
-    with open(README, encoding="utf-8") as file:
-        text = file.read()
-    text = quoted(text) if name is None else with_block(text, name, block)
-    with open(README, "w", encoding="utf-8") as file:
+def write(name: str, text: str) -> None:
+    """Write a file of the checkout."""
+    with open(os.path.join(programs.checkout(), name), "w", encoding="utf-8") as file:
         file.write(text)
 
 
+def renew(name: str, mark: str, lines: str) -> None:
+    """Write a file with one block replaced: one that is measured."""
+    write(name, with_block(read(name), mark, lines))
+
+
 if __name__ == "__main__":
-    renew()
+    for path, content in quoted().items():
+        write(path, content)
