@@ -1,0 +1,72 @@
+"""A launch leaves nothing in a host's audit log: what it is denied, the policy or our module keeps out of it.
+
+The guest's policy is without dontaudit rules, so that a denial shows up here; the same policy with them, as hosts have
+it, says which would be in a log.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import setools
+
+from integration.suite import harness
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+AUDITED = "/usr/share/selinux/packages/with-dontaudit.policy"
+"""The policy with its dontaudit rules (integration/guestlib/wheel.py)."""
+
+
+def _ours(denial: harness.Denial) -> bool:
+    kind = denial.source.split(":")[2]
+    return kind.startswith(("confined_qemu_", "svirt_"))
+
+
+def _logged(denials: list[harness.Denial], policy: Any) -> Iterator[str]:
+    """Yield the texts of the denials that are in the log of a host."""
+    known: dict[tuple[str, ...], bool] = {}
+    for denial in denials:
+        source, target = (context.split(":")[2] for context in (denial.source, denial.target))
+        for permission in denial.permissions:
+            question = (source, target, denial.kind, permission)
+            if question not in known:
+                known[question] = any(_rules(policy, *question))
+            if not known[question]:
+                yield denial.text
+
+
+def _rules(policy: Any, source: str, target: str, kind: str, permission: str) -> Iterator[Any]:
+    query = setools.TERuleQuery(
+        policy, ruletype=["dontaudit"], source=source, target=target, tclass=[kind], perms=[permission]
+    )
+    yield from query.results()
+
+
+def _chain(folder: str) -> str:
+    base, top = os.path.join(folder, "base.raw"), os.path.join(folder, "top.qcow2")
+    harness.run("qemu-img", "create", "-q", "-f", "raw", base, "1M")
+    harness.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", base, top)
+    harness.run("restorecon", "-RF", folder)
+    return top
+
+
+def test_no_launch_leaves_a_denial(image: harness.Image, folder: str, audit: harness.AuditTrail) -> None:
+    """A spec with a chain (launcher, probe, watcher), a question, a plan, and what `denials` does afterwards."""
+    with open(image.spec, encoding="utf-8") as file:
+        disks = json.load(file)["disks"]
+    image.write_spec(disks=[*disks, {"file": _chain(folder), "format": "qcow2"}])
+    vm = harness.boot_spec(image)
+    vm.popen.terminate()
+    assert vm.wait() == 0
+    harness.settle()
+    for words in (("plan", image.spec), ("denials", "a"), ("recover",)):
+        assert harness.confined(*words).returncode == 0, words
+    seen = [denial for denial in audit.denials() if _ours(denial)]
+    assert seen != [], "without its dontaudit rules no policy is so silent: nothing was looked at"
+    policy = setools.SELinuxPolicy(AUDITED)
+    assert not any(_rules(policy, "confined_qemu_t", "bin_t", "file", "write"))  # not everything is kept out
+    assert list(_logged(seen, policy)) == []
