@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from confined_qemu.host import emulator
+from confined_qemu.host import emulator, interpreter
 from confined_qemu.install import script
 from confined_qemu.model.errors import EmulatorNotExecutable, EmulatorNotFound
 
@@ -26,7 +26,8 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A launch script, and no emulator where one usually lies."""
     monkeypatch.setattr(emulator, "FOLDERS", ())
     monkeypatch.setattr(script, "_require_trusted", lambda _: None)
-    monkeypatch.setattr(script, "binding_folder", lambda: "/usr/lib/python3/dist-packages")
+    python = interpreter.Interpreter("/usr/bin/python3", "/usr/lib/python3/dist-packages")
+    monkeypatch.setattr(interpreter, "find", lambda: python)
     path = tmp_path / "launch"
     make(path, script.text(script.Script.LAUNCH).encode())
     return path

@@ -256,9 +256,11 @@ def _await_exec(started: int, program: str) -> None:
     if not text:
         return
     if not os.path.exists(program):
+        from confined_qemu.host import packages
+        from confined_qemu.model.distribution import Package
+
         raise _NoAnswerError(
-            f"{program} is not there, and nothing else may read its header; "
-            "install it (Debian: apt install qemu-utils, Fedora: dnf install qemu-img)"
+            f"{program} is not there, and nothing else may read its header; run: {packages.command(Package.QEMU_IMG)}"
         )
     raise _NoAnswerError(f"{program} cannot be executed: {text.decode('utf-8', 'replace')}; see: ls -lZ {program}")
 

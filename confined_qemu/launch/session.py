@@ -10,10 +10,11 @@ import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NoReturn
 
-from confined_qemu.host import emulator, lsm, processes, survey
+from confined_qemu.host import emulator, lsm, packages, processes, survey
 from confined_qemu.labels import journal, restore
 from confined_qemu.launch import execute, pairs, spawn
 from confined_qemu.model import paths
+from confined_qemu.model.distribution import Family
 from confined_qemu.model.errors import ConfinedQemuError, JournalError, Refused
 from confined_qemu.model.facts import Facts, Holder, Identity, Occupant, SelinuxFacts, SelinuxMode
 from confined_qemu.model.frozen import dataclass, replace
@@ -87,6 +88,7 @@ def collect(
         files=survey.files([*named, *survey.handed_files(caller.descriptors)], selinux),
         folders=served,
         programs=programs,
+        distribution=packages.family() if served else Family.UNKNOWN,
         holders=holders or {},
         descriptors=survey.descriptors(caller.descriptors, selinux),
         instance=str(os.getpid()),
