@@ -199,7 +199,7 @@ def _become(command: list[str], context: Context | None, owner: tuple[int, int],
     """Execute qemu-img; what goes wrong before is written to the pipe that closes at exec. Never returns."""
     started = pipes[2]
     try:
-        import prctl
+        from confined_qemu.host import processcontrol
 
         started = _descriptors(pipes)
         os.setsid()
@@ -211,7 +211,7 @@ def _become(command: list[str], context: Context | None, owner: tuple[int, int],
             os.setgroups([])
             os.setresgid(owner[1], owner[1], owner[1])
             os.setresuid(owner[0], owner[0], owner[0])
-        prctl.set_no_new_privs(1)
+        processcontrol.set_no_new_privs()
         if context is not None:
             lsm.set_exec_context(context)
         os.execve(command[0], command, {"LC_ALL": "C", "PATH": "/usr/bin:/bin"})
