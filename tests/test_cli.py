@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 
 from confined_qemu.cli import command as cli
 from confined_qemu.cli import launcher, output
-from confined_qemu.host import lsm
+from confined_qemu.host import lsm, packages
 from confined_qemu.labels import journal
 from confined_qemu.launch import run, session
 from confined_qemu.model import paths
+from confined_qemu.model.distribution import Family
 from confined_qemu.model.errors import ConfinedQemuError, LsmError
 from confined_qemu.model.facts import SelinuxMode
 from tests import strategies
@@ -182,13 +183,25 @@ def test_a_wrong_variable_is_one_line_and_125(
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("module", ["psutil", "yaml"])
-def test_a_module_that_is_not_installed_is_one_line_and_125(capsys: pytest.CaptureFixture[str], module: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "module", "said"),
+    [
+        (Family.DEBIAN, "psutil", "apt install python3-psutil\n"),
+        (Family.DEBIAN, "yaml", "apt install python3-yaml\n"),
+        (Family.FEDORA, "psutil", "dnf install python3-psutil\n"),
+        (Family.FEDORA, "yaml", "dnf install python3-pyyaml\n"),
+    ],
+)
+def test_a_module_that_is_not_installed_is_one_line_and_125(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], family: Family, module: str, said: str
+) -> None:
+    monkeypatch.setattr(packages, "family", lambda: family)
+
     def work() -> int:
         raise ModuleNotFoundError(name=module)
 
     assert output.guarded(work) == 125
-    assert f"apt install python3-{module}" in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith(f"run: {said}")
 
 
 # ---- who answers

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from confined_qemu.host import emulator
+from confined_qemu.host import emulator, interpreter
 from confined_qemu.install import script
 from confined_qemu.model.errors import EmulatorNotExecutable, EmulatorNotFound
 
@@ -26,7 +26,8 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A launch script, and no emulator where one usually lies."""
     monkeypatch.setattr(emulator, "FOLDERS", ())
     monkeypatch.setattr(script, "_require_trusted", lambda _: None)
-    monkeypatch.setattr(script, "binding_folder", lambda: "/usr/lib/python3/dist-packages")
+    python = interpreter.Interpreter("/usr/bin/python3", "/usr/lib/python3/dist-packages")
+    monkeypatch.setattr(interpreter, "find", lambda: python)
     path = tmp_path / "launch"
     make(path, script.text(script.Script.LAUNCH).encode())
     return path
@@ -87,6 +88,21 @@ def test_qemu_kvm_under_the_names_that_distributions_give_it(tmp_path: Path) -> 
     kvm = make(tmp_path / "libexec" / "qemu-kvm")
     assert emulator.look("qemu-kvm", search) == str(kvm)
     assert emulator.look("qemu-system-aarch64", search) is None
+    assert emulator.look(NAME, search) == str(system)
+    system.unlink()
+    assert emulator.look(NAME, search) == str(kvm)  # RHEL has no other
+
+
+def test_qemu_goes_by_the_name_that_its_command_line_was_read_for() -> None:
+    assert emulator.argv0(NAME, "/usr/libexec/qemu-kvm") == NAME
+    assert emulator.argv0(f"/usr/bin/{NAME}", "/usr/libexec/qemu-kvm") == NAME
+    assert emulator.argv0("qemu-kvm", f"/usr/bin/{NAME}") == "qemu-kvm"
+    for name, found in (
+        (NAME, f"/usr/bin/{NAME}.distrib"),
+        ("kvm", "/usr/libexec/qemu-kvm"),
+        ("/opt/qemu", "/opt/qemu"),
+    ):
+        assert emulator.argv0(name, found) == found
 
 
 def test_a_path_that_is_unset_empty_or_ours_alone(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from confined_qemu.host import lsm
+from confined_qemu.host import interpreter, lsm
 from confined_qemu.install import install, module, script
 from confined_qemu.install.module import Levels
 from confined_qemu.model import paths
@@ -185,7 +185,8 @@ def test_the_launcher_relabels_images_only() -> None:
 
 @pytest.fixture
 def binding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(script, "binding_folder", lambda: "/usr/lib/python3/dist-packages")
+    python = interpreter.Interpreter("/usr/bin/python3", "/usr/lib/python3/dist-packages")
+    monkeypatch.setattr(interpreter, "find", lambda: python)
 
 
 @pytest.fixture
@@ -237,7 +238,7 @@ def fake_stat(monkeypatch: pytest.MonkeyPatch, said: dict[str, tuple[int, int]])
 
 @pytest.mark.touches_host
 def test_the_binding_is_the_distributions() -> None:
-    found = script.binding_folder()
+    found = interpreter.find().binding
     assert os.path.isdir(os.path.join(found, "selinux"))
     assert not found.startswith(sys.prefix) or sys.prefix == "/usr"
 

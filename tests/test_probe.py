@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from confined_qemu.host import lsm, probe
+from confined_qemu.host import lsm, packages, probe
 from confined_qemu.model import paths
+from confined_qemu.model.distribution import Family
 from confined_qemu.model.errors import HostError, LsmError
 from confined_qemu.model.facts import SelinuxMode
 from confined_qemu.model.frozen import replace
@@ -202,7 +203,8 @@ def test_without_qemu_img(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(lsm, "mode", lambda: SelinuxMode.DISABLED)
     monkeypatch.setattr(paths, "QEMU_IMG", str(tmp_path / "none"))
     path = image(tmp_path / "a")
-    assert "apt install qemu-utils" in follow(disk(path)).problems[0]
+    monkeypatch.setattr(packages, "family", lambda: Family.FEDORA)
+    assert "dnf install qemu-img" in follow(disk(path)).problems[0]
     monkeypatch.setattr(paths, "QEMU_IMG", str(path))
     assert "cannot be executed: Permission denied" in follow(disk(path)).problems[0]
 

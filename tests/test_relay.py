@@ -7,6 +7,7 @@ import os
 import selectors
 import socket
 import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from confined_qemu.launch import spawn
 from confined_qemu.launch.companions import relay
 
 if TYPE_CHECKING:
@@ -287,7 +287,7 @@ def test_the_program_ends_with_the_vm() -> None:
         end.settimeout(PATIENCE)
     vm = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE)
     pidfd = os.pidfd_open(vm.pid)
-    command = [spawn.INTERPRETER, "-IS", relay.__file__, str(pidfd), "no:such:context", "no:such:client", "-1"]
+    command = [sys.executable, "-IS", relay.__file__, str(pidfd), "no:such:context", "no:such:client", "-1"]
     keep = (pidfd, outer.fileno(), inner.fileno())
     program = subprocess.Popen([*command, f"pair:{outer.fileno()}:{inner.fileno()}"], pass_fds=keep)
     outer.close()

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -92,7 +93,7 @@ def test_it_hears_no_signal_of_a_group_and_is_private(probe: dict[str, Any]) -> 
 
 
 def test_a_watcher_that_cannot_start_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spawn, "INTERPRETER", str(tmp_path / "missing"))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "missing"))
     watcher = spawn.watcher(str(tmp_path / "journal"), "a:b:c", (), spawn.Channels())
     with pytest.raises(HostError, match="could not be started") as raised:
         watcher.await_ready()

@@ -6,11 +6,11 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from confined_qemu.launch import spawn
 from confined_qemu.launch.companions import survivors, watch
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Watched:
         self.leash, its_leash = socket.socketpair()
         numbers = (pidfd, self.vm.pid, control, report.fileno(), its_leash.fileno() if helpers else -1, -1)
         self.watcher = subprocess.Popen(
-            [spawn.INTERPRETER, "-IS", self.companions / "watch.py", self.journal, expected, *map(str, numbers)],
+            [sys.executable, "-IS", self.companions / "watch.py", self.journal, expected, *map(str, numbers)],
             pass_fds=(pidfd, control, report.fileno(), its_leash.fileno()),
         )
         its_leash.close()

@@ -8,6 +8,7 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 from confined_qemu.model.context import Context
+from confined_qemu.model.distribution import Family
 from confined_qemu.model.facts import (
     DescriptorFacts,
     Facts,
@@ -135,6 +136,7 @@ class World:
                 for path, rows in self.holders.items()
             },
             folders={path: self._folder(path) for path in helpers.folders(invocation)},
+            distribution=Family.DEBIAN,
             programs={helper.kind: self._program(PROGRAMS[helper.kind].paths[0]) for helper in invocation.helpers},
             descriptors=tuple(
                 DescriptorFacts(**{**row, "label": Context.parse(row["label"]) if row["label"] else None})

@@ -12,8 +12,8 @@ from confined_qemu.model.errors import LAUNCHER_FAILED, ConfinedQemuError, print
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_PACKAGES = {"psutil": "python3-psutil", "yaml": "python3-yaml"}
-"""What is imported only where it is needed, so that its absence shows late: Debian's name for each."""
+_PACKAGES = {"psutil": "PSUTIL", "yaml": "YAML"}
+"""What is imported only where it is needed, so that its absence shows late: the `Package` of each."""
 _MANY = 1000
 """Entries of a tree that take long enough to be told about."""
 
@@ -40,7 +40,10 @@ def guarded(work: Callable[[], int]) -> int:
         package = _PACKAGES.get(error.name or "")
         if package is None:
             raise
-        say("", f"Python's module {error.name} is not installed; run: apt install {package}")
+        from confined_qemu.host import packages
+        from confined_qemu.model.distribution import Package
+
+        say("", f"Python's module {error.name} is not installed; run: {packages.command(Package[package])}")
         return LAUNCHER_FAILED
     except (MemoryError, RecursionError):
         say("", "there is not enough memory for this")

@@ -12,10 +12,14 @@ FOLDERS = ("/usr/local/bin", "/usr/bin", "/bin", "/usr/libexec")
 """Where a real emulator lies that PATH does not name: a client's PATH may hold our folder alone."""
 DIVERTED = ".distrib"
 """What dpkg-divert(1) appends to the name of a file that made room for another; the real one lies beside ours then."""
-INSTALL = "install QEMU, for example: apt install qemu-system-x86"
-_OTHER_NAMES = {"qemu-kvm": ("qemu-kvm", "kvm", "qemu-system-x86_64"), "kvm": ("kvm", "qemu-kvm", "qemu-system-x86_64")}
-"""A name under which a distribution may have QEMU otherwise. One that ends with kvm prefers KVM, whatever program it
-is (QEMU, softmmu/vl.c, `configure_accelerators`): it goes by the argv[0] that it is given."""
+_OTHER_NAMES = {
+    "qemu-kvm": ("qemu-kvm", "kvm", "qemu-system-x86_64"),
+    "kvm": ("kvm", "qemu-kvm", "qemu-system-x86_64"),
+    "qemu-system-x86_64": ("qemu-system-x86_64", "qemu-kvm"),
+}
+"""A name under which a distribution may have QEMU otherwise: RHEL's has /usr/libexec/qemu-kvm alone. One that ends with
+kvm prefers KVM, whatever program it is (QEMU, softmmu/vl.c, `configure_accelerators`): it goes by the argv[0] that it is
+given."""
 _SCRIPT = b"#!"
 _MARK = b"`confined-qemu policy install`"
 """What the launch script's second line says: a copy of it is found out as well."""
@@ -32,6 +36,15 @@ def look(name: str, search: str) -> str | None:
     """Return the absolute path of QEMU's program for a name, or for another that stands for it; None without one."""
     found = (program(known, search) for known in _OTHER_NAMES.get(name, (name,)))
     return next((path for path in found if path is not None), None)
+
+
+def argv0(asked: str, found: str) -> str:
+    """Return what QEMU is to be started as: its own path, or the name asked for if that prefers another accelerator.
+
+    `asked` is what the command line was read for, `found` the program that stands for it.
+    """
+    name = os.path.basename(asked)
+    return found if name.endswith("kvm") is os.path.basename(found).endswith("kvm") else name
 
 
 def program(name: str, search: str) -> str | None:
@@ -62,7 +75,7 @@ def find(name: str, search: str) -> str:
     path = os.path.abspath(name) if "/" in name else None
     if path is not None and not is_ours(path):
         if not os.path.exists(path):
-            raise EmulatorNotFound("no such emulator", where=path, hint=INSTALL)
+            raise EmulatorNotFound("no such emulator", where=path, hint=install())
         if not os.access(path, os.X_OK) or os.path.isdir(path):
             raise EmulatorNotExecutable(
                 "the emulator cannot be executed", where=path, hint=f"see: ls -lZ {shell_word(path)}"
@@ -72,8 +85,16 @@ def find(name: str, search: str) -> str:
         search = os.pathsep.join((os.path.dirname(path), search)) if search else os.path.dirname(path)
     found = look(os.path.basename(name), search)
     if found is None:
-        raise EmulatorNotFound("no such emulator on PATH", where=os.path.basename(name), hint=INSTALL)
+        raise EmulatorNotFound("no such emulator on PATH", where=os.path.basename(name), hint=install())
     return found
+
+
+def install() -> str:
+    """Return the hint of an error for which QEMU is missing."""
+    from confined_qemu.host import packages
+    from confined_qemu.model.distribution import Package
+
+    return f"install QEMU, for example: {packages.command(Package.QEMU)}"
 
 
 def is_ours(path: str) -> bool:

@@ -37,14 +37,21 @@ def _binding() -> Any:
     except ImportError as error:
         raise LsmError(
             f"libselinux's Python binding cannot be loaded: {error}",
-            hint="install the distribution's python3-selinux (python3-libselinux on Fedora)",
+            hint=f"run: {_install()}",
         ) from error
     if not hasattr(selinux, "getcon_raw"):
         raise LsmError(
             "the Python module 'selinux' is a shim without libselinux behind it",
-            hint="install the distribution's python3-selinux and make the environment with --system-site-packages",
+            hint=f"run: {_install()}, and make the environment with --system-site-packages",
         )
     return selinux
+
+
+def _install() -> str:
+    from confined_qemu.host import packages
+    from confined_qemu.model.distribution import Package
+
+    return packages.command(Package.SELINUX)
 
 
 def _read(path: str, operation: str) -> str:
@@ -247,9 +254,7 @@ def policy_opened() -> Iterator[WhyDenied]:
     try:
         from selinux import audit2why
     except ImportError as error:
-        raise LsmError(
-            f"libselinux's audit2why cannot be loaded: {error}", hint="install the distribution's python3-selinux"
-        ) from error
+        raise LsmError(f"libselinux's audit2why cannot be loaded: {error}", hint=f"run: {_install()}") from error
     path = f"{SELINUXFS}/policy"
     try:
         # by name: the policy on disk, which it would take in its place, has other booleans

@@ -199,7 +199,7 @@ def _become(command: list[str], context: Context | None, owner: tuple[int, int],
     """Execute qemu-img; what goes wrong before is written to the pipe that closes at exec. Never returns."""
     started = pipes[2]
     try:
-        import prctl
+        from confined_qemu.host import processcontrol
 
         started = _descriptors(pipes)
         os.setsid()
@@ -211,7 +211,7 @@ def _become(command: list[str], context: Context | None, owner: tuple[int, int],
             os.setgroups([])
             os.setresgid(owner[1], owner[1], owner[1])
             os.setresuid(owner[0], owner[0], owner[0])
-        prctl.set_no_new_privs(1)
+        processcontrol.set_no_new_privs()
         if context is not None:
             lsm.set_exec_context(context)
         os.execve(command[0], command, {"LC_ALL": "C", "PATH": "/usr/bin:/bin"})
@@ -256,9 +256,11 @@ def _await_exec(started: int, program: str) -> None:
     if not text:
         return
     if not os.path.exists(program):
+        from confined_qemu.host import packages
+        from confined_qemu.model.distribution import Package
+
         raise _NoAnswerError(
-            f"{program} is not there, and nothing else may read its header; "
-            "install it (Debian: apt install qemu-utils, Fedora: dnf install qemu-img)"
+            f"{program} is not there, and nothing else may read its header; run: {packages.command(Package.QEMU_IMG)}"
         )
     raise _NoAnswerError(f"{program} cannot be executed: {text.decode('utf-8', 'replace')}; see: ls -lZ {program}")
 

@@ -12,10 +12,11 @@ import shutil
 import stat
 from typing import TYPE_CHECKING
 
-from confined_qemu.host import lsm, mounts
+from confined_qemu.host import lsm, mounts, packages
 from confined_qemu.install import install
 from confined_qemu.labels import journal, restore
 from confined_qemu.model.context import RESTORED_TYPE
+from confined_qemu.model.distribution import Package
 from confined_qemu.model.errors import HostError
 from confined_qemu.model.facts import SelinuxMode
 from confined_qemu.model.frozen import dataclass
@@ -113,10 +114,7 @@ def _folder(folder: str, verb: str) -> str:
     if problem is not None:
         raise HostError(f"cannot be a place for images: {problem}", where=path, hint=_elsewhere())
     if shutil.which("semanage") is None:
-        raise HostError(
-            "semanage is missing",
-            hint="apt install policycoreutils-python-utils (Fedora: dnf install policycoreutils-python-utils)",
-        )
+        raise HostError("semanage is missing", hint=f"run: {packages.command(Package.SEMANAGE)}")
     return path
 
 

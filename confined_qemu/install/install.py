@@ -6,10 +6,11 @@ import os
 import shutil
 import subprocess
 
-from confined_qemu.host import lsm
+from confined_qemu.host import lsm, packages
 from confined_qemu.install import module, script
 from confined_qemu.model import paths
 from confined_qemu.model.context import Context
+from confined_qemu.model.distribution import Package
 from confined_qemu.model.errors import HostError, why
 from confined_qemu.model.facts import SelinuxMode
 from confined_qemu.model.frozen import dataclass
@@ -194,7 +195,9 @@ def run(command: list[str], doing: str) -> str:
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     except OSError as error:
-        raise HostError(f"{doing} failed: {command[0]}: {why(error)}", hint="install policycoreutils") from error
+        raise HostError(
+            f"{doing} failed: {command[0]}: {why(error)}", hint=f"run: {packages.command(Package.SEMODULE)}"
+        ) from error
     if done.returncode != 0:
         said = " ".join((done.stderr or done.stdout).split())
         raise HostError(f"{doing} failed: {' '.join(command)}: exit {done.returncode}: {said or 'it said nothing'}")

@@ -4,31 +4,17 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
 from enum import Enum
 
+from confined_qemu.host import interpreter
 from confined_qemu.model.errors import HostError, printable
 
-INTERPRETER = "/usr/bin/python3"
-_FIND_BINDING = "import os, selinux; selinux.getcon_raw; print(os.path.dirname(os.path.dirname(selinux.__file__)))"
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def package_folder() -> str:
     """Return the folder that holds the package `confined_qemu`."""
     return os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
-
-
-def binding_folder() -> str:
-    """Return the folder of the distribution's libselinux binding.
-
-    Raises:
-        HostError: the distribution's Python has none.
-    """
-    found = subprocess.run([INTERPRETER, "-I", "-c", _FIND_BINDING], capture_output=True, text=True, check=False)
-    if found.returncode != 0:
-        raise HostError(f"{INTERPRETER} has no libselinux binding", hint="install the distribution's python3-selinux")
-    return found.stdout.strip()
 
 
 class Script(Enum):
@@ -48,17 +34,19 @@ def text(script: Script) -> str:
     """Return a script. Isolated and without site: nothing of the caller's environment chooses what it runs.
 
     Raises:
-        HostError: the package lies where others than root may write, so it may not run in the launcher's domain.
+        HostError: the package lies where others than root may write, so it may not run in the launcher's domain, or no
+            Python of the distribution can run it.
     """
     package = package_folder()
     _require_trusted(package)
     purpose, start = script.value
+    python = interpreter.find()
     # -I and -S in one word: a #! line passes a single argument
     return (
-        f"#!{INTERPRETER} -IS\n"
+        f"#!{python.path} -IS\n"
         f"# Written by `confined-qemu policy install`: {purpose}.\n"
         "import sys\n"
-        f"sys.path += [{binding_folder()!r}, {package!r}]\n"
+        f"sys.path += [{python.binding!r}, {package!r}]\n"
         f"{start}"
     )
 

@@ -48,7 +48,7 @@ def install(folder: str, search: str) -> Done:
     folder = os.path.abspath(folder)
     names = [name for name in NAMES if emulator.program(name, search) is not None]
     if not names:
-        raise EmulatorNotFound("no emulator on PATH", where=" ".join(NAMES), hint=emulator.INSTALL)
+        raise EmulatorNotFound("no emulator on PATH", where=" ".join(NAMES), hint=emulator.install())
     if not os.path.isdir(folder):
         raise HostError("no such folder", where=folder, hint=f"run: mkdir -p {shell_word(folder)}")
     wanted = [os.path.join(folder, name) for name in names]
@@ -119,7 +119,7 @@ def install_system() -> Done:
     _require_divert("")
     lines = [line for name in NAMES for line in _divert(os.path.join(SYSTEM, name))]
     if not lines:
-        raise EmulatorNotFound("no emulator of the system's", where=SYSTEM, hint=emulator.INSTALL)
+        raise EmulatorNotFound("no emulator of the system's", where=SYSTEM, hint=emulator.install())
     warnings = []
     if any(os.path.exists(path) for path in _LIBVIRT):
         first = os.path.join(SYSTEM, NAMES[0])
@@ -157,7 +157,7 @@ def _divert(path: str) -> Iterator[str]:
         policy.run([_DIVERT, "--local", "--no-rename", "--divert", real, "--add", path], "diverting")
     if not os.path.lexists(real):
         if not os.path.isfile(path) or emulator.is_ours(path):
-            raise EmulatorNotFound("the real emulator is gone", where=real, hint=emulator.INSTALL)
+            raise EmulatorNotFound("the real emulator is gone", where=real, hint=emulator.install())
         _do(real, lambda: os.link(path, real))
     if _is_link_of_ours(path):
         yield f"{path} is there already, the real one is {real}"

@@ -54,9 +54,9 @@ def supervise(
 
 def _die_with(parent: int) -> None:
     """Be killed when `parent` is, also where no watcher sees to it (`confinement: none`)."""
-    import prctl
+    from confined_qemu.host import processcontrol
 
-    prctl.set_pdeathsig(signal.SIGKILL)
+    processcontrol.die_with_parent(signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(LAUNCHER_FAILED)
 

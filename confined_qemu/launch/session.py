@@ -10,10 +10,11 @@ import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NoReturn
 
-from confined_qemu.host import emulator, lsm, processes, survey
+from confined_qemu.host import emulator, lsm, packages, processes, survey
 from confined_qemu.labels import journal, restore
 from confined_qemu.launch import execute, pairs, spawn
 from confined_qemu.model import paths
+from confined_qemu.model.distribution import Family
 from confined_qemu.model.errors import ConfinedQemuError, JournalError, Refused
 from confined_qemu.model.facts import Facts, Holder, Identity, Occupant, SelinuxFacts, SelinuxMode
 from confined_qemu.model.frozen import dataclass, replace
@@ -87,6 +88,7 @@ def collect(
         files=survey.files([*named, *survey.handed_files(caller.descriptors)], selinux),
         folders=served,
         programs=programs,
+        distribution=packages.family() if served else Family.UNKNOWN,
         holders=holders or {},
         descriptors=survey.descriptors(caller.descriptors, selinux),
         instance=str(os.getpid()),
@@ -117,6 +119,11 @@ def _runtime_folder(caller: Caller) -> str:
     return os.path.join(base, "confined-qemu")
 
 
+def _argv0(invocation: Invocation, plan: Plan, caller: Caller) -> str:
+    """Return what QEMU is started as: the caller's own word where there is one."""
+    return caller.argv0 or emulator.argv0(invocation.emulator, plan.emulator)
+
+
 def _untold(folder: str, done: int, count: int) -> None:
     """Take no notice of how far a tree's labelling is."""
 
@@ -135,7 +142,7 @@ def launch(
     if invocation.query or not needs_labels(invocation, mode):
         facts = collect(invocation, caller, survey.selinux(scan=False))
         plan = accepted(make_plan(invocation, facts, _policy(mode)), warn)
-        execute.become(plan, execute.perform(plan), caller.environment, caller.argv0)
+        execute.become(plan, execute.perform(plan), caller.environment, _argv0(invocation, plan, caller))
     folder = journal.user_folder(os.geteuid())
     invocation = followed(invocation)
     with ExitStack() as held:
@@ -155,7 +162,7 @@ def launch(
             restore.restore(path)
             raise
     try:
-        execute.become(plan, done, caller.environment, caller.argv0)
+        execute.become(plan, done, caller.environment, _argv0(invocation, plan, caller))
     except ConfinedQemuError:
         done.end_helpers()
         restore.restore(path)

@@ -10,6 +10,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, NoReturn
 
+from confined_qemu.host import interpreter
 from confined_qemu.launch import companions
 from confined_qemu.launch.companions import watch
 from confined_qemu.model.errors import HostError, why
@@ -18,7 +19,6 @@ from confined_qemu.model.frozen import dataclass
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-INTERPRETER = "/usr/bin/python3"
 _DEAF = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 _LAST_STDIO = 2
 
@@ -37,7 +37,8 @@ class Watcher:
         """
         if os.read(self.control, 1) != watch.READY:
             raise HostError(
-                f"the watcher could not be started with {INTERPRETER}", hint=f"try: {INTERPRETER} -IS -c pass"
+                f"the watcher could not be started with {interpreter.current()}",
+                hint=f"try: {interpreter.current()} -IS -c pass",
             )
 
 
@@ -88,7 +89,7 @@ def program(name: str, arguments: list[str], keep: Iterable[int]) -> None:
     except OSError as error:
         raise HostError(f"no process for the {name}: {why(error)}", hint="see: ulimit -u") from error
     if child == 0:
-        _detach([INTERPRETER, "-IS", path, *arguments], frozenset(keep))
+        _detach([interpreter.current(), "-IS", path, *arguments], frozenset(keep))
     await_end(child)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from confined_qemu.model.distribution import Family
 from confined_qemu.model.frozen import dataclass, field
 
 if TYPE_CHECKING:
@@ -235,6 +236,8 @@ class Facts:
     """Shares and TPMs' states, by the path as it was given."""
     programs: Mapping[HelperKind, FileFacts] = field(default_factory=dict)
     """The helpers' programs; one that is not installed is missing."""
+    distribution: Family = Family.UNKNOWN
+    """The host's, whose command installs what is missing."""
     descriptors: tuple[DescriptorFacts, ...] = ()
     pair: Pair | None = None
     """A dynamic VM's."""

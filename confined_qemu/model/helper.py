@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from confined_qemu.model.distribution import Package
 from confined_qemu.model.frozen import dataclass
 
 DESCRIPTOR = "{fd}"
@@ -46,7 +47,7 @@ class Program:
     """
 
     paths: tuple[str, ...]
-    package: str
+    package: Package
     type: str
     readonly_type: str
     question: bytes
@@ -62,7 +63,7 @@ _GET_FEATURES = bytes((1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0))
 PROGRAMS = {
     HelperKind.SWTPM: Program(
         ("/usr/bin/swtpm",),
-        "swtpm",
+        Package.SWTPM,
         "confined_qemu_swtpm_t",
         "confined_qemu_swtpm_t",
         _GET_CAPABILITY,
@@ -71,7 +72,7 @@ PROGRAMS = {
     ),
     HelperKind.VIRTIOFSD: Program(
         ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/lib/virtiofsd"),
-        "virtiofsd (Debian 12: qemu-system-common)",
+        Package.VIRTIOFSD,
         "confined_qemu_virtiofsd_t",
         "confined_qemu_virtiofsd_ro_t",
         _GET_FEATURES,

@@ -11,6 +11,7 @@ import shlex
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from confined_qemu.model import distribution
 from confined_qemu.model.facts import FileFacts, FileKind, FolderFacts
 from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.helper import PROGRAMS, STATE_FILES, Helper, HelperKind, arguments
@@ -201,9 +202,8 @@ class HelperPlanner:
         found, binary = self.facts.folders[helper.folder], self.facts.programs.get(helper.kind)
         context = self._context(program.readonly_type if helper.readonly else program.type)
         if binary is None or binary.kind is FileKind.MISSING:
-            self.refusals.append(
-                f"{helper.source}: the program {helper.kind} is not installed; run: apt install {program.package}"
-            )
+            command = distribution.command(self.facts.distribution, program.package)
+            self.refusals.append(f"{helper.source}: the program {helper.kind} is not installed; run: {command}")
         elif context is not None:
             self._startable(helper, context, binary)
         if helper.kind is HelperKind.SWTPM:

@@ -1,0 +1,25 @@
+"""Names the command by which this host's own distribution installs what is missing."""
+
+from __future__ import annotations
+
+from confined_qemu.model import distribution
+from confined_qemu.model.distribution import Family, Package
+
+OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
+"""os-release(5): the first that is there counts."""
+
+
+def family() -> Family:
+    """Return this host's family of distributions; a file that cannot be read tells of none."""
+    for path in OS_RELEASE:
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                return distribution.family(file.read())
+        except OSError:
+            continue
+    return Family.UNKNOWN
+
+
+def command(package: Package) -> str:
+    """Return the command that installs a package here."""
+    return distribution.command(family(), package)

@@ -1,0 +1,93 @@
+"""Which Python runs our scripts: the distribution's, new enough, with the binding; else one line says what lacks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from confined_qemu.host import interpreter, packages
+from confined_qemu.model.distribution import Family
+from confined_qemu.model.errors import HostError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+OLD = "echo 'is Python 3.9' >&2; exit 1"
+BARE = "echo 'has no libselinux binding' >&2; exit 1"
+GOOD = "echo /usr/lib64/python3.12/site-packages"
+
+
+@pytest.fixture
+def pythons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for the candidates of a host like EL 9, which has none yet."""
+    names = [os.path.basename(path) for path in interpreter.CANDIDATES]
+    monkeypatch.setattr(interpreter, "CANDIDATES", tuple(str(tmp_path / name) for name in names))
+    monkeypatch.setattr(packages, "family", lambda: Family.FEDORA)
+    return tmp_path
+
+
+def make(folder: Path, name: str, script: str) -> None:
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+def test_the_candidates_are_the_distributions_own_and_new_ones_first() -> None:
+    assert interpreter.CANDIDATES == (
+        "/usr/bin/python3", "/usr/bin/python3.14", "/usr/bin/python3.13", "/usr/bin/python3.12", "/usr/bin/python3.11",
+    )  # fmt: skip
+
+
+@pytest.mark.touches_host
+def test_what_is_too_old_or_has_no_binding_is_passed_over(pythons: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(pythons, "python3", OLD)
+    make(pythons, "python3.13", BARE)
+    make(pythons, "python3.12", GOOD)
+    make(pythons, "python3.11", GOOD)
+    (pythons / "elsewhere").mkdir()
+    make(pythons / "elsewhere", "python3", GOOD)
+    monkeypatch.setenv("PATH", f"{pythons}/elsewhere:/usr/bin:/bin")
+    found = interpreter.find()
+    assert found == interpreter.Interpreter(str(pythons / "python3.12"), "/usr/lib64/python3.12/site-packages")
+
+
+@pytest.mark.touches_host
+def test_without_one_the_line_says_what_each_lacks_and_what_to_install(pythons: Path) -> None:
+    make(pythons, "python3", OLD)
+    make(pythons, "python3.12", BARE)
+    with pytest.raises(HostError) as raised:
+        interpreter.find()
+    line = str(raised.value)
+    assert f"{pythons}/python3 is Python 3.9, {pythons}/python3.12 has no libselinux binding; " in line
+    assert line.endswith("dnf install python3-libselinux")
+    assert "\n" not in line
+
+
+def test_without_any_python_the_line_names_what_was_tried(pythons: Path) -> None:
+    with pytest.raises(HostError, match=f"none of {pythons}/python3, {pythons}/python3.14 to python3.11 is there"):
+        interpreter.find()
+
+
+@pytest.mark.touches_host
+@pytest.mark.parametrize(
+    ("version", "module", "said"),
+    [((3, 9), "", "is Python 3.9"), ((3, 11), "", "has no libselinux binding"), ((3, 11), "getcon_raw = 1", "/")],
+)
+def test_what_a_python_is_asked(tmp_path: Path, version: tuple[int, int], module: str, said: str) -> None:
+    (tmp_path / "selinux.py").write_text(module)
+    head = f"import sys; sys.version_info = {version}; sys.path.insert(0, {str(tmp_path)!r})\n"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", head + interpreter._FIND_BINDING], capture_output=True, text=True, check=False
+    )
+    assert said in (done.stderr if done.returncode else done.stdout)
+    assert (done.returncode == 0) is (said == "/")
+
+
+def test_what_stays_beside_a_vm_runs_with_the_same_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/usr/bin/python3.12")
+    assert interpreter.current() == "/usr/bin/python3.12"
+    monkeypatch.setattr(sys, "executable", "")
+    assert interpreter.current() == "/usr/bin/python3"
