@@ -114,7 +114,11 @@ def write(folder: str, record: Record) -> tuple[str, int]:
         JournalError: it cannot be written whole; nothing may be labelled then.
     """
     path = os.path.join(folder, f"{record.pid}.{record.start_ticks}{SUFFIX}")
-    return path, _write(path, encode(record))
+    try:
+        return path, _write(path, encode(record))
+    except JournalError:
+        _unlink(path)  # in its place already, where its folder could not be synced
+        raise
 
 
 def write_grants(path: str, grants: tuple[Grant, ...]) -> None:

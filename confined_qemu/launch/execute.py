@@ -223,7 +223,10 @@ def _relay_descriptor(step: Relay, done: Done) -> None:
 def _start_relay(plan: Plan, done: Done) -> None:
     from confined_qemu.launch import spawn
 
-    pidfd = os.pidfd_open(os.getpid())
+    try:
+        pidfd = os.pidfd_open(os.getpid())
+    except OSError as error:
+        raise HostError(f"no descriptor for the relay: {why(error)}", hint="see: ulimit -n") from error
     if plan.process is None or plan.process.range is None:
         raise HostError("a VM without a level has nothing to relay")
     client = lsm.own_context().at(plan.process.range.low)

@@ -148,6 +148,7 @@ def launch(
     with ExitStack() as held:
         plan, registry = _planned(invocation, caller, folder, held, warn)
         path, record = _journalled(folder, plan)
+        done = execute.Done()
         try:
             mine, its = _leash(plan)
             hold = journal.hold(path, plan.live) if plan.live is not None else None
@@ -159,6 +160,7 @@ def launch(
             watcher.await_ready()
         except BaseException:
             held.close()
+            done.end_helpers()
             restore.restore(path)
             raise
     try:

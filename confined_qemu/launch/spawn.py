@@ -65,8 +65,11 @@ def watcher(journal_path: str, context: str, held: Iterable[int], channels: Chan
     Raises:
         HostError: no process or descriptor is to be had.
     """
-    mine, its = os.pipe()
-    pidfd = os.pidfd_open(os.getpid())
+    try:
+        mine, its = os.pipe()
+        pidfd = os.pidfd_open(os.getpid())
+    except OSError as error:
+        raise HostError(f"no descriptor for the watcher: {why(error)}", hint="see: ulimit -n") from error
     keep = [*held, its, pidfd, *(number for number in channels.numbers() if number >= 0)]
     arguments = [journal_path, context, *map(str, (pidfd, os.getpid(), its, *channels.numbers()))]
     program("watch", arguments, keep)

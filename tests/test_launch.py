@@ -1,0 +1,320 @@
+"""A launch from the invocation to the exec, with a fault at each step: what was labelled is as it was afterwards."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from confined_qemu.host import lsm
+from confined_qemu.labels import journal
+from confined_qemu.launch import inputs
+from confined_qemu.launch.companions import watch
+from confined_qemu.model.context import Context
+from confined_qemu.model.errors import ConfinedQemuError, EmulatorNotExecutable, HostError, LsmError, Refused
+from confined_qemu.model.facts import SelinuxMode
+from tests.fakes import DEBIAN, VIRT_IMAGE, Crash
+from tests.launches import Companion, Executed, Host
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from confined_qemu.model.invocation import Invocation
+
+    Ask = Callable[[Host], Invocation]
+
+STATIC = "system_u:system_r:svirt_t:s0:c7,c8"
+
+
+class Watched(Host):
+    """A host whose failed launchers are looked at before their process ends and before a watcher does anything."""
+
+    is_looked_at = True
+
+    def before_exit(self, error: BaseException) -> None:
+        """Hold the launcher to its word: nothing was started, and what had been labelled is as it was."""
+        if not self.is_looked_at:
+            return
+        if not isinstance(error, ConfinedQemuError) and any("set_exec" in call for call in self.labels.log[-1:]):
+            return  # interrupted as it was about to become QEMU: its watcher, who watches by then, does it
+        self.undone()
+        assert all(helper.ended for helper in self.helpers)
+        assert not any(watcher.is_told() for watcher in self.watchers()), "the labels are not its business yet"
+
+    def watchers(self) -> list[Companion]:
+        """Return the last launch's watcher, if it lives."""
+        return [companion for companion in self.companions if companion.name == "watch" and companion.kept]
+
+    def undone(self) -> None:
+        """Hold the host to what it was before."""
+        assert self.left() == []
+        assert [self.labels.of(self.at(name)) for name in ("disk.img", "cd.iso")] == [VIRT_IMAGE] * 2
+        assert not os.path.lexists(self.at("qmp"))
+        assert not os.path.lexists(self.at("pid"))
+        assert not os.path.exists(self.at("runtime")) or os.listdir(self.at("runtime")) == []
+        assert not os.path.lexists(self.at("log")) or self.labels.of(self.at("log")) == VIRT_IMAGE
+
+
+def prepared(folder: Path, patch: pytest.MonkeyPatch) -> Watched:
+    folder.mkdir(exist_ok=True)
+    host = Watched(str(folder), patch)
+    for name in ("disk.img", "cd.iso"):
+        host.file(name)
+    os.mkdir(host.at("tpm"), 0o700)
+    return host
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
+    return prepared(tmp_path, monkeypatch)
+
+
+# ---- what is launched
+
+
+def raw(host: Host, confinement: str = "selinux") -> Invocation:
+    """Return a command line with all that the launcher labels, makes, binds and relays."""
+    return inputs.from_arguments(
+        host.emulator,
+        [
+            *("-drive", f"file={host.at('disk.img')},format=raw,if=virtio"),
+            *("-drive", f"file={host.at('cd.iso')},format=raw,media=cdrom,readonly=on"),
+            *("-qmp", f"unix:{host.at('qmp')},server=on,wait=off"),
+            *("-serial", f"file:{host.at('log')}", "-pidfile", host.at("pid")),
+        ],
+        confinement=confinement,
+    )
+
+
+def described(host: Host, more: str) -> Invocation:
+    spec = host.at("vm.yaml")
+    with open(spec, "w", encoding="utf-8") as file:
+        file.write(
+            f"name: vm\nemulator: {host.emulator}\ndisks:\n- file: {host.at('disk.img')}\n  format: raw\n{more}\n"
+        )
+    return inputs.from_spec(spec)
+
+
+def static(host: Host) -> Invocation:
+    """Return a VM whose label was chosen by hand: others may share its context, so it has a live file."""
+    return described(host, f"seclabel:\n  type: static\n  label: {STATIC}\n  relabel: true")
+
+
+def helped(host: Host) -> Invocation:
+    """Return a VM with a helper."""
+    return described(host, f"tpm:\n  state: {host.at('tpm')}")
+
+
+KINDS = pytest.mark.parametrize("ask", [raw, static, helped])
+
+
+# ---- a launch that succeeds
+
+
+def test_it_becomes_qemu_with_its_labels(host: Watched) -> None:
+    vm = host.start(raw(host))
+    assert vm.context.type == "svirt_t"
+    assert vm.arguments[0] == "qemu"
+    assert vm.environment == {b"PATH": b"/nowhere", b"HOME": b"/x"}
+    assert f"fd={vm.descriptors[0]}" in vm.arguments[6]
+    assert host.labels.of(host.at("disk.img")) == Context.parse(
+        str(vm.context).replace("system_r:svirt_t", "object_r:svirt_image_t")
+    )
+    assert host.labels.of(host.at("cd.iso")) == DEBIAN.content
+    assert host.left() == [f"{vm.pid}.1.vm.json"]
+    assert not host.is_free(vm.context)
+    assert [companion.name for companion in vm.companions] == ["watch", "relay"]
+    assert vm.companions[0].is_told()
+    host.end(vm)
+    host.undone()
+    assert host.is_free(vm.context)
+
+
+def test_the_journal_and_the_watcher_come_before_the_first_label(host: Watched) -> None:
+    host.start(raw(host))
+    log = host.labels.log
+    first = next(number for number, call in enumerate(log) if call.startswith(("set_context", "creating")))
+    assert "program watch" in log[:first]
+    doors = host.doors.log
+    assert doors.index("fsync") < doors.index("rename") < doors.index("fork watch")
+
+
+def test_a_killed_watchers_work_is_done_by_the_next_launch(host: Watched) -> None:
+    first = host.start(raw(host))
+    host.end(first, watched=False)
+    assert host.labels.of(host.at("disk.img")) != VIRT_IMAGE
+    second = host.start(raw(host))
+    assert host.left() == [f"{second.pid}.1.vm.json"]
+    host.end(second)
+    host.undone()
+
+
+def test_a_file_in_use_is_refused_and_its_vm_keeps_it(host: Watched) -> None:
+    vm = host.start(raw(host))
+    given = host.labels.of(host.at("disk.img"))
+    host.is_looked_at = False  # the other VM's labels are there
+    with pytest.raises(Refused, match="in use by"):
+        host.start(raw(host))
+    assert host.companions == []
+    assert host.labels.of(host.at("disk.img")) == given
+    assert host.left() == [f"{vm.pid}.1.vm.json"]
+    host.end(vm)
+    host.undone()
+
+
+def test_one_in_a_static_context_holds_its_level_and_its_live_file(host: Watched) -> None:
+    vm = host.start(static(host))
+    assert str(vm.context) == STATIC
+    assert host.left() == [f"{vm.pid}.1.vm.json", f"{vm.pid}.1.vm.live"]
+    path = os.path.join(host.journals, host.left()[0])
+    assert journal.is_held(path)
+    assert not host.is_free(vm.context)
+    host.end(vm)
+    host.undone()
+
+
+def test_without_selinux_nothing_is_labelled(host: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lsm, "mode", lambda: SelinuxMode.DISABLED)
+    with pytest.raises(Executed):
+        host.start(raw(host, "auto"))
+    assert host.program[0] == host.emulator
+    assert [name for name in host.labels.log if name.startswith("set_")] == []
+    assert host.companions == []
+
+
+# ---- and one that fails
+
+
+def ended(host: Watched) -> None:
+    """End what a failed launch left behind; its watcher finds nothing to do, and says so."""
+    assert all(watcher.is_told() for watcher in host.watchers())
+    contexts = [watcher.arguments[1] for watcher in host.watchers()]
+    host.end_companions()
+    host.undone()
+    for text in contexts:
+        assert host.is_free(Context.parse(text))
+
+
+def every_fault(
+    tmp_path: Path, ask: Ask, inject: Callable[[Watched, int], object], expected: tuple[type[BaseException], ...]
+) -> int:
+    """Launch again and again, each time with the next call failing, until none does; return how many there were."""
+    call = 0
+    while True:
+        call += 1
+        assert call < 200
+        with pytest.MonkeyPatch.context() as patch:
+            host = prepared(tmp_path / str(call), patch)
+            invocation = ask(host)
+            inject(host, call)
+            failed = _started(host, invocation, expected)
+            if not failed and (host.labels.faults or host.doors.faults):
+                return call - 1
+
+
+def _started(host: Watched, invocation: Invocation, expected: tuple[type[BaseException], ...]) -> bool:
+    """Launch, end what came of it, and look whether all is as it was; tell whether the launch failed."""
+    try:
+        vm = host.start(invocation)
+    except Crash:
+        host.labels.faults.clear()
+        host.labels.creating_now = None
+        host.end_companions()
+        host.recover()
+        host.undone()
+        return True
+    except expected:
+        ended(host)
+        return True
+    left = dict(host.labels.faults), dict(host.doors.faults)
+    host.labels.faults.clear()
+    host.doors.faults.clear()
+    host.end(vm)
+    host.undone()
+    host.labels.faults, host.doors.faults = left
+    return False
+
+
+@KINDS
+@pytest.mark.parametrize("fault", [LsmError("injected"), KeyboardInterrupt(), Crash()], ids=lambda f: type(f).__name__)
+def test_a_fault_at_any_call_to_selinux(tmp_path: Path, ask: Ask, fault: BaseException) -> None:
+    def inject(host: Watched, call: int) -> None:
+        host.labels.at(call, type(fault)(*fault.args))
+
+    assert every_fault(tmp_path, ask, inject, (ConfinedQemuError, type(fault))) > 5
+
+
+@KINDS
+@pytest.mark.parametrize("fault", [OSError(errno.EMFILE, "injected"), Crash()], ids=lambda f: type(f).__name__)
+def test_a_fault_at_any_call_to_the_kernel(tmp_path: Path, ask: Ask, fault: BaseException) -> None:
+    def inject(host: Watched, call: int) -> None:
+        host.doors.at(call, type(fault)(*fault.args))
+
+    assert (
+        every_fault(
+            tmp_path,
+            ask,
+            inject,
+            (ConfinedQemuError, type(fault)) if isinstance(fault, Crash) else (ConfinedQemuError,),
+        )
+        > 15
+    )
+
+
+@KINDS
+def test_a_watcher_that_says_nothing(host: Watched, ask: Ask) -> None:
+    """It has ended before it watched: nobody would put the labels back."""
+    host.silent.add("watch")
+    with pytest.raises(HostError, match="the watcher could not be started"):
+        host.start(ask(host))
+    assert host.program == []
+    ended(host)
+
+
+def test_a_file_that_was_relabelled_meanwhile(host: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Context.parse("system_u:object_r:user_home_t:s0")
+    denied = lsm.denied
+
+    def meanwhile(*arguments: object) -> tuple[str, ...]:
+        host.labels.give(host.at("cd.iso"), other)
+        return denied(*arguments)  # type: ignore[arg-type]
+
+    host.is_looked_at = False  # the other label stays
+    monkeypatch.setattr(lsm, "denied", meanwhile)
+    with pytest.raises(ConfinedQemuError, match="changed after the plan"):
+        host.start(raw(host))
+    assert host.labels.of(host.at("cd.iso")) == other
+    assert host.labels.of(host.at("disk.img")) == VIRT_IMAGE
+    assert host.left() == []
+
+
+def test_an_emulator_that_cannot_be_executed(host: Watched) -> None:
+    """The last step of all: the watcher is there, labels are set, helpers serve."""
+    invocation = helped(host)
+
+    def execve(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "injected")
+
+    host.patch.setattr(os, "execve", execve)
+    with pytest.raises(EmulatorNotExecutable, match="cannot be executed as system_u:system_r:svirt_t"):
+        host.start(invocation)
+    assert [helper.ended for helper in host.helpers] == [True]
+    assert host.chosen is None
+    ended(host)
+
+
+def test_who_waits_for_the_watcher_hears_of_a_failed_launch(host: Watched) -> None:
+    reading, report = os.pipe()
+
+    def execve(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "injected")
+
+    host.patch.setattr(os, "execve", execve)
+    with pytest.raises(EmulatorNotExecutable):
+        host.start(raw(host), report=report)
+    ended(host)
+    assert os.read(reading, 10) == watch.RESTORED
+    os.close(reading)
