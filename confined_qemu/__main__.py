@@ -5,11 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from confined_qemu.cli.unconfined import keeps_context
+from confined_qemu.cli.unconfined import LAUNCHED, keeps_context
 from confined_qemu.model.paths import DENIALS_SCRIPT, LAUNCH_SCRIPT
-
-LAUNCHED = frozenset({"run", "exec", "recover", "settle", "allow", "revoke"})
-"""The verbs that the launch script serves, in the launcher's domain."""
 
 
 def main() -> None:
@@ -18,7 +15,7 @@ def main() -> None:
     # what libvirt remembers is hidden from the launcher's domain
     libvirts = sys.argv[1:2] == ["recover"] and "--libvirt" in sys.argv
     if launched and not libvirts and not keeps_context(sys.argv[1:]):
-        from confined_qemu.host.environment import initial
+        from confined_qemu.host.inherited import initial
 
         os.execve(LAUNCH_SCRIPT, [LAUNCH_SCRIPT, *sys.argv[1:]], initial())
     if sys.argv[1:2] == ["denials"] and os.access(DENIALS_SCRIPT, os.X_OK):

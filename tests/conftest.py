@@ -108,6 +108,14 @@ def _patience() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def python_signals() -> Iterator[None]:
+    """What Python ignores it ignores after each test again: becoming QEMU gives these two back to the kernel."""
+    yield
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_IGN)
+
+
+@pytest.fixture(autouse=True)
 def sealed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep a test from processes, labels, SELinux, the network, and files outside its own folder.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import os
@@ -17,7 +18,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from confined_qemu.cli import command as cli
-from confined_qemu.cli import launcher, output
+from confined_qemu.cli import launcher, launchverbs, output
+from confined_qemu.cli.arguments import Parser
+from confined_qemu.cli.unconfined import LAUNCHED
 from confined_qemu.host import lsm, packages
 from confined_qemu.labels import journal
 from confined_qemu.launch import run, session
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-VERBS = ("run", "exec", "plan", "check", "ps", "recover", "settle", "schema", "policy", "import")
+VERBS = (*LAUNCHED, "plan", "check", "ps", "schema", "policy", "import")
 STEPS = ("install", "status", "remove")
 SPEC = "name: x\ndisks:\n  - {file: a.img, format: raw}\n"
 
@@ -138,6 +141,12 @@ def test_help(verb: tuple[str, ...]) -> None:
 def test_help_names_every_verb() -> None:
     _, out, _ = answer(["--help"])
     assert all(verb in out for verb in VERBS)
+
+
+def test_the_launch_script_serves_the_verbs_that_are_handed_to_it() -> None:
+    verbs = argparse.ArgumentParser().add_subparsers(parser_class=Parser)
+    launchverbs.add_verbs(verbs)
+    assert tuple(sorted(verbs.choices)) == tuple(sorted(LAUNCHED))
 
 
 def test_version() -> None:

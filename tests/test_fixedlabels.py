@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confined_qemu.host import mountinfo
+from confined_qemu.host import mounts
 from confined_qemu.model.context import Context
 from confined_qemu.model.facts import FileFacts, FileKind, Mount
 from confined_qemu.model.invocation import Invocation, Seclabel
@@ -64,7 +64,7 @@ TABLE = (
     ],
 )
 def test_a_mount_is_found_by_its_number(number: int, mount: Mount | None) -> None:
-    assert mountinfo.find(TABLE, number) == mount
+    assert mounts.find(TABLE, number) == mount
 
 
 def escaped(text: str) -> str:
@@ -75,13 +75,13 @@ def escaped(text: str) -> str:
 def test_any_name_comes_back(target: str, source: str, optional: list[str]) -> None:
     fields = ["7", "1", "0:9", "/", escaped(target), "rw", *optional, "-", "fuse.x", escaped(source), "rw,seclabel"]
     text = f"{TABLE}{' '.join(fields)}\n{TABLE}"
-    assert mountinfo.find(text, 7) == Mount("fuse.x", target, source, labels=True)
+    assert mounts.find(text, 7) == Mount("fuse.x", target, source, labels=True)
 
 
 @given(st.text(max_size=200), st.integers(0, 9))
 def test_no_text_is_too_strange(text: str, number: int) -> None:
-    mountinfo.find(text, number)
-    mountinfo.find(f"{number} {text}", number)
+    mounts.find(text, number)
+    mounts.find(f"{number} {text}", number)
 
 
 # ---- what may be used as it is

@@ -15,7 +15,7 @@ import pytest
 from confined_qemu.host import interpreter, lsm
 from confined_qemu.install import install, module, script
 from confined_qemu.install.module import Levels
-from confined_qemu.model import paths
+from confined_qemu.model import paths, policynames
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import HostError
 from confined_qemu.model.facts import SelinuxMode
@@ -247,7 +247,7 @@ def test_the_binding_is_the_distributions() -> None:
 
 
 def _label_of(path: str) -> Context:
-    kind = "confined_qemu_denials_exec_t" if path.endswith("denials") else install.SCRIPT_TYPE
+    kind = "confined_qemu_denials_exec_t" if path.endswith("denials") else policynames.SCRIPT
     return Context.parse(f"system_u:object_r:{kind}:s0")
 
 
@@ -300,3 +300,9 @@ def test_what_is_missing(installed: Path, monkeypatch: pytest.MonkeyPatch, what:
         case _:
             monkeypatch.setattr(lsm, "context_of", lambda _: None)
     assert advice in (install.status().advice or "")
+
+
+def test_the_module_declares_every_name_that_the_launcher_uses() -> None:
+    declared = set(re.findall(r"\((?:type|boolean) (\w+)", module.text(Levels.MCS) + module.text(Levels.MLS)))
+    used = {name for key, name in vars(policynames).items() if key.isupper() and isinstance(name, str)}
+    assert {name for name in used if name.startswith(f"{policynames.OURS}_")} <= declared

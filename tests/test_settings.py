@@ -16,8 +16,7 @@ from confined_qemu.launch.inputs import from_arguments
 from confined_qemu.model import paths
 from confined_qemu.model.errors import ConfinedQemuError, HostError, SpecError, UsageError
 from confined_qemu.model.invocation import Confinement
-from confined_qemu.read.settings import Settings, UnknownOptions, from_environment
-from confined_qemu.read.spec import settingsfile
+from confined_qemu.read.settings import Settings, UnknownOptions, from_environment, from_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,10 +44,10 @@ def test_a_word_that_is_none(key: str, text: str) -> None:
 
 def test_a_file_sets_the_keys_that_it_has() -> None:
     before = Settings(Confinement.AUTO, UnknownOptions.WARN, ("/a",), ("/b",))
-    found = settingsfile.parse("extra_paths: [/c d, '/e,f']\nrequire_domain: on\n", "x", before)
+    found = from_file("extra_paths: [/c d, '/e,f']\nrequire_domain: on\n", "x", before)
     assert found == Settings(Confinement.AUTO, UnknownOptions.WARN, ("/c d", "/e,f"), ("/b",), require_domain=True)
     for nothing in ("", "\n", "# confinement: none\n\n  # and so on\n"):
-        assert settingsfile.parse(nothing, "x", before) == before
+        assert from_file(nothing, "x", before) == before
 
 
 @pytest.mark.parametrize(
@@ -67,7 +66,7 @@ def test_a_file_sets_the_keys_that_it_has() -> None:
 )
 def test_what_is_wrong_in_a_file_has_its_place(text: str, said: str) -> None:
     with pytest.raises(SpecError) as raised:
-        settingsfile.parse(text, "x", Settings())
+        from_file(text, "x", Settings())
     (line,) = raised.value.problems
     assert line.startswith(said)
 
@@ -75,7 +74,7 @@ def test_what_is_wrong_in_a_file_has_its_place(text: str, said: str) -> None:
 @given(st.text(max_size=60) | st.binary(max_size=60).map(lambda data: data.decode("utf-8", "surrogateescape")))
 def test_any_text_is_settings_or_a_problem_with_its_place(text: str) -> None:
     with suppress(SpecError):
-        settingsfile.parse(text, "x", Settings())
+        from_file(text, "x", Settings())
 
 
 # ---- the files on a host

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from confined_qemu.host import mounts, walk
 from confined_qemu.labels import label, sweep
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import LabelError
@@ -90,9 +92,39 @@ def test_a_folder_that_was_made_is_known_by_its_label(share: str, labels: Labels
     assert labels.of(f"{share}/file") == SHARED
 
 
-@pytest.mark.parametrize(("name", "bound"), [("_MOST", 3), ("_DEEPEST", 1)])
-def test_it_is_bounded_and_says_so(share: str, monkeypatch: pytest.MonkeyPatch, name: str, bound: int) -> None:
-    monkeypatch.setattr(sweep, name, bound)
+def test_what_is_mounted_in_the_folder_is_left(share: str, labels: Labels, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounted = os.stat(f"{share}/mine").st_ino  # as a bind mount is: the same device, another mount
+    numbers = mounts.number_of
+    monkeypatch.setattr(mounts, "number_of", lambda fd: -1 if os.fstat(fd).st_ino == mounted else numbers(fd))
+    sweep.sweep(step(share))
+    assert labels.of(f"{share}/file") == SHARED
+    assert [labels.of(f"{share}/{name}") for name in ("mine", "mine/deeper/file")] == [GIVEN, GIVEN]
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.ENOENT, errno.EIO])
+@pytest.mark.parametrize("where", ["share", "mine"])
+def test_a_folder_that_cannot_be_read(share: str, monkeypatch: pytest.MonkeyPatch, code: int, where: str) -> None:
+    unreadable = os.stat(share if where == "share" else f"{share}/mine").st_ino
+    really = os.open
+
+    def opened(path: str, flags: int, **given: Any) -> int:
+        if path.startswith("/proc/self/fd/") and os.stat(path).st_ino == unreadable:
+            raise OSError(code, os.strerror(code))
+        return really(path, flags, **given)
+
+    monkeypatch.setattr(os, "open", opened)
+    if where == "mine" and code != errno.EIO:
+        sweep.sweep(step(share))  # none that a VM made
+        return
+    with pytest.raises(LabelError, match="cannot be looked into"):
+        sweep.sweep(step(share))
+
+
+@pytest.mark.parametrize(("module", "name", "bound"), [(sweep, "_MOST", 3), (walk, "DEEPEST", 2)])
+def test_it_is_bounded_and_says_so(
+    share: str, monkeypatch: pytest.MonkeyPatch, module: object, name: str, bound: int
+) -> None:
+    monkeypatch.setattr(module, name, bound)
     with pytest.raises(LabelError, match="more than is looked at") as caught:
         sweep.sweep(step(share))
     assert f"run: chcon -R -l s0 {share}" in str(caught.value)

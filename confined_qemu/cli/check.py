@@ -10,6 +10,7 @@ from confined_qemu.cli.launchverbs import DEFAULT_EMULATOR
 from confined_qemu.host import emulator, lsm, survey
 from confined_qemu.host.inherited import inherited
 from confined_qemu.labels import journal, restore
+from confined_qemu.model import policynames
 from confined_qemu.model.errors import ConfinedQemuError, printable
 from confined_qemu.model.facts import SelinuxMode
 from confined_qemu.model.frozen import dataclass
@@ -94,7 +95,7 @@ def _selinux() -> Iterator[Finding]:
             yield Finding(
                 Verdict.WARN,
                 "tcg",
-                f"{context.type} may not generate code; run: setsebool -P virt_use_execmem on",
+                f"{context.type} may not generate code; run: {policynames.turned_on(policynames.USE_EXECMEM)}",
             )
         elif not lsm.is_valid(context):
             yield Finding(Verdict.FAIL, name, f"the policy names {context} and does not know it")

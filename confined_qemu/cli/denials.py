@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from confined_qemu.denials.attribution import Known, grouped, of_vm
 from confined_qemu.host import audit, lsm
 from confined_qemu.labels import history, journal
+from confined_qemu.model import policynames
 from confined_qemu.model.errors import HostError, UsageError, printable
 from confined_qemu.model.facts import SelinuxMode
 from confined_qemu.model.frozen import dataclass
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from confined_qemu.model.context import Context
     from confined_qemu.model.pastvm import PastVm
 
-DOMAIN = "confined_qemu_denials_t"
+DOMAIN = policynames.DENIALS
 """The domain of the denials script."""
 _KINDS = {"file": 0o100000, "dir": 0o040000, "chr_file": 0o020000, "blk_file": 0o060000, "lnk_file": 0o120000,
           "fifo_file": 0o010000, "sock_file": 0o140000}  # fmt: skip

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from confined_qemu.host import lsm
-from confined_qemu.host.environment import initial
+from confined_qemu.host.inherited import initial
 from confined_qemu.launch import session
 from confined_qemu.model.facts import SelinuxFacts, SelinuxMode
 from confined_qemu.model.frozen import replace

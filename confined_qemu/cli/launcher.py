@@ -8,14 +8,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu.cli.output import guarded, progress, warn
 from confined_qemu.host import emulator
-from confined_qemu.host.environment import initial
-from confined_qemu.host.inherited import inherited
+from confined_qemu.host.inherited import inherited, initial
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-VERBS = ("run", "exec", "recover", "settle", "allow", "revoke")
-"""What the launch script serves besides the emulator's names."""
 
 
 def main() -> NoReturn:

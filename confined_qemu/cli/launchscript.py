@@ -13,8 +13,8 @@ import stat
 import sys
 
 from confined_qemu.host import emulator, selinuxfs
-from confined_qemu.host.environment import initial
-from confined_qemu.host.inherited import inherited
+from confined_qemu.host.inherited import inherited, initial
+from confined_qemu.model import policynames
 from confined_qemu.read.qemu.queries import is_query
 
 TYPE_CHECKING = False  # as typing's own
@@ -61,7 +61,7 @@ def _leave(descriptors: tuple[int, ...]) -> bool:
     own = selinuxfs.own_context()
     if own is None:
         return False
-    if own[0] != selinuxfs.DOMAIN:
+    if own[0] != policynames.LAUNCHER:
         return True
     # above the lowest level (MLS) it takes more to know what may be written to where
     domain = selinuxfs.domain_at_lowest() if own[1] == "s0" else None

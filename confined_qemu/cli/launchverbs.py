@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu.cli.arguments import REMAINDER, Parser, parse
 from confined_qemu.cli.output import answer, guarded, progress, say, warn
-from confined_qemu.host.environment import initial
+from confined_qemu.host.inherited import initial
 from confined_qemu.model.errors import LAUNCHER_FAILED, TIMED_OUT, ConfinedQemuError, UsageError, why
 
 if TYPE_CHECKING:

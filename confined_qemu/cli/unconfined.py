@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 
-_VERBS = ("run", "exec")
+STARTING = ("run", "exec")
+"""The verbs that start a VM."""
+LAUNCHED = (*STARTING, "recover", "settle", "allow", "revoke")
+"""The verbs that the launch script serves, in the launcher's domain."""
 _LARGEST = 1 << 20
 """Bytes of a spec that are looked at: what it may have."""
 _BETWEEN = b" \t\r\n\"'"
@@ -20,7 +23,7 @@ def keeps_context(arguments: list[str]) -> bool:
     it holds the words for it, so that all others are read once.
     """
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    if arguments[0] not in _VERBS:
+    if arguments[0] not in STARTING:
         return False
     stated = any(word.startswith("--c") for word in own)  # argparse takes a beginning for the whole
     if not stated and arguments[0] == "exec":

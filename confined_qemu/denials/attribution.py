@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from confined_qemu.denials.explain import explain
-from confined_qemu.denials.verdict import LAUNCHER, Case, Explanation, Verdict
+from confined_qemu.denials.verdict import Case, Explanation, Verdict
+from confined_qemu.model import policynames
 from confined_qemu.model.errors import printable
 from confined_qemu.model.frozen import dataclass, field
 from confined_qemu.model.pastvm import PastVm
@@ -112,7 +113,7 @@ def of_vm(denial: Denial, vms: Sequence[PastVm]) -> PastVm | None:
     The launcher, before it becomes QEMU, counts as the VM: the pid is the same.
     """
     alive = [vm for vm in vms if vm.lived(denial.stamp.time)]
-    if denial.source.type in LAUNCHER:
+    if denial.source.type in policynames.OWN_DOMAINS:
         return next((vm for vm in alive if vm.pid == denial.pid), None)
     found = [vm for vm in alive if vm.runs_as(denial.source)]
     return next((vm for vm in found if vm.pid == denial.pid), found[-1] if found else None)
@@ -149,7 +150,7 @@ def grouped(denials: Iterable[Denial], known: Known) -> list[Group]:
 def _place(denial: Denial, vm: PastVm | None, domains: frozenset[str]) -> tuple[tuple[str, str], str | None]:
     if vm is not None:
         return ("0", vm.name), vm.name
-    if denial.source.type in LAUNCHER:
+    if denial.source.type in policynames.OWN_DOMAINS:
         return ("2", denial.source.type), f"confined-qemu itself ({denial.source.type})"
     if denial.source.type in domains:
         return ("1", str(denial.source)), f"no VM that is known ({denial.source})"

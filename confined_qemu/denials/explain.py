@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from confined_qemu.denials import filerules
-from confined_qemu.denials.verdict import FILES, OURS, Case, Explanation, Verdict, adopted, quoted
+from confined_qemu.denials.verdict import FILES, Case, Explanation, Verdict, adopted, quoted
+from confined_qemu.model import policynames
 from confined_qemu.model.policy import Reason, Setting
 from confined_qemu.plan import places
 
@@ -29,19 +30,6 @@ _SECRETS = frozenset(
     """.split()  # noqa: SIM905 - a table
 )
 """What whoever reads or writes it has the host."""
-_BOOLEANS = {
-    "nfs_t": "virt_use_nfs",
-    "cifs_t": "virt_use_samba",
-    "fusefs_t": "virt_use_fusefs",
-    "usb_device_t": "virt_use_usb",
-    "usbfs_t": "virt_use_usb",
-    "dosfs_t": "virt_use_usb",
-    "vfio_device_t": "virt_use_vfio",
-    "event_device_t": "virt_use_evdev",
-    "sysfs_t": "virt_use_sysfs",
-}
-"""Which of several booleans that would all do opens least to a VM."""
-_ABOUT_VMS = ("virt_", "confined_qemu_")
 _CAPABILITIES = {
     "dac_override": (Verdict.MEND, "owner and mode keep root's VM out of it, and a VM has no rights over them"),
     "dac_read_search": (Verdict.MEND, "owner and mode keep root's VM out of it, and a VM has no rights over them"),
@@ -170,9 +158,11 @@ def _too_high(case: Case) -> Explanation | None:
 def _generated_code(case: Case) -> Explanation | None:
     if case.denial.kind != "process" or not case.asks(_CODE):
         return None
-    name = next((s.name for s in case.answer.booleans if s.name.startswith(_ABOUT_VMS)), "virt_use_execmem")
+    name = next(
+        (s.name for s in case.answer.booleans if s.name.startswith(policynames.ABOUT_VMS)), policynames.USE_EXECMEM
+    )
     if case.answer.reason is Reason.BOOLEANS or case.denial.source.type == "svirt_t":
-        return Explanation(Verdict.MEND, "TCG generates code and runs it", command=f"setsebool -P {name} on")
+        return Explanation(Verdict.MEND, "TCG generates code and runs it", command=policynames.turned_on(name))
     return None
 
 
@@ -182,7 +172,7 @@ def _io_uring(case: Case) -> Explanation | None:
     return Explanation(
         Verdict.MEND,
         "QEMU tries io_uring at every start and goes on without it; only aio=io_uring needs it",
-        command="setsebool -P confined_qemu_use_io_uring on",
+        command=policynames.turned_on(policynames.USE_IO_URING),
     )
 
 
@@ -198,7 +188,7 @@ def _capability(case: Case) -> Explanation | None:
 
 def _secret(case: Case) -> Explanation | None:
     target = case.denial.target.type
-    if target.startswith(OURS) and case.denial.kind in FILES:
+    if target.startswith(policynames.OURS) and case.denial.kind in FILES:
         return Explanation(Verdict.KEEP, "it is confined-qemu's own, and a VM could change who gets which label")
     if target in _SECRETS:
         return Explanation(Verdict.KEEP, "whoever has it has the host")
@@ -214,8 +204,8 @@ def _other_process(case: Case) -> Explanation | None:
 def _boolean(case: Case) -> Explanation | None:
     if case.answer.reason is not Reason.BOOLEANS or not case.answer.booleans:
         return None
-    wanted = _BOOLEANS.get(case.denial.target.type)
-    about_vms = [s for s in case.answer.booleans if s.name.startswith(_ABOUT_VMS)]
+    wanted = policynames.OPENING.get(case.denial.target.type)
+    about_vms = [s for s in case.answer.booleans if s.name.startswith(policynames.ABOUT_VMS)]
     chosen: Setting = next((s for s in about_vms if s.name == wanted), (about_vms or [*case.answer.booleans])[0])
     why = f"the policy leaves {case.denial.target.type} to a boolean"
     if not about_vms:

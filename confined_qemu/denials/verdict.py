@@ -7,6 +7,7 @@ import shlex
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from confined_qemu.model import policynames
 from confined_qemu.model.errors import printable
 from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.policy import Answer
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
 
 FILES = frozenset({"file", "dir", "lnk_file", "chr_file", "blk_file", "sock_file", "fifo_file"})
 """The classes of what has a path."""
-LAUNCHER = frozenset({"confined_qemu_t", "confined_qemu_probe_t", "confined_qemu_denials_t"})
-"""The project's own domains that are no VM's: helpers of VMs run at the VM's pair, and count as the VM."""
-OURS = "confined_qemu"
-"""How the project's types start."""
 
 
 class Verdict(StrEnum):
@@ -85,7 +82,7 @@ class Case:
     @property
     def by_launcher(self) -> bool:
         """Tell whether the project's own domain was denied, not a VM."""
-        return self.denial.source.type in LAUNCHER
+        return self.denial.source.type in policynames.OWN_DOMAINS
 
     def asks(self, permissions: frozenset[str]) -> bool:
         """Tell whether one of `permissions` was denied."""

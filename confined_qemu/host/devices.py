@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
+from confined_qemu.host import mounts
 from confined_qemu.model.errors import HostError, printable, why
 from confined_qemu.model.facts import FileKind, Identity
 
@@ -93,16 +94,16 @@ def _mounts() -> dict[int, str]:
     for line in _read(_MOUNTS).splitlines():
         fields = line.split(" ")
         major, _, minor = fields[2].partition(":")
-        where = printable(_plain(fields[4]))
+        where = printable(mounts.plain(fields[4]))
         found.setdefault(os.makedev(int(major), int(minor)), where)
-        number = _number(_plain(fields[fields.index("-") + 2]))
+        number = _number(mounts.plain(fields[fields.index("-") + 2]))
         if number is not None:
             found.setdefault(number, where)
     return found
 
 
 def _swaps() -> dict[int, str]:
-    paths = [_plain(line.split(" ")[0].split("\t")[0]) for line in _read(_SWAPS).splitlines()[1:]]
+    paths = [mounts.plain(line.split(" ")[0].split("\t")[0]) for line in _read(_SWAPS).splitlines()[1:]]
     return {number: path for path in paths if (number := _number(path)) is not None}
 
 
@@ -115,12 +116,6 @@ def _number(path: str) -> int | None:
     except OSError:
         return None  # a name of another mount namespace
     return found.st_rdev if stat.S_ISBLK(found.st_mode) else None
-
-
-def _plain(field: str) -> str:
-    """Return a field of the kernel's without its octal escapes (a space is backslash 040)."""
-    parts = field.split("\\")
-    return parts[0] + "".join(chr(int(part[:3], 8)) + part[3:] for part in parts[1:])
 
 
 def _names(folder: str) -> list[str]:

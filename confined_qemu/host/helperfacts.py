@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING
 
-from confined_qemu.host import inodes, lsm, survey, walk
+from confined_qemu.host import inodes, lsm, mounts, survey, walk
 from confined_qemu.model.errors import HostError, why
 from confined_qemu.model.facts import FileFacts, FileKind, FolderFacts
 from confined_qemu.model.frozen import dataclass, field, replace
@@ -151,7 +151,7 @@ def _is_mount(top: int, path: str) -> bool:
         return True
     parent = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        return walk.mount_number(parent) != walk.mount_number(top)
+        return mounts.number_of(parent) != mounts.number_of(top)
     finally:
         os.close(parent)
 

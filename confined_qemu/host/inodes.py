@@ -7,12 +7,11 @@ import os
 import stat
 import struct
 
+from confined_qemu.host import locks
 from confined_qemu.model.facts import FileKind, Identity
 
 _GET_VERSION = 0x80087601
 """FS_IOC_GETVERSION of linux/fs.h: the inode's generation."""
-_FLOCK = "hhqqi4x"
-"""`struct flock` of a 64-bit Linux: type, whence, start, length, pid."""
 _IMAGE_LOCK = (100, 200)
 """Start and length in bytes: QEMU's RAW_LOCK_PERM_BASE, and RAW_LOCK_SHARED_BASE with its bytes."""
 _KINDS = {
@@ -64,9 +63,6 @@ def in_use(descriptor: int) -> bool:
     except OSError:
         return False
     try:
-        answer = fcntl.fcntl(
-            readable, fcntl.F_OFD_GETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, *_IMAGE_LOCK, 0)
-        )
+        return locks.obstacle(readable, locks.EXCLUSIVE, *_IMAGE_LOCK) is not None
     finally:
         os.close(readable)
-    return int(struct.unpack(_FLOCK, answer)[0]) != fcntl.F_UNLCK

@@ -1,19 +1,26 @@
-"""Where files are mounted: reads the kernel's table of mounts, once, and only when a file asks for it."""
+"""Where files are mounted: the mount of an open file, from the kernel's table (proc(5), /proc/PID/mountinfo).
+
+The table is read once, and only when a file asks for it.
+"""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import re
 
-from confined_qemu.host import mountinfo, walk
 from confined_qemu.model.errors import HostError, why
+from confined_qemu.model.facts import Mount
 from confined_qemu.model.frozen import replace
-
-if TYPE_CHECKING:
-    from confined_qemu.model.facts import Mount
 
 _TABLE = "/proc/self/mountinfo"
 _LOOP = "/dev/loop"
+_ESCAPED = re.compile(r"\\([0-7]{3})")
+_OPTION = re.compile(r'(?:[^,"]|"[^"]*")+')
+"""A context with categories holds commas, and the kernel puts it in quotes."""
+_FIRST_OPTIONAL = 6
+"""Fields before the optional ones: number, parent, device, root, target, options; ` - ` ends the optional ones."""
+_SHOWN_ELSEWHERE = frozenset({"nfs", "nfs4", "cifs", "smb3"})
+"""File systems whose source names the very folder that is mounted, whatever the kernel calls its root."""
 
 
 class Mounts:
@@ -28,15 +35,76 @@ class Mounts:
         Raises:
             HostError: /proc cannot be read.
         """
-        number = walk.mount_number(descriptor)
+        number = number_of(descriptor)
         if number is None:
             return None
         if self._text is None:
             self._text = _read(_TABLE)
-        found = mountinfo.find(self._text, number)
+        found = find(self._text, number)
         if found is None or (found.labels and not found.read_only):
             return found  # nobody will be told to mount it anew
         return replace(found, source=_lasting(found.source))
+
+
+def number_of(descriptor: int) -> int | None:
+    """Return the number of the mount that an open descriptor is on (proc(5), `mnt_id`); a bind mount has its own.
+
+    Raises:
+        HostError: /proc cannot be read.
+    """
+    path = f"/proc/self/fdinfo/{descriptor}"
+    try:
+        number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            text = os.read(number, 4096)
+        finally:
+            os.close(number)
+    except OSError as error:
+        raise HostError(f"the mount of an open file cannot be read: {why(error)}", where=path) from error
+    for line in text.split(b"\n"):
+        name, _, value = line.partition(b":")
+        if name == b"mnt_id":
+            return int(value)
+    return None
+
+
+def find(text: str, number: int) -> Mount | None:
+    """Return mount `number` of `text`; None where it is not there (unmounted since, or outside of the root)."""
+    start = f"{number} "
+    for line in text.split("\n"):
+        if line.startswith(start):
+            return _mount(line)
+    return None
+
+
+def _mount(line: str) -> Mount | None:
+    fields = line.split(" ")
+    try:
+        end = fields.index("-", _FIRST_OPTIONAL)
+        _, _, _, root, target, options = fields[:_FIRST_OPTIONAL]
+        kind, source, own = fields[end + 1 : end + 4]
+    except ValueError:
+        return None  # not a line of a kernel that has this file
+    of_super = _options(own)
+    context = next((option for option in of_super if option.startswith("context=")), None)
+    return Mount(
+        type=plain(kind),
+        target=plain(target),
+        source=plain(source),
+        labels="seclabel" in of_super,
+        read_only="ro" in of_super or "ro" in _options(options),
+        whole=root == "/" or kind in _SHOWN_ELSEWHERE,
+        context=None if context is None else plain(context.removeprefix("context=").strip('"')),
+    )
+
+
+def _options(text: str) -> frozenset[str]:
+    return frozenset(_OPTION.findall(text))
+
+
+def plain(text: str) -> str:
+    """Return a field as it was before the kernel wrote blanks, newlines and backslashes as octal numbers."""
+    return _ESCAPED.sub(lambda found: chr(int(found[1], 8)), text)
 
 
 def _lasting(source: str) -> str:

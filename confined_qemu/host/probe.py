@@ -14,8 +14,8 @@ import stat
 import time
 from typing import TYPE_CHECKING, NoReturn
 
-from confined_qemu.host import lsm, selinuxfs
-from confined_qemu.model import paths
+from confined_qemu.host import lsm
+from confined_qemu.model import paths, policynames
 from confined_qemu.model.context import RESTORED_TYPE
 from confined_qemu.model.errors import HostError, LsmError, why
 from confined_qemu.model.facts import SelinuxMode
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from confined_qemu.model.invocation import Invocation
     from confined_qemu.model.resource import Resource
 
-DOMAIN = "confined_qemu_probe_t"
+DOMAIN = policynames.PROBE
 """qemu-img's type, from our policy module."""
 DEEPEST = 200
 """Layers below a disk, as libvirt (`QEMU_DOMAIN_STORAGE_SOURCE_CHAIN_MAX_DEPTH`)."""
@@ -78,7 +78,7 @@ def _domain() -> Context | None:
     wanted = replace(own, type=DOMAIN)
     if lsm.is_valid(wanted) and not lsm.denied(own, wanted, "process", ("transition",)):
         return wanted
-    if own.type == selinuxfs.DOMAIN:
+    if own.type == policynames.LAUNCHER:
         raise HostError(
             f"the policy lets the launcher start nothing as {wanted}", hint="run: confined-qemu policy install"
         )

@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 
 ROOT = "/sys/fs/selinux"
-DOMAIN = "confined_qemu_t"
-"""The launcher's own type, from our policy module."""
 _LABEL = "security.selinux"
 _CONFIG = "/etc/selinux/config"
 _LOWEST = "s0"

@@ -47,15 +47,13 @@ def load(environment: Mapping[str, str]) -> tuple[Settings, tuple[str, ...]]:
         SpecError: a file is wrong; every problem with its place.
         UsageError: a variable has a value that it cannot have.
     """
-    from confined_qemu.read.settings import Settings, from_environment
+    from confined_qemu.read.settings import Settings, from_environment, from_file
 
     found, used = Settings(), []
     for path in candidates(environment):
         text = _text(path, frozenset({0}) if path == paths.SETTINGS else frozenset({0, os.geteuid()}))
         if text is not None:
-            from confined_qemu.read.spec import settingsfile
-
-            found = settingsfile.parse(text, path, found)
+            found = from_file(text, path, found)
             used.append(path)
     return from_environment(environment, found), tuple(used)
 

@@ -8,8 +8,8 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from confined_qemu.host import devices, inodes, kvm, lsm, mounts, processes, selinuxfs
-from confined_qemu.model import hostpaths, paths
+from confined_qemu.host import devices, inodes, kvm, lsm, mounts, processes
+from confined_qemu.model import hostpaths, paths, policynames
 from confined_qemu.model.errors import HostError, LsmError, why
 from confined_qemu.model.facts import DescriptorFacts, FileFacts, FileKind, Identity, SelinuxFacts, SelinuxMode
 from confined_qemu.model.frozen import replace
@@ -32,7 +32,7 @@ def selinux(*, scan: bool = True) -> SelinuxFacts:
     if mode is SelinuxMode.DISABLED:
         return SelinuxFacts(mode)
     own = lsm.own_context()
-    in_domain = own.type == selinuxfs.DOMAIN
+    in_domain = own.type == policynames.LAUNCHER
     caller = lsm.previous_context() if in_domain else own
     contexts = lsm.policy_contexts()
     mls = lsm.is_valid(contexts.content.at(Level(1)))
@@ -56,7 +56,7 @@ def as_launched(found: SelinuxFacts) -> SelinuxFacts:
     if script is None:
         return found
     launcher = lsm.created(found.own, script, "process")
-    return replace(found, own=launcher, in_domain=launcher.type == selinuxfs.DOMAIN)
+    return replace(found, own=launcher, in_domain=launcher.type == policynames.LAUNCHER)
 
 
 def accelerator() -> KvmFacts:

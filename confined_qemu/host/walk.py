@@ -10,7 +10,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from confined_qemu.model.errors import HostError, why
+from confined_qemu.host import mounts
 from confined_qemu.model.frozen import dataclass
 
 if TYPE_CHECKING:
@@ -42,28 +42,6 @@ class Entry:
         return stat.S_ISDIR(self.found.st_mode)
 
 
-def mount_number(descriptor: int) -> int | None:
-    """Return the number of the mount that an open descriptor is on (proc(5), `mnt_id`); a bind mount has its own.
-
-    Raises:
-        HostError: /proc cannot be read.
-    """
-    path = f"/proc/self/fdinfo/{descriptor}"
-    try:
-        number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            text = os.read(number, 4096)
-        finally:
-            os.close(number)
-    except OSError as error:
-        raise HostError(f"the mount of an open file cannot be read: {why(error)}", where=path) from error
-    for line in text.split(b"\n"):
-        name, _, value = line.partition(b":")
-        if name == b"mnt_id":
-            return int(value)
-    return None
-
-
 def below(
     top: int, shown: str, unread: Callable[[str, OSError], None], enter: Callable[[Entry], bool] = lambda _: True
 ) -> Iterator[Entry]:
@@ -72,7 +50,7 @@ def below(
     A folder for which `enter` says no is yielded and not entered; one that cannot be read is told to `unread`, with
     the error; one deeper than `DEEPEST` too (ENAMETOOLONG).
     """
-    yield from _Walk(mount_number(top), unread, enter).through(top, shown, 1)
+    yield from _Walk(mounts.number_of(top), unread, enter).through(top, shown, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +86,7 @@ class _Walk:
             self.unread(shown, error)
             return
         try:
-            if mount_number(descriptor) != self.mount:
+            if mounts.number_of(descriptor) != self.mount:
                 return
             entry = Entry(descriptor, os.fstat(descriptor), shown, depth)
             yield entry

@@ -8,7 +8,7 @@ import subprocess
 
 from confined_qemu.host import lsm, packages
 from confined_qemu.install import module, script
-from confined_qemu.model import paths
+from confined_qemu.model import paths, policynames
 from confined_qemu.model.context import Context
 from confined_qemu.model.distribution import Package
 from confined_qemu.model.errors import HostError, why
@@ -17,7 +17,6 @@ from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.helper import PROGRAMS
 from confined_qemu.model.mcs import Level, Range
 
-SCRIPT_TYPE = "confined_qemu_exec_t"
 INSTALL = "confined-qemu policy install"
 _PRIORITY = "400"
 _UNIT = f"""[Unit]
@@ -50,7 +49,7 @@ class Status:
 
 def _scripts() -> dict[str, str]:
     """Return our scripts, and the types that their labels have."""
-    return {paths.DENIALS_SCRIPT: "confined_qemu_denials_exec_t", paths.LAUNCH_SCRIPT: SCRIPT_TYPE}
+    return {paths.DENIALS_SCRIPT: policynames.DENIALS_SCRIPT, paths.LAUNCH_SCRIPT: policynames.SCRIPT}
 
 
 def loaded_version() -> int | None:

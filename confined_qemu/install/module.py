@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from importlib import resources
 
+from confined_qemu.model import policynames
+
 NAME = "confined_qemu"
 VERSION = 4
 """Raised with every change of the rules; the kernel knows it as a type alias, so that anyone can ask for it."""
@@ -34,7 +36,7 @@ def text(levels: Levels) -> str:
             *((folder / f"{part}.cil").read_text(encoding="ascii") for part in (*PARTS, levels)),
             f"; version {VERSION}",
             f"(typealias {alias})",
-            f"(typealiasactual {alias} confined_qemu_exec_t)",
+            f"(typealiasactual {alias} {policynames.SCRIPT})",
             "",
         )
     )

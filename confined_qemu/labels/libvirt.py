@@ -7,13 +7,12 @@ were not there. Everything is done by descriptor, under the lock that libvirt it
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import struct
 from typing import TYPE_CHECKING, Final
 
-from confined_qemu.host import inodes, lsm, processes
+from confined_qemu.host import inodes, locks, lsm, processes
 from confined_qemu.labels import journal, restore
 from confined_qemu.model.errors import ConfinedQemuError, HostError, LabelError, ValueProblem, printable, why
 from confined_qemu.model.facts import FileKind, LiveProcess, SelinuxMode
@@ -35,8 +34,8 @@ RUNNING: Final = "/run/libvirt/qemu"
 POOL: Final = "/var/lib/libvirt/images"
 _SYS_ADMIN: Final = 21
 """CAP_SYS_ADMIN's number (linux/capability.h)."""
-_LOCK: Final = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 1, 1, 0)
-"""libvirt's metadata lock: one byte at offset 1 (security_manager.c); QEMU's image locks lie elsewhere."""
+_LOCK: Final = (1, 1)
+"""Start and length of libvirt's metadata lock (security_manager.c); QEMU's image locks lie elsewhere."""
 _BOOT_RECORD: Final = struct.Struct("=h2xi32s4s32s256shhiii36x")
 _BOOT_TIME: Final = 2
 """utmp(5): `struct utmp` of a 64-bit Linux, and the type of the boot's record."""
@@ -326,10 +325,13 @@ def _locked(descriptor: int, path: str) -> int | None:
     except OSError:
         return None
     try:
-        fcntl.fcntl(writable, fcntl.F_OFD_SETLK, _LOCK)
+        taken = locks.take(writable, locks.EXCLUSIVE, *_LOCK)
     except OSError as error:
         os.close(writable)
-        raise HostError(f"libvirt is at work on it: {why(error)}", where=path, hint="run it again") from error
+        raise HostError(f"its lock cannot be taken: {why(error)}", where=path) from error
+    if not taken:
+        os.close(writable)
+        raise HostError("libvirt is at work on it", where=path, hint="run it again")
     return writable
 
 

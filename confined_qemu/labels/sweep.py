@@ -1,4 +1,4 @@
-"""Puts right what a VM made in a folder that outlives it: by descriptor, bounded, no link followed.
+"""Puts right what a VM made in a folder that outlives it: by descriptor, bounded, no link followed, no mount entered.
 
 The VM is dead by then, but others may write to the folder: an entry is opened, looked at and labelled through one
 descriptor, and one that became something else meanwhile is left as it is.
@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from typing import TYPE_CHECKING
 
-from confined_qemu.host import lsm
+from confined_qemu.host import lsm, walk
 from confined_qemu.model.errors import LabelError, why
 
 if TYPE_CHECKING:
     from confined_qemu.model.steps import Sweep
 
-_DEEPEST = 64
-"""Folders below the share."""
-_MOST = 100_000
+_MOST = walk.MOST
 """Entries looked at."""
+_NOT_A_VMS = frozenset({errno.EACCES, errno.EPERM, errno.ENOENT})
+"""Why a folder below the share is passed over: one that the launcher may not read is none that a VM made."""
 
 
 class _Full(Exception):
@@ -41,16 +40,11 @@ def sweep(step: Sweep) -> None:
             return
         raise LabelError(f"cannot be looked into: {why(error)}", where=step.path) from error
     try:
-        found = os.fstat(top)
-        if step.identity is not None:
-            same = (found.st_dev, found.st_ino) == (step.identity.device, step.identity.inode)
-        else:
-            same = lsm.context_of(top) == step.given
-        if same:
-            _Walk(step, found.st_dev).through(top, step.path, 0)
+        if _is_the_same(step, top):
+            _put_right(step, top)
     except _Full as full:
         raise LabelError(
-            f"holds more than is looked at ({_MOST} entries, {_DEEPEST} folders deep); some may carry {step.given}",
+            f"holds more than is looked at ({_MOST} entries, {walk.DEEPEST} folders deep); some may carry {step.given}",
             where=step.path,
             hint=f"run: chcon -R -l {step.restore.range} {step.path}",
         ) from full
@@ -58,52 +52,24 @@ def sweep(step: Sweep) -> None:
         os.close(top)
 
 
-class _Walk:
-    """One way through a folder."""
+def _is_the_same(step: Sweep, top: int) -> bool:
+    """Tell whether an open folder is the one that the VM had."""
+    if step.identity is None:
+        return lsm.context_of(top) == step.given
+    found = os.fstat(top)
+    return (found.st_dev, found.st_ino) == (step.identity.device, step.identity.inode)
 
-    def __init__(self, step: Sweep, device: int) -> None:
-        self.step = step
-        self.device = device
-        self.left = _MOST
 
-    def through(self, folder: int, shown: str, depth: int) -> None:
-        """Look at every entry of an open folder."""
-        try:
-            names = os.listdir(folder)
-        except OSError as error:
+def _put_right(step: Sweep, top: int) -> None:
+    def unread(shown: str, error: OSError) -> None:
+        if error.errno == errno.ENAMETOOLONG:
+            raise _Full
+        if shown == step.path or error.errno not in _NOT_A_VMS:
             raise LabelError(f"cannot be looked into: {why(error)}", where=shown) from error
-        for name in names:
-            self.left -= 1
-            if self.left < 0:
-                raise _Full
-            self._entry(folder, name, f"{shown}/{name}", depth)
 
-    def _entry(self, folder: int, name: str, shown: str, depth: int) -> None:
-        try:
-            entry = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-        except OSError:
-            return  # gone meanwhile
-        try:
-            found = os.fstat(entry)
-            if found.st_dev != self.device:
-                return
-            path = f"/proc/self/fd/{entry}"
-            # the label is the proof that it is the VM's: nobody else gives it, its pair is its own
-            if lsm.context_of(path) == self.step.given:
-                lsm.set_context(path, self.step.restore, shown=shown)
-            if stat.S_ISDIR(found.st_mode) and self.step.deep:
-                if depth >= _DEEPEST:
-                    raise _Full
-                self._below(entry, shown, depth)
-        finally:
-            os.close(entry)
-
-    def _below(self, entry: int, shown: str, depth: int) -> None:
-        try:
-            below = os.open(f"/proc/self/fd/{entry}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError:
-            return  # a folder that the launcher may not read is none that a VM made
-        try:
-            self.through(below, shown, depth + 1)
-        finally:
-            os.close(below)
+    for count, entry in enumerate(walk.below(top, step.path, unread, lambda _: step.deep), 1):
+        if count > _MOST:
+            raise _Full
+        # the label is the proof that it is the VM's: nobody else gives it, its pair is its own
+        if lsm.context_of(entry.proc) == step.given:
+            lsm.set_context(entry.proc, step.restore, shown=entry.shown)

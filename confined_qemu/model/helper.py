@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from confined_qemu.model import policynames
 from confined_qemu.model.distribution import Package
 from confined_qemu.model.frozen import dataclass
 
@@ -64,8 +65,8 @@ PROGRAMS = {
     HelperKind.SWTPM: Program(
         ("/usr/bin/swtpm",),
         Package.SWTPM,
-        "confined_qemu_swtpm_t",
-        "confined_qemu_swtpm_t",
+        policynames.SWTPM,
+        policynames.SWTPM,
         _GET_CAPABILITY,
         answer=8,
         listens=False,
@@ -73,8 +74,8 @@ PROGRAMS = {
     HelperKind.VIRTIOFSD: Program(
         ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/lib/virtiofsd"),
         Package.VIRTIOFSD,
-        "confined_qemu_virtiofsd_t",
-        "confined_qemu_virtiofsd_ro_t",
+        policynames.VIRTIOFSD,
+        policynames.VIRTIOFSD_READONLY,
         _GET_FEATURES,
         answer=20,
         listens=True,

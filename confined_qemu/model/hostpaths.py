@@ -13,6 +13,12 @@ from confined_qemu.model.frozen import replace
 from confined_qemu.model.labelrules import Place
 from confined_qemu.model.resource import Access, Resource, Role, Sharing
 
+SYSTEM_TREES = (
+    *("/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/run", "/sbin", "/sys", "/usr"),
+)
+"""What belongs to the system on every host, with all that is in it."""
+CROWDED = frozenset({"/", "/home", "/media", "/mnt", "/opt", "/root", "/srv", "/var", "/var/lib"})
+"""Folders of many things, of which one is a VM's."""
 _LOOKED_UP = frozenset({Role.FIRMWARE, Role.OPTION_ROM})
 _SYSTEM = ("/usr/", "/etc/")
 _KERNEL_FILES = ("/proc/", "/sys/")

@@ -251,19 +251,3 @@ def kinds(role: Role, access: Access) -> frozenset[FileKind]:
     """Return what a file must be to get a label in this role."""
     rows = (row for row in TABLE if role in row.roles and access in row.accesses)
     return frozenset().union(*(row.kinds for row in rows if row.sharing is not Sharing.UNLABELLED))
-
-
-BOOLEANS = {
-    "sysfs_t": "virt_use_sysfs",
-    "vfio_device_t": "virt_use_vfio",
-    "tty_device_t": "virt_use_comm",
-    "usbtty_device_t": "virt_use_comm",
-    "printer_device_t": "virt_use_comm",
-    "usbfs_t": "virt_use_usb",
-}
-"""The type of what is left alone, and the policy's boolean that opens it to every VM (virt.te)."""
-RELABEL_BOOLEANS = {
-    FileKind.BLOCK: "confined_qemu_use_block_devices",
-    FileKind.CHARACTER: "confined_qemu_use_host_devices",
-}
-"""The boolean of our own module that lets the launcher relabel such a device (policy/devices.cil)."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
+from confined_qemu.model import policynames
 from confined_qemu.model.facts import Boolean, FileKind
 from confined_qemu.model.frozen import dataclass, replace
 from confined_qemu.model.mcs import Level
@@ -18,14 +19,6 @@ if TYPE_CHECKING:
     from confined_qemu.model.facts import FileFacts, Mount
     from confined_qemu.model.policy import Policy
 
-_BOOLEANS = {
-    "nfs_t": "virt_use_nfs",
-    "cifs_t": "virt_use_samba",
-    "fusefs_t": "virt_use_fusefs",
-    "dosfs_t": "virt_use_usb",
-}
-"""The boolean that opens a type to VMs, in the reference policy and in Fedora's (virt.te, `virt_domain`)."""
-_ALSO = {"virt_use_usb": " (it gives VMs the host's USB devices too)"}
 _NEVER_AGAIN = frozenset(
     {"proc", "sysfs", "securityfs", "debugfs", "tracefs", "cgroup2", "bpf", "selinuxfs", "tmpfs", "ramfs", "hugetlbfs"}
 )
@@ -76,9 +69,10 @@ def judge(found: FileFacts, needs: tuple[str, ...], wanted: Context, process: Co
 
 def mend(mount: Mount, label: Context, wanted: Context, policy: Policy) -> str:
     """Return the one boolean that opens files of this label to VMs, else the mount that labels them `wanted`."""
-    boolean = _BOOLEANS.get(label.type)
+    boolean = policynames.OPENING.get(label.type)
     if boolean is not None and policy.boolean(boolean) is Boolean.OFF:
-        return f"run: setsebool -P {boolean} on{_ALSO.get(boolean, '')}"
+        more = policynames.OPENS_MORE.get(boolean)
+        return f"run: {policynames.turned_on(boolean)}" + (f" ({more})" if more else "")
     again = remount(mount, wanted)
     return f"run: {again}, or copy it to a file system with labels" if again else "copy it to a file system with labels"
 
@@ -118,7 +112,7 @@ def _unwritable(mount: Mount) -> str:
 
 
 def _opened_to_all(mount: Mount, label: Context, policy: Policy) -> str:
-    boolean = _BOOLEANS.get(label.type)
+    boolean = policynames.OPENING.get(label.type)
     is_on = boolean is not None and policy.boolean(boolean) is Boolean.ON
     why = f", as {boolean} is on" if is_on else ""
     return f"it lies on {_place(mount)}: SELinux does not separate it from other VMs{why}"

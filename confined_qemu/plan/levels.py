@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from confined_qemu.model import policynames
 from confined_qemu.model.context import Context
 from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.invocation import Seclabel, SeclabelType
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from confined_qemu.model.context import PolicyContexts
     from confined_qemu.model.facts import SelinuxFacts
 
-STDIO_TYPE = "confined_qemu_stdio_t"
 """The type of a pipe through which a dynamic VM speaks to its own caller (policy/mls.cil)."""
 _LOWEST = Level(0)
 
@@ -71,7 +71,7 @@ class Levels:
         """Return the label that makes a caller's pipe one that a dynamic VM may write to."""
         if not self.selinux.mls:
             return label.at(Level(self._own.sensitivity))
-        return Context(label.user, "object_r", STDIO_TYPE, Range.single(self.caller))
+        return Context(label.user, "object_r", policynames.STDIO, Range.single(self.caller))
 
     @property
     def way(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from confined_qemu.model import labelrules
+from confined_qemu.model import policynames
 from confined_qemu.model.facts import Boolean, FileFacts, FileKind
 from confined_qemu.model.resource import Access, Resource, Role
 
@@ -31,6 +31,11 @@ _NEEDS = {
     Access.CONNECT: ("write",),
     Access.LISTEN: ("write",),
 }
+_RELABEL = {
+    FileKind.BLOCK: policynames.USE_BLOCK_DEVICES,
+    FileKind.CHARACTER: policynames.USE_HOST_DEVICES,
+}
+"""The boolean of our own module that lets the launcher relabel such a device."""
 _MAPPED = frozenset({Role.INITRD, Role.MEMORY})
 
 
@@ -46,20 +51,20 @@ def word(kind: FileKind) -> str:
 
 def to_vms(label: Context | None, policy: Policy | None) -> str | None:
     """Return the command that opens what is left alone to VMs, None where no boolean of the policy does."""
-    boolean = labelrules.BOOLEANS.get(label.type) if label is not None else None
+    boolean = policynames.OPENING.get(label.type) if label is not None else None
     if boolean is None or policy is None or policy.boolean(boolean) is not Boolean.OFF:
         return None
-    return f"run: setsebool -P {boolean} on"
+    return f"run: {policynames.turned_on(boolean)}"
 
 
 def to_launcher(found: FileFacts, label: Context, policy: Policy) -> str | None:
     """Say why the launcher may not relabel a device, and which boolean lets it; None for what is no device."""
-    boolean = labelrules.RELABEL_BOOLEANS.get(found.kind)
+    boolean = _RELABEL.get(found.kind)
     if boolean is None:
         return None
     word = WORDS[found.kind]
     if policy.boolean(boolean) is Boolean.OFF:
-        return f"SELinux lets the launcher relabel no {word}; run: setsebool -P {boolean} on"
+        return f"SELinux lets the launcher relabel no {word}; run: {policynames.turned_on(boolean)}"
     return f"SELinux lets the launcher relabel no {word} of type {label.type}"
 
 

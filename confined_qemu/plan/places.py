@@ -5,6 +5,8 @@ from __future__ import annotations
 import posixpath
 import shlex
 
+from confined_qemu.model import hostpaths
+
 GENERIC = frozenset({"default_t", "root_t", "etc_runtime_t", "var_t", "mnt_t", "usr_t", "unlabeled_t", "file_t"})
 """What the policies call a file that nobody meant: in `/builds`, `/srv` or `/var`, `/mnt`, `/opt`, without a label.
 
@@ -13,12 +15,10 @@ A folder that somebody makes in `/` is root_t at first, and what somebody makes 
 EXAMPLE = "/srv/vms"
 """A folder that can be adopted on every host."""
 _TREES = (
-    *("/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/run", "/sbin", "/sys", "/usr"),
+    *hostpaths.SYSTEM_TREES,
     *("/tmp", "/var/lock", "/var/run", "/var/tmp"),  # noqa: S108 - named, never written
 )
 """What belongs to the system, with all that is in it."""
-_FOLDERS = ("/", "/home", "/media", "/mnt", "/opt", "/root", "/srv", "/var", "/var/lib")
-"""Folders of many things; one in them may be adopted."""
 _HOMES = "/home/"
 _LITERAL = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/_-")
 _BACKSLASHED = frozenset(".^$?*+|[({")
@@ -30,7 +30,7 @@ def problem(folder: str) -> str | None:
         return "its name has a newline or another character that no file context can hold"
     if any(folder == tree or folder.startswith(f"{tree}/") for tree in _TREES):
         return "it is a part of the system"
-    if folder in _FOLDERS:
+    if folder in hostpaths.CROWDED:
         return "it is a folder of many things; adopt one in it"
     if folder.startswith(_HOMES) and "/" not in folder.removeprefix(_HOMES):
         return "it is a user's home; images there are used as they are"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from confined_qemu.model import hostpaths
+from confined_qemu.model import hostpaths, policynames
 from confined_qemu.model.commas import escape
 from confined_qemu.model.errors import printable
 from confined_qemu.model.facts import SelinuxMode
@@ -170,7 +170,7 @@ class _Draft:
         if self.accel.tcg and not self.invocation.query and self.denied(process, process, "process", "execmem"):
             self.deny(
                 f"TCG needs memory that is written and executed, and the policy denies execmem to {process.type} "
-                "(avc: denied { execmem }); run: setsebool -P virt_use_execmem on"
+                f"(avc: denied {{ execmem }}); run: {policynames.turned_on(policynames.USE_EXECMEM)}"
             )
         return True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from confined_qemu.model import policynames
 from confined_qemu.model.facts import Boolean
 from confined_qemu.model.invocation import SeclabelType
 
@@ -14,10 +15,8 @@ if TYPE_CHECKING:
     from confined_qemu.model.policy import Policy
 
 INSTALL = "confined-qemu policy install"
-USERDOMAIN = "confined_qemu_transition_userdomain"
-"""Our module's boolean: may the launcher start QEMU in a person's own domain?"""
-_LIBVIRTS = "virt_transition_userdomain"
-"""The reference policy's, of the same meaning for libvirt's daemon; some policies have it (Fedora's), some not."""
+_USERDOMAIN = (policynames.TRANSITION_USERDOMAIN, policynames.VIRT_TRANSITION_USERDOMAIN)
+"""Both must be on, where a policy has both, before QEMU starts in a person's domain."""
 
 
 def unknown(seclabel: Seclabel, process: Context, policy: Policy) -> str | None:
@@ -66,17 +65,13 @@ def transition(seclabel: Seclabel, process: Context, facts: Facts, policy: Polic
 
 
 def _userdomain(seclabel: Seclabel, process: Context, own: Context, policy: Policy, *, denied: bool) -> str | None:
-    off = [name for name in (USERDOMAIN, _LIBVIRTS) if policy.boolean(name) is Boolean.OFF]
+    off = [name for name in _USERDOMAIN if policy.boolean(name) is Boolean.OFF]
     what = f"{_source(seclabel)}: {process.type} is a person's domain and confines no VM"
     if off:
-        return f"{what}, and the policy forbids it here; run: {_setsebool(off)}"
-    if denied and policy.boolean(USERDOMAIN) is Boolean.ABSENT:
+        return f"{what}, and the policy forbids it here; run: {policynames.turned_on(*off)}"
+    if denied and policy.boolean(policynames.TRANSITION_USERDOMAIN) is Boolean.ABSENT:
         return f"{what}, and the policy lets {own.type} start nothing in it; run: {INSTALL}"
     return f"{_source(seclabel)}: the policy does not let {own} start {process}" if denied else None
-
-
-def _setsebool(names: list[str]) -> str:
-    return f"setsebool -P {names[0]} on" if len(names) == 1 else "setsebool -P " + " ".join(f"{n}=on" for n in names)
 
 
 def way_back(facts: Facts, policy: Policy, what: str) -> str | None:
@@ -87,7 +82,7 @@ def way_back(facts: Facts, policy: Policy, what: str) -> str | None:
     return (
         f"{what}: QEMU would keep your context, and the launch script may start nothing as {caller.type}; "
         f"start it by confined-qemu run or exec, or {facts.emulator.path} itself, or run: "
-        f"setsebool -P {USERDOMAIN} on"
+        + policynames.turned_on(policynames.TRANSITION_USERDOMAIN)
     )
 
 

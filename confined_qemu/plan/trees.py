@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from confined_qemu.model import hostpaths
 from confined_qemu.model.errors import shell_word
 from confined_qemu.model.facts import FileFacts, FileKind, FolderFacts
 from confined_qemu.model.frozen import dataclass
@@ -21,15 +22,13 @@ if TYPE_CHECKING:
     from confined_qemu.model.policy import Policy
 
 _SYSTEM = (
-    *("/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/run", "/sbin", "/sys", "/usr"),
+    *hostpaths.SYSTEM_TREES,
     *("/var/lib/confined-qemu", "/var/lib/selinux", "/var/log", "/var/mail", "/var/spool"),
 )
 """What belongs to the system, with all that is in it."""
-_MANY = frozenset(
-    """
-    / /home /media /mnt /opt /root /srv /tmp /var /var/cache /var/lib /var/lib/libvirt /var/lib/libvirt/images /var/tmp
-    """.split()  # noqa: SIM905 - a table
-)
+_MANY = hostpaths.CROWDED | {
+    *("/tmp", "/var/cache", "/var/lib/libvirt", "/var/lib/libvirt/images", "/var/tmp"),  # noqa: S108 - named only
+}
 """Folders of many things; one in them may be labelled."""
 _PROGRAMS = frozenset({"/var/lib", "/var/cache"})
 """Where each program has a folder."""

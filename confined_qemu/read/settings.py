@@ -1,11 +1,12 @@
 """What the user of an emulator's name wants of the launcher: said beside QEMU's command line, never in it. Pure.
 
 `/etc/confined-qemu.yaml`, then the user's own file, then `CONFINED_QEMU_*` variables, each key's name in capitals: what
-is said later replaces what was said of that key before.
+is said later replaces what was said of that key before. YAML is loaded only where there is a file.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from confined_qemu.model.invocation import Confinement
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from confined_qemu.read.spec.kinds import Table
 
 PREFIX = "CONFINED_QEMU_"
 
@@ -46,6 +49,50 @@ class Settings:
 _WORDS: Mapping[str, type[StrEnum]] = {"confinement": Confinement, "unknown_options": UnknownOptions}
 _PATHS = ("extra_paths", "extra_readonly", "label_trees")
 _TRUTH = {"yes": True, "no": False}
+
+
+def from_file(text: str, file: str, before: Settings) -> Settings:
+    """Return `before` with what a file's text sets in its place; `file` is only named in messages, nothing is opened.
+
+    Raises:
+        SpecError: the text is no such file; `problems` holds `file:line:column: key: what; how to mend` for each.
+    """
+    if not any(line.strip() and not line.lstrip().startswith("#") for line in text.splitlines()):
+        return before  # all of it is commented out
+    from confined_qemu.read.spec import yamlnodes
+
+    problems = yamlnodes.Problems(file)
+    values: Any = {}
+    with suppress(yamlnodes.TooMany):
+        root = yamlnodes.compose(text, problems)
+        if isinstance(root, yamlnodes.Mapping):
+            values = _keys().read(root, "", problems)
+        elif isinstance(root, yamlnodes.Scalar | yamlnodes.Sequence):
+            problems.add(root.mark, "", "settings are a mapping (key: value)", "for example: unknown_options: warn")
+    if (error := problems.error) is not None:
+        raise error
+    return replace(before, **values)
+
+
+def _keys() -> Table:
+    """Return the keys of a settings file. `build` keeps what was written: what is left out stays as it was before."""
+    from confined_qemu.read.spec.kinds import Choice, Key, ListOf, Table, Text, YesNo
+
+    # a relative one would start wherever a client happens to start QEMU
+    files = ListOf(Text("an absolute path", r"/[\s\S]*"))
+    return Table(
+        Settings,
+        (
+            Key("confinement", Choice(Confinement), "what must hold the VM"),
+            Key("unknown_options", Choice(UnknownOptions), "what happens to an option of QEMU that is not known"),
+            Key("extra_paths", files, "files that VMs will be told to open while they run", ("extra_files",)),
+            Key("extra_readonly", files, "the same, only to be read"),
+            Key("label_trees", files, "folders whose whole tree may be labelled for a VM that shares it"),
+            Key("require_domain", YesNo(), "start nothing where the launcher's own domain is missing"),
+        ),
+        lambda values, _: values,
+        "the launcher's options",
+    )
 
 
 def from_environment(environment: Mapping[str, str], before: Settings | None = None) -> Settings:
