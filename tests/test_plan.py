@@ -1,8 +1,9 @@
 """Plans as people and programs see them: golden texts, one folder for each case.
 
 `spec.yaml`, `domain.xml` or `argv` (an argument a line; `env` has variables, and what `-readconfig` names lies beside
-it) is what was asked for, `host.json` what is special about the host (tests/worlds.py), `plan.txt` and `plan.json` what
-comes of it. `pytest --update` writes the last two anew.
+it) is what was asked for, `host.json` what is special about the host (tests/worlds.py), `plan.txt` what comes of it,
+and `plan.json` too in the cases that together show every form that the JSON has. `pytest --update` writes the last two
+anew; an empty `plan.json` adds a case to those.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ def asked(case: str, monkeypatch: pytest.MonkeyPatch) -> Invocation:
     return inputs.from_spec(f"{HERE}/{case}.{'xml' if domain else 'yaml'}")
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_golden(case: str, monkeypatch: pytest.MonkeyPatch, golden: Callable[[str, str], None]) -> None:
+def planned(case: str, monkeypatch: pytest.MonkeyPatch) -> Plan:
+    """Return the case's plan; a plan is the same for the same facts."""
     invocation = asked(case, monkeypatch)
     world = World(**json.loads(text_of(case, "host.json") or "{}"))
     invocation = world.followed(invocation)
@@ -69,10 +70,38 @@ def test_golden(case: str, monkeypatch: pytest.MonkeyPatch, golden: Callable[[st
     if world.policy is None:
         facts = replace(facts, selinux=replace(facts.selinux, own=None, caller=None))
     made = plan(invocation, facts, world.rules())
-    golden(f"plan/{case}/plan.txt", made.describe() + "\n")
-    golden(f"plan/{case}/plan.json", json.dumps(made.to_json(), indent=1) + "\n")
     assert plan(invocation, facts, world.rules()) == made
+    return made
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_golden(case: str, monkeypatch: pytest.MonkeyPatch, golden: Callable[[str, str], None]) -> None:
+    made = planned(case, monkeypatch)
+    golden(f"plan/{case}/plan.txt", made.describe() + "\n")
+    if text_of(case, "plan.json") is not None:
+        golden(f"plan/{case}/plan.json", json.dumps(made.to_json(), indent=1) + "\n")
     check_shape(made.to_json())
+
+
+def forms(printed: dict[str, Any]) -> set[tuple[object, ...]]:
+    """Return what a plan's JSON has an example of."""
+    found: set[tuple[object, ...]] = {
+        ("given", "given" in printed),
+        ("accel", printed["accel"]["chosen"]),
+        ("confinement", printed["confinement"]),
+        *((key, bool(printed[key])) for key in ("process_context", "warnings", "refusals")),
+    }
+    for resource in printed["resources"]:
+        found |= {(key, resource[key]) for key in ("access", "class")}
+        found |= {(key, resource[key] is None) for key in ("context", "restore")}
+        found.add(("role", resource["role"], resource["class"]))
+    return found
+
+
+def test_every_form_of_the_json_is_in_a_golden_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = {form for case in CASES for form in forms(planned(case, monkeypatch).to_json())}
+    texts = [text for case in CASES if (text := text_of(case, "plan.json")) is not None]
+    assert made == {form for text in texts for form in forms(json.loads(text))}
 
 
 def check_shape(printed: dict[str, Any]) -> None:

@@ -17,15 +17,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from confined_qemu.host import inodes, locks, processes
 from confined_qemu.labels import journal, label, restore
 from confined_qemu.model.context import Context
-from confined_qemu.model.errors import JournalError, LsmError
-from confined_qemu.model.facts import Facts, FileFacts, FileKind, KvmFacts, SelinuxFacts, SelinuxMode
-from confined_qemu.model.invocation import Invocation
-from confined_qemu.model.mcs import Level, Pair
+from confined_qemu.model.errors import ConfinedQemuError, JournalError, LsmError
+from confined_qemu.model.facts import FileKind
+from confined_qemu.model.mcs import Level
 from confined_qemu.model.record import Record
-from confined_qemu.model.resource import Access, Resource, Role, Sharing
+from confined_qemu.model.resource import Sharing
 from confined_qemu.model.steps import Bind, Create, JournalStep, MakeFolder, Relabel
-from confined_qemu.plan.files import FilePlanner, Wanted
-from tests.fakes import DEBIAN, VIRT_IMAGE, Crash, Labels, Policy, install_labels, install_processes
+from tests import launches
+from tests.fakes import DEBIAN, VIRT_IMAGE, Crash, Labels, install_labels, install_processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -194,15 +193,15 @@ def test_holders_are_the_live_vms_and_their_files(
 
 Fault = tuple[int, bool]
 """The number of the call to SELinux that goes wrong, and whether it ends the process too."""
-FAULTS = st.none() | st.tuples(st.integers(1, 12), st.booleans())
+FAULTS = st.none() | st.tuples(st.integers(1, 16), st.booleans())
 
 
 @dataclass
-class Vm:
-    pid: int
-    context: Context
+class Live:
+    """A VM that runs, and which of its files others have touched."""
+
+    vm: launches.Vm
     path: str
-    descriptor: int
     private: tuple[str, ...]
     disturbed: set[str] = field(default_factory=set)
 
@@ -213,16 +212,14 @@ class Host(RuleBasedStateMachine):
     def __init__(self, base: str) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        self.labels = install_labels(self.patch)
-        self.table = install_processes(self.patch)
         self.place = tempfile.TemporaryDirectory(dir=base)
-        self.folder = os.path.join(self.place.name, "journal")
-        os.mkdir(self.folder)
+        self.host = launches.Host(self.place.name, self.patch)
+        self.labels, self.table, self.folder = self.host.labels, self.host.table, self.host.journals
+        self.own = set(os.listdir(self.place.name))
         self.good: dict[str, set[Context]] = {}
         for name in FILES:
             self.new_file(self.at(name), VIRT_IMAGE)
-        self.live: list[Vm] = []
-        self.last = 1
+        self.live: list[Live] = []
 
     def at(self, name: str) -> str:
         return os.path.join(self.place.name, name)
@@ -233,7 +230,7 @@ class Host(RuleBasedStateMachine):
         os.rename(f"{path}.new", path)
         self.good[path] = {context}
 
-    # ---- launching, as session.launch does it
+    # ---- launching
 
     @rule(
         wanted=st.dictionaries(st.sampled_from(FILES), st.sampled_from([Sharing.PRIVATE, Sharing.CONTENT]), min_size=1),
@@ -242,80 +239,31 @@ class Host(RuleBasedStateMachine):
     )
     def start(self, wanted: dict[str, Sharing], log: bool, fault: Fault | None) -> None:
         """Start a VM; `fault` is the call that fails, and whether it ends the launcher too."""
-        paths = [self.at(name) for name in wanted]
-        if not self.settled(paths):
-            return
-        self.last += 1
-        pid, pair = self.last, Pair(1, self.last)
-        steps = self.planned(wanted, pair, log=log)
-        if steps is None:
-            return
-        context = DEBIAN.kvm.at(pair.level())
-        record = Record(f"vm{pid}", self.table.boot, pid, 1, "tcg", context, steps)
-        path, descriptor = journal.write(self.folder, record)
-        self.table.ticks[pid] = 1
+        arguments = [
+            word
+            for name, sharing in wanted.items()
+            for word in ("-drive", f"file={self.at(name)},format=raw{',readonly=on' * (sharing is Sharing.CONTENT)}")
+        ]
+        if log:
+            number = self.host.pid + 1
+            qmp = f"unix:{self.at(f'qmp{number}')},server=on,wait=off"
+            arguments += ["-pidfile", self.at(f"pid{number}"), "-qmp", qmp]
         if fault is not None:
             self.labels.at(fault[0], Crash() if fault[1] else None)
         try:
-            for step in steps:
-                label.apply(step, _no_bind)
-        except LsmError:
-            self.labels.faults.clear()
-            restore.restore(path)
-            self.died(pid, descriptor)
+            vm = self.host.launch(*arguments)
+        except (ConfinedQemuError, Crash) as error:
+            self.settled()
+            self.host.end_companions(watched=not isinstance(error, Crash))
             return
-        except Crash:
-            self.died(pid, descriptor)
-            return
-        self.labels.faults.clear()
+        self.settled()
         private = tuple(self.at(name) for name, sharing in wanted.items() if sharing is Sharing.PRIVATE)
-        self.live.append(Vm(pid, context, path, descriptor, private))
+        self.live.append(Live(vm, os.path.join(self.folder, f"{vm.pid}.1{journal.SUFFIX}"), private))
 
-    def settled(self, paths: list[str]) -> bool:
-        """Do what dead VMs left on these files; tell whether nothing is left."""
-        for entry in journal.entries(self.folder):
-            if restore.pid_of(entry) is None and any(step.path in paths for step in entry.record.steps):
-                result = restore.finish(entry)
-                if result is not None and result.failed:
-                    return False
-        return True
-
-    def planned(self, wanted: dict[str, Sharing], pair: Pair, *, log: bool) -> tuple[JournalStep, ...] | None:
-        process = DEBIAN.kvm.at(pair.level())
-        facts = Facts(
-            SelinuxFacts(SelinuxMode.ENFORCING, contexts=DEBIAN),
-            KvmFacts("svm", 12),
-            FileFacts("/qemu", "/qemu", FileKind.REGULAR),
-            holders=restore.holders([self.folder]),
-        )
-        policy = Policy({("svirt_t", "virt_image_t", "file"): frozenset({"read"})})
-        planner = FilePlanner(Invocation("vm", "qemu", ()), facts, policy, process)
-        steps: list[JournalStep] = []
-        for name, sharing in wanted.items():
-            outcome = planner.decide(self.looked_at(name, sharing))
-            if outcome.refusals or outcome.denials:
-                return None
-            steps += [step for step in outcome.steps if isinstance(step, Relabel)]
-        if log:
-            image = Context("system_u", "object_r", "svirt_image_t", process.range)
-            steps.append(Create(self.at(f"pid{pair.second}"), image, VIRT_IMAGE, remove=True))
-            steps.append(MakeFolder(self.at(f"run{pair.second}"), image))
-        return tuple(steps)
-
-    def looked_at(self, name: str, sharing: Sharing) -> Wanted:
-        path = self.at(name)
-        descriptor = os.open(path, os.O_PATH)
-        identity = inodes.identity_of(descriptor)
-        os.close(descriptor)
-        access = Access.READ_WRITE if sharing is Sharing.PRIVATE else Access.READ
-        found = FileFacts(path, path, FileKind.REGULAR, identity, label=self.labels.of(path), default=VIRT_IMAGE)
-        return Wanted(Resource(path, Role.DISK, access, sharing, "disk"), found)
-
-    def died(self, pid: int, descriptor: int) -> None:
+    def settled(self) -> None:
+        """Let nothing more go wrong."""
         self.labels.faults.clear()
         self.labels.creating_now = None
-        del self.table.ticks[pid]
-        os.close(descriptor)
 
     # ---- ending
 
@@ -328,23 +276,19 @@ class Host(RuleBasedStateMachine):
     @rule(number=st.integers(0, 9), fault=FAULTS, watched=st.booleans())
     def end(self, number: int, fault: Fault | None, watched: bool) -> None:
         """End a VM; its watcher puts back, or fails, or is killed meanwhile or before."""
-        vm = self.live.pop(number % len(self.live))
-        del self.table.ticks[vm.pid]
-        if watched:
-            if fault is not None:
-                self.labels.at(fault[0], Crash() if fault[1] else None)
-            with suppress(Crash):
-                restore.restore(vm.path)
-            self.labels.faults.clear()
-        os.close(vm.descriptor)
+        live = self.live.pop(number % len(self.live))
+        if watched and fault is not None:
+            self.labels.at(fault[0], Crash() if fault[1] else None)
+        with suppress(Crash):
+            self.host.end(live.vm, watched=watched)
+        self.settled()
 
     @rule()
     def power_cut(self) -> None:
         """Start the host anew: every process is gone, journals and labels stay."""
-        for vm in self.live:
-            os.close(vm.descriptor)
+        for live in self.live:
+            self.host.end(live.vm, watched=False)
         self.live.clear()
-        self.table.ticks.clear()
         self.table.boot += "'"
 
     @rule()
@@ -356,8 +300,9 @@ class Host(RuleBasedStateMachine):
         for path, good in self.good.items():
             if path not in used:
                 assert self.labels.of(path) in good, (os.path.basename(path), str(self.labels.of(path)))
-        living = {f"{kind}{vm.pid}" for vm in self.live for kind in ("pid", "run")}
-        assert set(os.listdir(self.place.name)) <= {"journal", *FILES, *living}
+        living = {f"{kind}{live.vm.pid}" for live in self.live for kind in ("pid", "qmp")}
+        assert set(os.listdir(self.place.name)) <= {*self.own, *FILES, *living}
+        assert len(os.listdir(self.at("runtime"))) <= len(self.live)
         assert len(journal.entries(self.folder)) == len(self.live)
 
     # ---- other people
@@ -369,25 +314,25 @@ class Host(RuleBasedStateMachine):
         used = any(step.path == path for entry in journal.entries(self.folder) for step in entry.record.steps)
         self.labels.give(path, OTHER)
         self.good[path] = {OTHER, *(self.good[path] if used else ())}
-        for vm in self.live:
-            vm.disturbed.add(path)
+        for live in self.live:
+            live.disturbed.add(path)
 
     @rule(name=st.sampled_from(FILES))
     def replace(self, name: str) -> None:
         """Put another file in the place of one."""
         path = self.at(name)
         self.new_file(path, VIRT_IMAGE)
-        for vm in self.live:
-            vm.disturbed.add(path)
+        for live in self.live:
+            live.disturbed.add(path)
 
     # ---- always
 
     @invariant()
     def images_are_their_vms(self) -> None:
         """Hold each private image to the pair of the one VM that has it."""
-        for vm in self.live:
-            for path in set(vm.private) - vm.disturbed:
-                assert self.labels.of(path).range == vm.context.range
+        for live in self.live:
+            for path in set(live.private) - live.disturbed:
+                assert self.labels.of(path).range == live.vm.context.range
 
     def teardown(self) -> None:
         """End everything, and look a last time."""
@@ -405,7 +350,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 
 @pytest.mark.parametrize("crash", [True, False], ids=["crash", "error"])
-@pytest.mark.parametrize("call", range(1, 7))
+@pytest.mark.parametrize("call", range(2, 15))
 def test_a_launch_that_ends_at_any_call(host: Host, call: int, crash: bool) -> None:
     host.start({"a": Sharing.PRIVATE, "b": Sharing.CONTENT}, log=True, fault=(call, crash))
     assert host.live == []
