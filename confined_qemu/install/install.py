@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 
-from confined_qemu.host import lsm
+from confined_qemu.host import lsm, selinuxfs
 from confined_qemu.install import module, script
 from confined_qemu.model import paths, policynames
 from confined_qemu.model.context import Context
@@ -158,7 +158,7 @@ def _levels(*, load: bool) -> module.Levels:
         s1 = Level(1)
         known = lsm.is_valid(Context("system_u", "object_r", "usr_t", Range.single(s1)))
         return module.Levels.MLS if known else module.Levels.MCS
-    with open("/etc/selinux/config", encoding="utf-8", errors="replace") as file:
+    with open(selinuxfs.CONFIG, encoding="utf-8", errors="replace") as file:
         chosen = [line.partition("=")[2].strip() for line in file if line.startswith("SELINUXTYPE=")]
     return module.Levels.MLS if "mls" in chosen else module.Levels.MCS
 
