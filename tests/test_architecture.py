@@ -112,6 +112,20 @@ def test_one_module_speaks_to_selinux() -> None:
     assert [name for name in MODULES if "selinux" in set(imports(tree_of(name)))] == ["host.lsm"]
 
 
+def test_selinux_has_one_door() -> None:
+    files = re.compile(
+        r"/sys/fs/selinux|/etc/selinux/|/attr/(current|prev|exec|fscreate|sockcreate)?$|^security\.selinux$"
+    )
+
+    def opens(name: str) -> bool:
+        texts = (node.value for node in ast.walk(tree_of(name)) if isinstance(node, ast.Constant))
+        return any(isinstance(text, str) and " " not in text and files.search(text) for text in texts)
+
+    # these are executed by path beside a VM and import nothing of ours: they read /proc/PID/attr/current
+    beside = {f"launch.companions.{name}" for name in ("watch", "relay", "survivors")}
+    assert {name for name in MODULES if opens(name)} == {"host.selinuxfs", *beside}
+
+
 def test_one_module_names_our_types_and_booleans() -> None:
     ours = re.compile(r"(confined_qemu|virt_use)(_[a-z]+)+")
 
@@ -120,6 +134,19 @@ def test_one_module_names_our_types_and_booleans() -> None:
         return any(isinstance(text, str) and ours.fullmatch(text) for text in texts)
 
     assert [name for name in MODULES if spelled(name)] == ["model.policynames"]
+
+
+def test_no_two_modules_give_one_name_to_two_classes() -> None:
+    names = [
+        node.name
+        for module in MODULES
+        for node in tree_of(module).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
+    twice = {name for name in names if names.count(name) > 1}
+    # a kind of value in a spec and a kind of option of QEMU; a group of denials and one of a configuration file;
+    # what a launch and what a replacement of an emulator did
+    assert twice <= {"Kind", "Group", "Done"}
 
 
 def test_yaml_and_psutil_have_one_place_each() -> None:

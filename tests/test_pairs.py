@@ -187,12 +187,12 @@ def test_a_level_in_pieces_takes_few_locks_and_no_pair_too_few(level: frozenset[
 def test_static_vms_share_a_level_and_no_dynamic_one_gets_into_it(registry: str) -> None:
     one, two, dynamic, other = (pairs.open_registry(registry) for _ in range(4))
     level = frozenset((3, 5, 9))
-    assert pairs.use_of(one, level) is pairs.Use.FREE
+    assert pairs.use_of(one, level) is pairs.PairUse.FREE
     assert pairs.reserve_level(one, level)
     assert pairs.reserve_level(two, level)
-    assert pairs.use_of(two, level) is pairs.Use.STATIC
+    assert pairs.use_of(two, level) is pairs.PairUse.STATIC
     assert pairs.reserve(dynamic, SMALL, (), first) == Pair(3, 1023)
-    assert pairs.use_of(two, frozenset((3, 1023))) is pairs.Use.DYNAMIC
+    assert pairs.use_of(two, frozenset((3, 1023))) is pairs.PairUse.DYNAMIC
     assert not pairs.reserve_level(two, frozenset((1023,)))
     os.close(one)
     os.close(two)

@@ -14,7 +14,7 @@ import pytest
 
 from confined_qemu.host import interpreter, lsm
 from confined_qemu.install import install, module, script
-from confined_qemu.install.module import Levels
+from confined_qemu.install.module import PolicyLevels
 from confined_qemu.model import paths, policynames
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import HostError
@@ -120,21 +120,21 @@ def compiled(folder: Path, text: str, least: str | None = None) -> subprocess.Co
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("levels", Levels)
-def test_the_module_assembles(levels: Levels) -> None:
+@pytest.mark.parametrize("levels", PolicyLevels)
+def test_the_module_assembles(levels: PolicyLevels) -> None:
     text = module.text(levels)
     found = list(walk(statements(text)))
     assert ["typealias", f"confined_qemu_version_{module.VERSION}"] in found
     ranges = [words for words in found if words[0] == "rangetransition" and "process" in words]
     # on MLS the launcher keeps its caller's range, and so stays below the caller's clearance
-    assert len(ranges) == (levels is Levels.MCS)
-    assert (["typeattributeset", "privrangetrans", ["confined_qemu_t"]] in found) is (levels is Levels.MLS)
+    assert len(ranges) == (levels is PolicyLevels.MCS)
+    assert (["typeattributeset", "privrangetrans", ["confined_qemu_t"]] in found) is (levels is PolicyLevels.MLS)
 
 
 @pytest.mark.touches_host
 @pytest.mark.skipif(SECILC is None, reason="secilc is not installed")
-@pytest.mark.parametrize("levels", Levels)
-def test_the_module_compiles(tmp_path: Path, levels: Levels) -> None:
+@pytest.mark.parametrize("levels", PolicyLevels)
+def test_the_module_compiles(tmp_path: Path, levels: PolicyLevels) -> None:
     done = compiled(tmp_path, module.text(levels))
     assert done.returncode == 0, done.stderr
     assert "confined_qemu_exec_t" in (tmp_path / "contexts").read_text()
@@ -146,14 +146,14 @@ def test_the_module_compiles(tmp_path: Path, levels: Levels) -> None:
     "wrong", ["(allow confined_qemu_t svirt_t (file (reed)))", "(typeattributeset x", "(alow a b (file (read)))"]
 )
 def test_a_mistake_in_it_would_be_seen(tmp_path: Path, wrong: str) -> None:
-    good = module.text(Levels.MCS)
+    good = module.text(PolicyLevels.MCS)
     assert compiled(tmp_path, good + wrong + "\n", base(good)).returncode != 0
 
 
 def test_the_launcher_relabels_images_only() -> None:
     """Issue of trust: what is not named here, a bug in the launcher cannot relabel."""
     may = set()
-    for words in walk(statements(module.text(Levels.MCS))):
+    for words in walk(statements(module.text(PolicyLevels.MCS))):
         match words:
             case ["allow", "confined_qemu_t", str(target), [str(kind), [*permissions]]] if "relabelfrom" in permissions:
                 may.add((target, kind))
@@ -303,6 +303,8 @@ def test_what_is_missing(installed: Path, monkeypatch: pytest.MonkeyPatch, what:
 
 
 def test_the_module_declares_every_name_that_the_launcher_uses() -> None:
-    declared = set(re.findall(r"\((?:type|boolean) (\w+)", module.text(Levels.MCS) + module.text(Levels.MLS)))
+    declared = set(
+        re.findall(r"\((?:type|boolean) (\w+)", module.text(PolicyLevels.MCS) + module.text(PolicyLevels.MLS))
+    )
     used = {name for key, name in vars(policynames).items() if key.isupper() and isinstance(name, str)}
     assert {name for name in used if name.startswith(f"{policynames.OURS}_")} <= declared

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
-class Verdict(StrEnum):
+class Grade(StrEnum):
     """How a finding bears on starting a VM."""
 
     OK = "ok"
@@ -31,14 +31,14 @@ class Verdict(StrEnum):
 class Finding:
     """One thing that was looked at."""
 
-    verdict: Verdict
+    verdict: Grade
     subject: str
     text: str
 
     @property
     def failed(self) -> bool:
         """Tell whether no VM starts because of it."""
-        return self.verdict is Verdict.FAIL
+        return self.verdict is Grade.FAIL
 
     def describe(self) -> str:
         """Return the finding as one line."""
@@ -69,7 +69,7 @@ def _guarded(subject: str, look: Callable[[], Iterator[Finding]]) -> list[Findin
     try:
         return list(look())
     except ConfinedQemuError as error:
-        return [Finding(Verdict.FAIL, subject, line) for line in str(error).split("\n")]
+        return [Finding(Grade.FAIL, subject, line) for line in str(error).split("\n")]
 
 
 def _selinux() -> Iterator[Finding]:
@@ -77,41 +77,41 @@ def _selinux() -> Iterator[Finding]:
 
     mode = lsm.mode()
     if mode is SelinuxMode.DISABLED:
-        yield Finding(Verdict.FAIL, "selinux", "disabled: nothing would confine a VM; boot with SELinux")
+        yield Finding(Grade.FAIL, "selinux", "disabled: nothing would confine a VM; boot with SELinux")
         return
     if mode is SelinuxMode.PERMISSIVE:
-        yield Finding(Verdict.WARN, "selinux", "permissive: labels are set, nothing is enforced; run: setenforce 1")
+        yield Finding(Grade.WARN, "selinux", "permissive: labels are set, nothing is enforced; run: setenforce 1")
     else:
-        yield Finding(Verdict.OK, "selinux", "enforcing")
+        yield Finding(Grade.OK, "selinux", "enforcing")
     status = install.status()
     if status.advice is None:
-        yield Finding(Verdict.OK, "policy", f"module version {status.loaded}, launch script labelled")
+        yield Finding(Grade.OK, "policy", f"module version {status.loaded}, launch script labelled")
     else:
-        verdict = Verdict.WARN if status.loaded else Verdict.FAIL
+        verdict = Grade.WARN if status.loaded else Grade.FAIL
         yield Finding(verdict, "policy", f"the launcher's domain is not ready; {status.advice}")
     contexts = lsm.policy_contexts()
     for name, context in (("kvm", contexts.kvm), ("tcg", contexts.tcg or contexts.kvm)):
         if name == "tcg" and lsm.denied(context, context, "process", ("execmem",)):
             yield Finding(
-                Verdict.WARN,
+                Grade.WARN,
                 "tcg",
                 f"{context.type} may not generate code; run: {policynames.turned_on(policynames.USE_EXECMEM)}",
             )
         elif not lsm.is_valid(context):
-            yield Finding(Verdict.FAIL, name, f"the policy names {context} and does not know it")
+            yield Finding(Grade.FAIL, name, f"the policy names {context} and does not know it")
 
 
 def _kvm() -> Iterator[Finding]:
     found = survey.accelerator()
     if found.usable:
-        yield Finding(Verdict.OK, "kvm", f"{found.flag}, API version {found.api_version}")
+        yield Finding(Grade.OK, "kvm", f"{found.flag}, API version {found.api_version}")
     else:
-        yield Finding(Verdict.WARN, "kvm", f"{found.problem}; {found.hint}; accel: auto takes TCG")
+        yield Finding(Grade.WARN, "kvm", f"{found.problem}; {found.hint}; accel: auto takes TCG")
 
 
 def _emulator() -> Iterator[Finding]:
     path = emulator.find(DEFAULT_EMULATOR, os.environ.get("PATH", ""))
-    yield Finding(Verdict.OK, "emulator", path)
+    yield Finding(Grade.OK, "emulator", path)
 
 
 def _settings() -> Iterator[Finding]:
@@ -120,7 +120,7 @@ def _settings() -> Iterator[Finding]:
 
     _, used = settingsfiles.load(os.environ)
     if used:
-        yield Finding(Verdict.OK, "settings", ", then ".join(used))
+        yield Finding(Grade.OK, "settings", ", then ".join(used))
 
 
 def _labels() -> Iterator[Finding]:
@@ -130,12 +130,12 @@ def _labels() -> Iterator[Finding]:
     pending = [e for e in journal.entries(folder) if restore.state_of(e) is restore.State.PENDING]
     if pending:
         yield Finding(
-            Verdict.WARN,
+            Grade.WARN,
             "labels",
             f"a crash left {len(pending)} VM(s) unrestored; run: confined-qemu recover",
         )
     else:
-        yield Finding(Verdict.OK, "labels", "nothing is left to put back")
+        yield Finding(Grade.OK, "labels", "nothing is left to put back")
 
 
 def _spec(spec: str) -> Iterator[Finding]:
@@ -144,8 +144,8 @@ def _spec(spec: str) -> Iterator[Finding]:
 
     plan = dryrun.plan(inputs.from_spec(spec), inherited())
     for warning in plan.warnings:
-        yield Finding(Verdict.WARN, spec, warning)
+        yield Finding(Grade.WARN, spec, warning)
     for refusal in plan.refusals:
-        yield Finding(Verdict.FAIL, spec, refusal)
+        yield Finding(Grade.FAIL, spec, refusal)
     if not plan.refusals:
-        yield Finding(Verdict.OK, spec, f"can be started, {plan.accel.chosen}, {plan.process or 'not confined'}")
+        yield Finding(Grade.OK, spec, f"can be started, {plan.accel.chosen}, {plan.process or 'not confined'}")

@@ -32,14 +32,14 @@ _KINDS = {"file": 0o100000, "dir": 0o040000, "chr_file": 0o020000, "blk_file": 0
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Explained:
     """The denials, explained. `gap`: what could not be had any more."""
 
     groups: tuple[Group, ...]
     gap: str | None = None
 
 
-def find(name: str | None) -> Found:
+def find(name: str | None) -> Explained:
     """Return the denials of the VM `name` (of all its runs that are known), or of all VMs and of the launcher.
 
     Raises:
@@ -64,7 +64,7 @@ def find(name: str | None) -> Found:
     denials = log.denials
     if name is not None:
         denials = tuple(d for d in denials if (vm := of_vm(d, vms)) is not None and vm.name == name)
-    return Found(_explained(denials, vms), log.gap)
+    return Explained(_explained(denials, vms), log.gap)
 
 
 def name_of(pid: int) -> str | None:
@@ -77,7 +77,7 @@ def name_of(pid: int) -> str | None:
     return found[-1].name if found else None
 
 
-def of_run(pid: int) -> Found:
+def of_run(pid: int) -> Explained:
     """Return the denials of this user's VM whose launcher was `pid`, which has just ended.
 
     Raises:
@@ -86,10 +86,10 @@ def of_run(pid: int) -> Found:
     vms = history.known(_folders())
     mine = next((vm for vm in reversed(vms) if vm.pid == pid), None)
     if mine is None:
-        return Found(())
+        return Explained(())
     _catch_up()
     log = audit.read(mine.start)
-    return Found(_explained(tuple(d for d in log.denials if of_vm(d, vms) == mine), vms), log.gap)
+    return Explained(_explained(tuple(d for d in log.denials if of_vm(d, vms) == mine), vms), log.gap)
 
 
 def _catch_up() -> None:

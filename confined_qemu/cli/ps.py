@@ -19,7 +19,7 @@ _MEBIBYTE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class LiveVm:
     """One live VM. `memory` is its resident memory in bytes; `context` what the kernel says it runs in."""
 
     name: str
@@ -41,7 +41,7 @@ class Row:
         }
 
 
-def live() -> tuple[Row, ...]:
+def live() -> tuple[LiveVm, ...]:
     """Return the live VMs, in the order of their names.
 
     Raises:
@@ -62,11 +62,11 @@ def live() -> tuple[Row, ...]:
         except psutil.Error:
             continue  # it has just ended
         images = tuple(step.path for step in entry.record.all_steps if isinstance(step, Relabel))
-        rows.append(Row(entry.record.name, pid, lsm.process_context(pid), entry.record.accel, memory, images))
+        rows.append(LiveVm(entry.record.name, pid, lsm.process_context(pid), entry.record.accel, memory, images))
     return tuple(sorted(rows, key=lambda row: (row.name, row.pid)))
 
 
-def table(rows: tuple[Row, ...]) -> list[str]:
+def table(rows: tuple[LiveVm, ...]) -> list[str]:
     """Return the rows as lines for a person, under their headings."""
     cells = [_HEADINGS] + [
         (

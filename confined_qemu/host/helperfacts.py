@@ -48,13 +48,13 @@ def folders(
     return {path: _folder(path, selinux, use, held) for path, use in wanted.items()}
 
 
-def _folder(path: str, selinux: SelinuxFacts, use: helpers.Use, held: frozenset[tuple[int, int]]) -> FolderFacts:
+def _folder(path: str, selinux: SelinuxFacts, use: helpers.FolderUse, held: frozenset[tuple[int, int]]) -> FolderFacts:
     folder = survey.file(path, selinux)
     if folder.kind is not FileKind.DIRECTORY:
         return FolderFacts(folder)
-    if use is not helpers.Use.STATE:
+    if use is not helpers.FolderUse.STATE:
         try:
-            return _share(folder, selinux, held, labelled=use is helpers.Use.LABELLED)
+            return _share(folder, selinux, held, labelled=use is helpers.FolderUse.LABELLED)
         except (HostError, OSError) as error:
             words = why(error) if isinstance(error, OSError) else error.what
             return FolderFacts(folder, problem=f"cannot be looked into: {words}")
@@ -83,7 +83,7 @@ class _Seen:
     counts: dict[tuple[object, ...], int] = field(default_factory=dict)
     closed: str | None = None
 
-    def note(self, key: tuple[object, ...], entry: walk.Entry, found: Context | None) -> None:
+    def note(self, key: tuple[object, ...], entry: walk.TreeEntry, found: Context | None) -> None:
         """Count an entry."""
         if key not in self.first:
             # its path is for messages
@@ -136,7 +136,7 @@ def _share(
         os.close(top)
 
 
-def _enter(own: Context | None, entry: walk.Entry) -> bool:
+def _enter(own: Context | None, entry: walk.TreeEntry) -> bool:
     return _readable(own, lsm.context_of(entry.proc) if own is not None else None)
 
 

@@ -1,8 +1,9 @@
 """The only door to SELinux: thin functions that raise with operation, object and cause, and never guess.
 
-Whether SELinux is on comes from selinuxfs and /proc, not from libselinux: PyPI's `selinux` is a shim that on
-Debian answers "disabled" without looking. Everything else is libselinux's, in its raw forms (no mcstrans).
-`attr/exec`, `attr/fscreate` and `attr/sockcreate` belong to a thread: the launcher has one.
+It stands on `selinuxfs`, which is its light half: the kernel's files and labels, without libselinux. Whether SELinux is
+on comes from there, as PyPI's `selinux` is a shim that on Debian answers "disabled" without looking. Everything else is
+libselinux's, in its raw forms (no mcstrans). `attr/exec`, `attr/fscreate` and `attr/sockcreate` belong to a thread: the
+launcher has one.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import stat
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from confined_qemu.host import selinuxfs
 from confined_qemu.model.context import Context, PolicyContexts
 from confined_qemu.model.errors import LsmError, ValueProblem, printable, why
 from confined_qemu.model.facts import Boolean, SelinuxMode
@@ -21,9 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     WhyDenied = Callable[[Context, Context, str, Iterable[str]], Answer]
-
-SELINUXFS = "/sys/fs/selinux"
-_XATTR = "security.selinux"
 
 
 def _binding() -> Any:
@@ -56,8 +55,7 @@ def _install() -> str:
 
 def _read(path: str, operation: str) -> str:
     try:
-        with open(path, "rb") as file:
-            return os.fsdecode(file.read()).rstrip("\0\n")
+        return selinuxfs.text(path)
     except OSError as error:
         raise LsmError(f"{operation} failed: {why(error)}", where=path) from error
 
@@ -68,37 +66,45 @@ def mode() -> SelinuxMode:
     Raises:
         LsmError: the kernel has SELinux and its state cannot be read, or no policy is loaded.
     """
-    if "\tselinuxfs\n" not in _read("/proc/filesystems", "reading the kernel's file systems") + "\n":
-        return SelinuxMode.DISABLED
-    if not os.path.exists(f"{SELINUXFS}/enforce"):
-        raise LsmError("the kernel has SELinux, and selinuxfs is not mounted", hint=f"mount it at {SELINUXFS}")
-    if not os.path.exists(f"{SELINUXFS}/class/process"):
+    root = selinuxfs.ROOT
+    try:
+        if not selinuxfs.is_known():
+            return SelinuxMode.DISABLED
+        mounted = os.path.exists(f"{root}/enforce")
+        genuine = mounted and selinuxfs.is_genuine()
+    except OSError as error:
+        raise LsmError(f"whether SELinux is on cannot be read: {why(error)}", where=error.filename) from error
+    if not mounted:
+        raise LsmError("the kernel has SELinux, and selinuxfs is not mounted", hint=f"mount it at {root}")
+    if not genuine:
+        raise LsmError("another file system lies where selinuxfs is to be", where=root, hint=f"run: umount {root}")
+    if not os.path.exists(f"{root}/class/process"):
         raise LsmError(
             "SELinux is on and no policy is loaded",
             hint="install a policy, for example selinux-policy-default",
         )
-    return SelinuxMode.ENFORCING if _read(f"{SELINUXFS}/enforce", "reading the mode") == "1" else SelinuxMode.PERMISSIVE
+    return SelinuxMode.ENFORCING if _read(f"{root}/enforce", "reading the mode") == "1" else SelinuxMode.PERMISSIVE
 
 
 def device() -> int:
     """Return selinuxfs' device number: a descriptor on it that is a null device was swapped at exec."""
-    return os.stat(SELINUXFS).st_dev
+    return os.stat(selinuxfs.ROOT).st_dev
 
 
 def own_context() -> Context:
     """Return the context this process runs in."""
-    return Context.parse(_read("/proc/thread-self/attr/current", "reading the own context"))
+    return Context.parse(_read(selinuxfs.attribute("current"), "reading the own context"))
 
 
 def previous_context() -> Context:
     """Return the context of the program that executed this one: the caller's, with the caller's range."""
-    return Context.parse(_read("/proc/thread-self/attr/prev", "reading the caller's context"))
+    return Context.parse(_read(selinuxfs.attribute("prev"), "reading the caller's context"))
 
 
 def process_context(pid: int) -> Context | None:
     """Return the context of process `pid`; None where it is gone or may not be seen."""
     try:
-        return Context.parse(_read(f"/proc/{pid}/attr/current", "reading a process's context"))
+        return Context.parse(_read(selinuxfs.attribute("current", str(pid)), "reading a process's context"))
     except (LsmError, ValueProblem):
         return None
 
@@ -112,7 +118,7 @@ def context_of(path: str | int, *, follow: bool = True) -> Context | None:
         LsmError: the label cannot be read.
     """
     try:
-        text = os.fsdecode(os.getxattr(path, _XATTR, follow_symlinks=follow))
+        text = selinuxfs.label(path, follow=follow)
     except OSError as error:
         import errno
 
@@ -129,8 +135,7 @@ def set_context(path: str, context: Context, *, shown: str) -> None:
         LsmError: the kernel refuses, or another label is there afterwards.
     """
     try:
-        # as libselinux's setfilecon_raw does it, NUL included; the watcher runs without the binding
-        os.setxattr(path, _XATTR, os.fsencode(str(context)) + b"\0")
+        selinuxfs.set_label(path, str(context))  # the watcher runs without the binding
     except OSError as error:
         raise LsmError(f"cannot be labelled {context}: {why(error)}", where=shown) from error
     stored = context_of(path)
@@ -180,7 +185,7 @@ def _choose(name: str, setter: Any, context: Context | None) -> None:
         setter(None if context is None else str(context))
     except OSError as error:
         raise LsmError(f"setting attr/{name} to {context} failed: {why(error)}") from error
-    stored = _read(f"/proc/thread-self/attr/{name}", f"reading attr/{name} back")
+    stored = _read(selinuxfs.attribute(name), f"reading attr/{name} back")
     if stored != (str(context) if context is not None else ""):
         raise LsmError(f"attr/{name} reads back as {stored!r} instead of {context}")
 
@@ -255,7 +260,7 @@ def policy_opened() -> Iterator[WhyDenied]:
         from selinux import audit2why
     except ImportError as error:
         raise LsmError(f"libselinux's audit2why cannot be loaded: {error}", hint=f"run: {_install()}") from error
-    path = f"{SELINUXFS}/policy"
+    path = f"{selinuxfs.ROOT}/policy"
     try:
         # by name: the policy on disk, which it would take in its place, has other booleans
         audit2why.init(path)
@@ -310,7 +315,7 @@ def boolean(name: str) -> Boolean:
     Raises:
         LsmError: it is there and cannot be read.
     """
-    path = f"{SELINUXFS}/booleans/{name}"
+    path = f"{selinuxfs.ROOT}/booleans/{name}"
     if not os.path.lexists(path):
         return Boolean.ABSENT
     return Boolean.ON if _read(path, "reading a boolean").startswith("1") else Boolean.OFF

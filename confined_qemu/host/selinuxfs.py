@@ -1,7 +1,8 @@
-"""The kernel's own files of SELinux as text, for a start that cannot afford libselinux: a question to QEMU.
+"""The door to SELinux, its light half: the kernel's own files and labels as text. `lsm` stands on it, with libselinux.
 
-Every answer is a plain yes or what was read. What cannot be read, or is not as simple as this module takes it, is
-None or False: `lsm` and the plan then say why, with all that they know.
+A start that cannot afford libselinux, a question to QEMU, uses it alone: there every answer is a plain yes or what was
+read, and what cannot be read, or is not as simple as this module takes it, is None or False. What raises OSError is
+for `lsm`, which says what failed and why.
 """
 
 from __future__ import annotations
@@ -9,40 +10,85 @@ from __future__ import annotations
 import os
 
 ROOT = "/sys/fs/selinux"
+CONFIG = "/etc/selinux/config"
+_KIND = "selinuxfs"
+_MOUNTS = "/proc/self/mountinfo"
+_KINDS = "/proc/filesystems"
 _LABEL = "security.selinux"
-_CONFIG = "/etc/selinux/config"
 _LOWEST = "s0"
 
 
-def read(path: str) -> str | None:
-    """Return the text of a small file, None where it cannot be read."""
+def text(path: str) -> str:
+    """Return a file's text without what ends it.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        return os.fsdecode(os.read(descriptor, 1 << 16)).rstrip("\0\n")
-    except OSError:
-        return None
+        parts = []
+        while part := os.read(descriptor, 1 << 16):
+            parts.append(part)
     finally:
         os.close(descriptor)
+    return os.fsdecode(b"".join(parts)).rstrip("\0\n")
+
+
+def read(path: str) -> str | None:
+    """Return a file's text without what ends it, None where it cannot be read."""
+    try:
+        return text(path)
+    except OSError:
+        return None
+
+
+def attribute(name: str, process: str = "thread-self") -> str:
+    """Return where the kernel shows a process's context: `current`, `prev`, or what `exec` or `fscreate` will get."""
+    return f"/proc/{process}/attr/{name}"
+
+
+def is_known() -> bool:
+    """Tell whether this kernel has SELinux.
+
+    Raises:
+        OSError: the kernel does not say.
+    """
+    return _KIND in text(_KINDS).split()
 
 
 def is_disabled() -> bool:
     """Tell whether this kernel runs without SELinux; not to know it is no yes."""
-    kinds = read("/proc/filesystems")
-    return kinds is not None and "selinuxfs" not in kinds.split()
+    try:
+        return not is_known()
+    except OSError:
+        return False
+
+
+def is_genuine() -> bool:
+    """Tell whether it is the kernel's selinuxfs that lies at `ROOT`, and nothing that somebody put in its place.
+
+    libselinux and go-selinux compare statfs(2)'s number of the file system's kind, which Python hands out only
+    through ctypes. The kernel's table of mounts names the kind of each device number, and costs one read.
+
+    Raises:
+        OSError: there is nothing at `ROOT`, or the kernel does not show the table.
+    """
+    device = os.stat(ROOT).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    rows = (line.split(" ") for line in text(_MOUNTS).split("\n"))
+    kinds = [row[row.index("-", 6) + 1] for row in rows if number in row[2:3] and "-" in row[6:]]
+    return _KIND in kinds
 
 
 def own_context() -> tuple[str, str] | None:
     """Return the type and the range of this process's context."""
-    parts = (read("/proc/thread-self/attr/current") or "").split(":", 3)
+    parts = (read(attribute("current")) or "").split(":", 3)
     return (parts[2], parts[3]) if len(parts) == 4 else None  # noqa: PLR2004 - user, role, type, range
 
 
 def domain_at_lowest() -> str | None:
     """Return the policy's first context for VMs (`virtual_domain_context`), at s0 without categories."""
-    kinds = [line.partition("=")[2].strip() for line in (read(_CONFIG) or "").splitlines()
+    kinds = [line.partition("=")[2].strip() for line in (read(CONFIG) or "").splitlines()
              if line.startswith("SELINUXTYPE=")]  # fmt: skip
     text = read(f"/etc/selinux/{kinds[-1]}/contexts/virtual_domain_context") if kinds else None
     return at_lowest(text.split()[0]) if text and text.split() else None
@@ -54,21 +100,40 @@ def at_lowest(context: str) -> str | None:
     return ":".join((*parts[:3], _LOWEST)) if len(parts) == 4 else None  # noqa: PLR2004 - as above
 
 
+def label(path: str | int, *, follow: bool = True) -> str:
+    """Return the label of a path or of an open descriptor.
+
+    Raises:
+        OSError: it has none, or it cannot be read.
+    """
+    return os.fsdecode(os.getxattr(path, _LABEL, follow_symlinks=follow)).rstrip("\0")
+
+
+def set_label(path: str, wanted: str) -> None:
+    """Label the file that `path` names.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    # as libselinux's setfilecon_raw does it, NUL included
+    os.setxattr(path, _LABEL, os.fsencode(wanted) + b"\0")
+
+
 def label_of(descriptor: int) -> str | None:
     """Return the label of what a descriptor leads to."""
     try:
-        return os.fsdecode(os.getxattr(descriptor, _LABEL)).rstrip("\0")
+        return label(descriptor)
     except OSError:
         return None
 
 
-def relabel(descriptor: int, label: str) -> bool:
+def relabel(descriptor: int, wanted: str) -> bool:
     """Label what a descriptor leads to, and tell whether the label is there afterwards."""
     try:
-        os.setxattr(f"/proc/self/fd/{descriptor}", _LABEL, os.fsencode(label) + b"\0")
+        set_label(f"/proc/self/fd/{descriptor}", wanted)
     except OSError:
         return False
-    return label_of(descriptor) == label
+    return label_of(descriptor) == wanted
 
 
 def device() -> int | None:
@@ -79,8 +144,17 @@ def device() -> int | None:
         return None
 
 
+def _is_surely_genuine() -> bool:
+    try:
+        return is_genuine()
+    except OSError:
+        return False
+
+
 def allows(source: str, target: str, kind: str, permissions: tuple[str, ...]) -> bool:
     """Tell whether the kernel would allow all these permissions (`/sys/fs/selinux/access`, selinuxfs.c)."""
+    if not _is_surely_genuine():
+        return False
     number = read(f"{ROOT}/class/{kind}/index")
     bits = [read(f"{ROOT}/class/{kind}/perms/{permission}") for permission in permissions]
     if number is None or any(bit is None for bit in bits):
@@ -101,7 +175,7 @@ def allows(source: str, target: str, kind: str, permissions: tuple[str, ...]) ->
 
 def execute_as(context: str | None) -> bool:
     """Choose the context of the next exec, None for what the policy chooses; tell whether the choice was taken."""
-    path = "/proc/thread-self/attr/exec"
+    path = attribute("exec")
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     except OSError:

@@ -23,7 +23,7 @@ DEEPEST = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TreeEntry:
     """One entry: an O_PATH descriptor that is closed when the next one is asked for; `depth` is 1 in the top."""
 
     descriptor: int
@@ -43,8 +43,8 @@ class Entry:
 
 
 def below(
-    top: int, shown: str, unread: Callable[[str, OSError], None], enter: Callable[[Entry], bool] = lambda _: True
-) -> Iterator[Entry]:
+    top: int, shown: str, unread: Callable[[str, OSError], None], enter: Callable[[TreeEntry], bool] = lambda _: True
+) -> Iterator[TreeEntry]:
     """Yield what lies below the folder `top`, an open descriptor, on its own mount: a folder before what is in it.
 
     A folder for which `enter` says no is yielded and not entered; one that cannot be read is told to `unread`, with
@@ -57,9 +57,9 @@ def below(
 class _Walk:
     mount: int | None
     unread: Callable[[str, OSError], None]
-    enter: Callable[[Entry], bool]
+    enter: Callable[[TreeEntry], bool]
 
-    def through(self, folder: int, shown: str, depth: int) -> Iterator[Entry]:
+    def through(self, folder: int, shown: str, depth: int) -> Iterator[TreeEntry]:
         if depth > DEEPEST:
             self.unread(shown, OSError(errno.ENAMETOOLONG, f"more than {DEEPEST} folders deep"))
             return
@@ -77,7 +77,7 @@ class _Walk:
         finally:
             os.close(readable)
 
-    def _entry(self, folder: int, name: str, shown: str, depth: int) -> Iterator[Entry]:
+    def _entry(self, folder: int, name: str, shown: str, depth: int) -> Iterator[TreeEntry]:
         try:
             descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
         except FileNotFoundError:
@@ -88,7 +88,7 @@ class _Walk:
         try:
             if mounts.number_of(descriptor) != self.mount:
                 return
-            entry = Entry(descriptor, os.fstat(descriptor), shown, depth)
+            entry = TreeEntry(descriptor, os.fstat(descriptor), shown, depth)
             yield entry
             if entry.is_folder and self.enter(entry):
                 yield from self.through(descriptor, shown, depth + 1)

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 
-from confined_qemu.host import lsm, packages
+from confined_qemu.host import lsm, packages, selinuxfs
 from confined_qemu.install import module, script
 from confined_qemu.model import paths, policynames
 from confined_qemu.model.context import Context
@@ -154,14 +154,14 @@ def _helpers() -> list[str]:
     return [path for program in PROGRAMS.values() for path in program.paths if os.path.exists(path)]
 
 
-def _levels(*, load: bool) -> module.Levels:
+def _levels(*, load: bool) -> module.PolicyLevels:
     if load:
         s1 = Level(1)
         known = lsm.is_valid(Context("system_u", "object_r", "usr_t", Range.single(s1)))
-        return module.Levels.MLS if known else module.Levels.MCS
-    with open("/etc/selinux/config", encoding="utf-8", errors="replace") as file:
+        return module.PolicyLevels.MLS if known else module.PolicyLevels.MCS
+    with open(selinuxfs.CONFIG, encoding="utf-8", errors="replace") as file:
         chosen = [line.partition("=")[2].strip() for line in file if line.startswith("SELINUXTYPE=")]
-    return module.Levels.MLS if "mls" in chosen else module.Levels.MCS
+    return module.PolicyLevels.MLS if "mls" in chosen else module.PolicyLevels.MCS
 
 
 def _object(type_name: str) -> Context:

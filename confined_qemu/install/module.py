@@ -15,7 +15,7 @@ PARTS = (NAME, "devices", "filesystems", "probe", "denials", "helpers", "shares"
 """The files beside this one that the module is made of, one for each thing that it allows."""
 
 
-class Levels(StrEnum):
+class PolicyLevels(StrEnum):
     """Which levels the host's policy has: categories only, or sensitivities too."""
 
     MCS = "mcs"
@@ -27,7 +27,7 @@ def version_type(version: int) -> str:
     return f"confined_qemu_version_{version}"
 
 
-def text(levels: Levels) -> str:
+def text(levels: PolicyLevels) -> str:
     """Return the module as CIL for a policy with these levels."""
     folder = resources.files(__package__)
     alias = version_type(VERSION)

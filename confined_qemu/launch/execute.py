@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from confined_qemu.labels.journal import Hold
     from confined_qemu.labels.trees import Progress
-    from confined_qemu.launch.helpers import Running
+    from confined_qemu.launch.helpers import RunningHelper
     from confined_qemu.model.plan import Plan
 
 _BACKLOG = 1
@@ -43,7 +43,7 @@ class Done:
     relay_keeps: list[int] = field(default_factory=list)
     swaps: list[tuple[int, int]] = field(default_factory=list)
     """Descriptors to put in the place of inherited ones: (ours, the inherited number)."""
-    helpers: list[Running] = field(default_factory=list)
+    helpers: list[RunningHelper] = field(default_factory=list)
     hold: Hold | None = None
     """The live file of a VM that may share its context."""
 

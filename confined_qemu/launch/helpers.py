@@ -31,7 +31,7 @@ _CLONE_NEWUSER = 0x10000000
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class RunningHelper:
     """A started helper: a pidfd of it, and QEMU's end of its socket."""
 
     pidfd: int
@@ -46,7 +46,7 @@ class Running:
         _ended(self.pidfd, None)
 
 
-def start(step: StartHelper, user: str | None, leash: socket.socket | None) -> Running:
+def start(step: StartHelper, user: str | None, leash: socket.socket | None) -> RunningHelper:
     """Start one helper and return when it has answered.
 
     Raises:
@@ -60,7 +60,7 @@ def start(step: StartHelper, user: str | None, leash: socket.socket | None) -> R
         mine, its = _sockets(step, listens=known.listens)
         with mine, its:
             pid, pidfd = _spawned(step, user, leash, folder, log, its)
-            running = Running(pidfd, -1)
+            running = RunningHelper(pidfd, -1)
             try:
                 its.close()
                 _await_answer(step, mine, pidfd, log)
@@ -68,7 +68,7 @@ def start(step: StartHelper, user: str | None, leash: socket.socket | None) -> R
             except BaseException:
                 running.end()
                 raise
-            return Running(pidfd, mine.detach())
+            return RunningHelper(pidfd, mine.detach())
     finally:
         os.close(folder)
         os.close(log)

@@ -25,7 +25,7 @@ _MOST_RANGES = 4096
 """Locks for one level; the kernel goes through all of a file's one after another."""
 
 
-class Use(Enum):
+class PairUse(Enum):
     """Who holds pairs of a level."""
 
     FREE = "free"
@@ -80,19 +80,19 @@ def reserve_level(registry: int, categories: frozenset[int]) -> bool:
     return all(_lock(registry, locks.SHARED, start, length) for start, length in ranges(categories))
 
 
-def use_of(registry: int, categories: frozenset[int]) -> Use:
+def use_of(registry: int, categories: frozenset[int]) -> PairUse:
     """Return who else holds a pair that could meet these categories.
 
     Raises:
         HostError: the registry cannot be asked.
     """
-    found = Use.FREE
+    found = PairUse.FREE
     try:
         for start, length in ranges(categories):
             if locks.obstacle(registry, locks.SHARED, start, length) is not None:
-                return Use.DYNAMIC
+                return PairUse.DYNAMIC
             if locks.obstacle(registry, locks.EXCLUSIVE, start, length) is not None:
-                found = Use.STATIC
+                found = PairUse.STATIC
     except OSError as error:
         raise HostError(f"the pair registry cannot be read: {why(error)}") from error
     return found

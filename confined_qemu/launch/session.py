@@ -236,7 +236,7 @@ def _occupants(registry: int, facts: Facts, label: Context) -> tuple[Occupant, .
         if process.context.type in domains
         and process.context.range is not None
         and pairs.meet(mine, process.context.range.low.categories)
-        and pairs.use_of(registry, process.context.range.low.categories) is not pairs.Use.STATIC
+        and pairs.use_of(registry, process.context.range.low.categories) is not pairs.PairUse.STATIC
     ]
     names = _names() if meeting else {}
     found = [Occupant(names.get(process.context), process.pid, level) for process, level in meeting]

@@ -37,7 +37,7 @@ _STATE_NEEDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class HelperOutcome:
     """What comes of the folders: in `first` what must be undone last, in `last` what is started when all is ready."""
 
     first: tuple[Step, ...] = ()
@@ -51,7 +51,7 @@ class Found:
     """They are labelled when every file with a label of its own has got it."""
 
 
-class Use(Enum):
+class FolderUse(Enum):
     """What a folder that must be looked into is to a VM."""
 
     STATE = "state"
@@ -66,14 +66,16 @@ def shares(invocation: Invocation) -> list[Resource]:
     return [resource for resource in invocation.resources if resource.role is Role.FILESYSTEM]
 
 
-def folders(invocation: Invocation) -> Mapping[str, Use]:
+def folders(invocation: Invocation) -> Mapping[str, FolderUse]:
     """Return each folder that must be looked into, and what it is."""
-    found = {resource.path: Use.LABELLED if resource.relabel else Use.SHARED for resource in shares(invocation)}
+    found = {
+        resource.path: FolderUse.LABELLED if resource.relabel else FolderUse.SHARED for resource in shares(invocation)
+    }
     for helper in invocation.helpers:
         if helper.kind is HelperKind.SWTPM:
-            found[helper.folder] = Use.STATE
-        elif found.get(helper.folder) is not Use.LABELLED:
-            found[helper.folder] = Use.LABELLED if helper.relabel else Use.SHARED
+            found[helper.folder] = FolderUse.STATE
+        elif found.get(helper.folder) is not FolderUse.LABELLED:
+            found[helper.folder] = FolderUse.LABELLED if helper.relabel else FolderUse.SHARED
     return found
 
 
@@ -95,13 +97,13 @@ class HelperPlanner:
     warnings: list[str] = field(default_factory=list)
     trees: list[LabelTree] = field(default_factory=list)
 
-    def plan(self) -> Found:
+    def plan(self) -> HelperOutcome:
         """Return what happens."""
         for resource in shares(self.invocation):
             self._shared_by_qemu(resource)
         for helper in self.invocation.helpers:
             self._helped(helper)
-        return Found(
+        return HelperOutcome(
             tuple(self.first), tuple(self.steps), tuple(self.last), tuple(self.resources), tuple(self.refusals),
             tuple(self.denials), tuple(self.warnings), tuple(self.trees),
         )  # fmt: skip
@@ -123,7 +125,7 @@ class HelperPlanner:
             return False
         return self._usable(found, who, resource, readonly=resource.access is Access.READ)
 
-    def _labelled(self, resource: Resource, found: FolderFacts, who: Context | None) -> treeplan.Outcome | None:
+    def _labelled(self, resource: Resource, found: FolderFacts, who: Context | None) -> treeplan.TreeOutcome | None:
         """Label the folder and all that is in it, as the user said; None where it keeps its labels."""
         place = f"{found.folder.path} ({resource.source})"
         readonly = resource.access is Access.READ
@@ -134,7 +136,7 @@ class HelperPlanner:
             if inside.startswith(f"{other.path}/") or other.path.startswith(inside):
                 line = f"{place}: this VM shares {other.path} too, which is labelled; share one of the two"
                 self.refusals.append(line)
-                return treeplan.Outcome()
+                return treeplan.TreeOutcome()
         planner = treeplan.TreePlanner(self.facts, self.policy, self.process, who)
         outcome = planner.label(found, place, len(self.trees), readonly=readonly)
         if outcome is not None:

@@ -45,7 +45,7 @@ WRITES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class TreeOutcome:
     """What comes of a tree. `context` is what it gets; `denials` a permissive kernel would let pass."""
 
     context: Context | None = None
@@ -80,25 +80,25 @@ class TreePlanner:
     process: Context
     who: Context
 
-    def label(self, found: FolderFacts, place: str, number: int, *, readonly: bool) -> Outcome | None:
+    def label(self, found: FolderFacts, place: str, number: int, *, readonly: bool) -> TreeOutcome | None:
         """Return how the tree is labelled, as the user said; None where it is left alone, being readable."""
         folder, contexts = found.folder, self.facts.selinux.contexts
         why = never(folder.real, found)
         if why is not None:
             hint = root_hint() if folder.real == "/" else "share a folder that was made for it"
-            return Outcome(refusals=(f"{place}: {why}, and so it is never labelled; {hint}",))
+            return TreeOutcome(refusals=(f"{place}: {why}, and so it is never labelled; {hint}",))
         sharing = Sharing.CONTENT if readonly else Sharing.PRIVATE
         given = svirt.file_context(contexts, self.process, sharing) if contexts is not None else None
         if given is None or folder.identity is None or (readonly and folder.label != given and self._open(found)):
             return None
         if folder.label is None:
             unlabelled = f"{place}: its file system keeps no SELinux labels; share a folder on another"
-            return Outcome(given, refusals=() if self.policy is None else (unlabelled,))
+            return TreeOutcome(given, refusals=() if self.policy is None else (unlabelled,))
         refusal = self._bound(found) or self._in_use(found, readonly=readonly)
         denial = self._unlabelable(found, given) if refusal is None else None
         count = sum(found.counts) + 1
         step = LabelTree(folder.real, folder.identity, folder.label, given, not readonly, number, count)
-        return Outcome(
+        return TreeOutcome(
             given,
             (step,),
             refusals=(f"{place}: {refusal}",) if refusal is not None else (),

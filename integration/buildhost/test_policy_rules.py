@@ -30,7 +30,7 @@ that the probe and the helpers have of what they are denied."""
 OPENED = "(allow svirt_t confined_qemu_stdio_t (fifo_file (open)))"
 """Nobody opens a trusted pipe (MLS)."""
 
-LEVELS = {"default": module.Levels.MCS, "mls": module.Levels.MLS, "fedora": module.Levels.MCS}
+LEVELS = {"default": module.PolicyLevels.MCS, "mls": module.PolicyLevels.MLS, "fedora": module.PolicyLevels.MCS}
 """The policies: Debian's two, which the root of either guest holds, and Fedora's."""
 
 
