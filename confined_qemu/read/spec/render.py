@@ -1,4 +1,4 @@
-"""A VM to QEMU's arguments and the host files that they name.
+"""A VM to QEMU's arguments, and to what the one reader of command lines finds in them.
 
 `-nodefaults` and `-no-user-config` make the VM what the spec says and nothing else; so the screen's card, the
 serial line and the boot order are given here. Checked against QEMU 7.2; every option is also in 8.x and 9.x.
@@ -14,16 +14,21 @@ from typing import TYPE_CHECKING
 from confined_qemu.model import hostpaths
 from confined_qemu.model.commas import escape
 from confined_qemu.model.errors import ValueProblem
-from confined_qemu.model.frozen import replace
+from confined_qemu.model.frozen import dataclass, replace
 from confined_qemu.model.helper import Helper, HelperKind
 from confined_qemu.model.invocation import Accel, Invocation
-from confined_qemu.model.resource import PROBED, Access, Listener, Resource, Role, Sharing
+from confined_qemu.model.resource import PROBED, Access, Role
+from confined_qemu.read.qemu import reader
+from confined_qemu.read.settings import UnknownOptions
 from confined_qemu.read.spec.devices import Char, CharKind, NetworkType, NicModel
 from confined_qemu.read.spec.disks import Bus, Disk
 from confined_qemu.read.spec.helpers import Share, ShareDriver, needs_shared_memory
 from confined_qemu.read.spec.vm import CDROM_PLACE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from confined_qemu.model.resource import Resource
     from confined_qemu.read.spec.vm import VM
 
 _PC = ("pc", "q35", "isapc")
@@ -45,37 +50,22 @@ class _Command:
         self.vm = vm
         self.folder = folder
         self.arguments: list[str] = []
-        self.resources: list[Resource] = []
-        self.listeners: list[Listener] = []
+        self.origins: dict[int, str] = {}
         self.helpers: list[Helper] = []
         self._controllers: set[str] = set()
         self._boot = 0
 
-    def add(self, *arguments: str) -> int:
-        """Append arguments; return the number of the last one."""
+    def add(self, *arguments: str, origin: str | None = None) -> int:
+        """Append arguments; return the number of the last one, for whose files the spec's key `origin` asks."""
         self.arguments += arguments
-        return len(self.arguments) - 1
+        last = len(self.arguments) - 1
+        if origin is not None:
+            self.origins[last] = origin
+        return last
 
     def path(self, path: str) -> str:
         """Return the path from the root; `..` stays, because a link may stand before it."""
         return posixpath.join(self.folder, path)
-
-    def content(self, path: str, role: Role) -> str:
-        """Note a file that the VM only reads; return its path."""
-        return self.file(path, role, Access.READ, role.value)
-
-    def file(self, path: str, role: Role, access: Access, source: str) -> str:
-        """Note a file; return its path."""
-        whole = self.path(path)
-        # Flash and ISO images are never probed either.
-        form = "raw" if role in {Role.CDROM, Role.FIRMWARE, Role.NVRAM} else None
-        self.note(hostpaths.resource(whole, role, access, source, format=form))
-        return whole
-
-    def note(self, found: Resource | None) -> None:
-        """Add a file; None is a path that names none of the host."""
-        if found is not None:
-            self.resources.append(found)
 
     def boot_index(self) -> str:
         """Return the next place in the boot order; 0 is QEMU's own, for `-kernel`."""
@@ -117,23 +107,19 @@ def _machine(command: _Command) -> int:
 def _flash(command: _Command) -> None:
     vm = command.vm
     if vm.firmware is not None:
-        code = command.file(vm.firmware, Role.FIRMWARE, Access.READ, "firmware")
-        command.add("-drive", _options("if=pflash,unit=0,format=raw,readonly=on", file=code))
+        fixed = "if=pflash,unit=0,format=raw,readonly=on"
+        command.add("-drive", _options(fixed, file=command.path(vm.firmware)), origin="firmware")
     if vm.nvram is not None:
-        variables = command.file(vm.nvram, Role.NVRAM, Access.READ_WRITE, "nvram")
-        command.add("-drive", _options("if=pflash,unit=1,format=raw,readonly=off", file=variables))
+        fixed = "if=pflash,unit=1,format=raw,readonly=off"
+        command.add("-drive", _options(fixed, file=command.path(vm.nvram)), origin="nvram")
 
 
 def _kernel(command: _Command) -> None:
     vm = command.vm
-    for option, path, role in (
-        ("-kernel", vm.kernel, Role.KERNEL),
-        ("-initrd", vm.initrd, Role.INITRD),
-        ("-dtb", vm.dtb, Role.DTB),
-    ):
+    for key, path in (("kernel", vm.kernel), ("initrd", vm.initrd), ("dtb", vm.dtb)):
         if path is not None:
             # A whole argument: QEMU takes its commas literally.
-            command.add(option, command.content(path, role))
+            command.add(f"-{key}", command.path(path), origin=key)
     if vm.cmdline is not None:
         command.add("-append", vm.cmdline)
 
@@ -143,6 +129,14 @@ def _ide(command: _Command, place: int) -> dict[str, str]:
     if command.vm.is_q35:
         return {"bus": f"ide.{place}", "unit": "0"}
     return {"bus": f"ide.{place // 2}", "unit": str(place % 2)}
+
+
+def _disk_origin(number: int) -> str:
+    return f"disks[{number}].file"
+
+
+def _share_origin(number: int) -> str:
+    return f"shares[{number}].dir"
 
 
 def _disk_device(command: _Command, disk: Disk, number: int) -> str:
@@ -170,16 +164,9 @@ def _disk_device(command: _Command, disk: Disk, number: int) -> str:
 def _disks(command: _Command) -> None:
     for number, disk in enumerate(command.vm.disks):
         path = command.path(disk.file)
-        access = Access.READ if disk.readonly else Access.READ_WRITE
-        role = Role.FLOPPY if disk.bus is Bus.FDC else Role.DISK
-        image = hostpaths.resource(
-            path, role, access, disk.source, shareable=disk.shareable, format=disk.format.value
-        )  # fmt: skip
-        if image is not None:
-            command.note(replace(image, label=disk.seclabel.label, relabel=disk.seclabel.relabel))
         name = f"vm-disk{number}"
         fixed = f"if=none,id={name},format={disk.format.value},readonly={_on(disk.readonly)}"
-        command.add("-drive", _options(fixed, file=path))
+        command.add("-drive", _options(fixed, file=path), origin=_disk_origin(number))
         device = _options(_disk_device(command, disk, number), drive=name)
         if disk.bus is not Bus.FDC:  # a floppy drive knows neither (measured)
             device = _options(device, bootindex=command.boot_index())
@@ -191,8 +178,8 @@ def _cdrom(command: _Command) -> None:
     vm = command.vm
     if vm.cdrom is None:
         return
-    path = command.content(vm.cdrom, Role.CDROM)
-    command.add("-drive", _options("if=none,id=vm-cdrom,media=cdrom,format=raw,readonly=on", file=path))
+    fixed = "if=none,id=vm-cdrom,media=cdrom,format=raw,readonly=on"
+    command.add("-drive", _options(fixed, file=command.path(vm.cdrom)), origin="cdrom")
     if vm.machine.startswith(_PC):
         device = _options("ide-cd", **_ide(command, CDROM_PLACE))
     else:
@@ -205,12 +192,10 @@ def _backend(command: _Command, char: Char, key: str) -> str:
     name = f"vm-{key}"
     match char.kind:
         case CharKind.FILE if char.path is not None:
-            path = command.file(char.path, Role.CHARDEV, Access.CREATE, key)
-            command.add("-chardev", _options("file", id=name, path=path))
+            command.add("-chardev", _options("file", id=name, path=command.path(char.path)), origin=key)
         case CharKind.UNIX if char.path is not None:
-            before, after = f"socket,id={name},fd=", ",server=on,wait=off"
-            index = command.add("-chardev", f"{before}{{{key}}}{after}")
-            command.listeners.append(Listener(key, command.path(char.path), key, index, before, after))
+            path = escape(command.path(char.path))
+            command.add("-chardev", f"socket,id={name},path={path},server=on,wait=off", origin=key)
         case CharKind.MUX:
             # What `-serial mon:stdio` stands for: ^A c switches, and ^C goes to the guest.
             command.add("-chardev", f"stdio,id={name},mux=on,signal=off")
@@ -241,10 +226,9 @@ def _network(command: _Command) -> None:
     elif card.type is NetworkType.TAP and card.ifname is not None:
         # The device is there already; QEMU's domain may start no script anyway.
         backend = _options(f"{backend},script=no,downscript=no", ifname=card.ifname)
-        command.file("/dev/net/tun", Role.HOST_DEVICE, Access.READ_WRITE, "network.ifname")
     for forward in card.hostfwd:
         backend = _options(backend, hostfwd=forward)
-    command.add("-netdev", backend)
+    command.add("-netdev", backend, origin="network.ifname" if card.ifname is not None else None)
     device = command.virtio("net") if card.model is NicModel.VIRTIO else card.model.value
     device = _options(device, netdev="vm-net")
     command.add("-device", device if card.mac is None else _options(device, mac=card.mac))
@@ -274,7 +258,7 @@ def _shares(command: _Command) -> None:
 
 def _virtiofs(command: _Command, number: int, share: Share) -> None:
     name = f"share{number}"
-    source = f"shares[{number}].dir"
+    source = _share_origin(number)
     helper = Helper(
         HelperKind.VIRTIOFSD,
         name,
@@ -291,31 +275,36 @@ def _virtiofs(command: _Command, number: int, share: Share) -> None:
 
 def _nine_p(command: _Command, number: int, share: Share) -> None:
     name, path = f"vm-share{number}", command.path(share.dir)
-    access = Access.READ if share.readonly else Access.DIRECTORY
-    source = f"shares[{number}].dir"
-    found = Resource(path, Role.FILESYSTEM, access, Sharing.UNLABELLED, source, relabel=share.relabel or None)
-    command.resources.append(found)
     # mapped: QEMU's domain may set no owner, so owners and modes are kept in attributes of the files
     readonly = "on" if share.readonly else "off"
     fixed = f"local,id={name},security_model=mapped-xattr,multidevs=remap,readonly={readonly}"
-    command.add("-fsdev", f"{fixed},path={escape(path)}")
+    command.add("-fsdev", f"{fixed},path={escape(path)}", origin=_share_origin(number))
     command.add("-device", f"{command.virtio('9p')},fsdev={name},mount_tag={share.tag}")
 
 
-def _extra_files(command: _Command) -> None:
-    """Note what QMP will name later: no argument of QEMU's says it."""
-    for number, extra in enumerate(command.vm.extra_files):
+def _extra_files(vm: VM, folder: str) -> Iterator[Resource]:
+    """Yield what QMP will name later: no argument of QEMU's says it."""
+    for number, extra in enumerate(vm.extra_files):
         access = Access.READ if extra.readonly else Access.READ_WRITE
         form = extra.format.value if extra.format is not None else PROBED
-        source = f"extra_files[{number}].file"
-        command.note(hostpaths.resource(command.path(extra.file), Role.EXTRA, access, source, format=form))
+        path, source = posixpath.join(folder, extra.file), f"extra_files[{number}].file"
+        found = hostpaths.resource(path, Role.EXTRA, access, source, format=form)
+        if found is not None:
+            yield found
 
 
-def invocation(vm: VM, folder: str) -> Invocation:
-    """Return QEMU's command line for a VM whose relative paths start at `folder` (absolute: the spec's own).
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """QEMU's arguments for a VM; `origins` has the spec's key for each argument that names a file, by its number."""
 
-    `qemu_args` stand last, as they were written, and their files are not in `resources`: `first_extra` says
-    where they begin. A unix socket is a `Listener`, and in no resource.
+    arguments: tuple[str, ...]
+    origins: dict[int, str]
+    helpers: tuple[Helper, ...]
+    accel_index: int
+
+
+def rendered(vm: VM, folder: str) -> Rendered:
+    """Return the command line of a VM whose relative paths start at `folder`; `qemu_args` stand last, as written.
 
     Raises:
         ValueProblem: `folder` is not absolute.
@@ -324,27 +313,51 @@ def invocation(vm: VM, folder: str) -> Invocation:
         raise ValueProblem(f"the spec's folder {folder!r} is not absolute", hint="resolve it first")
     command = _Command(vm, folder)
     accel_index = _machine(command)
-    parts = (_flash, _kernel, _disks, _cdrom, _characters, _network, _tpm, _shares)
-    for part in parts:
+    for part in (_flash, _kernel, _disks, _cdrom, _characters, _network, _tpm, _shares):
         part(command)
-    _extra_files(command)
     command.add(*vm.qemu_args)
-    return Invocation(
+    return Rendered(tuple(command.arguments), command.origins, tuple(command.helpers), accel_index)
+
+
+def invocation(
+    vm: VM,
+    folder: str,
+    *,
+    config: Callable[[str], str | None] | None = None,
+    unknown: UnknownOptions = UnknownOptions.REFUSE,
+) -> Invocation:
+    """Return QEMU's command line for a VM, with the files that the reader of command lines finds in it.
+
+    `folder`, absolute, is where the VM's relative paths start; `config` and `unknown` are as for `reader.read`.
+    What no argument says is added here: labels of a disk's own, folders to relabel, files named later over QMP.
+
+    Raises:
+        ValueProblem: `folder` is not absolute.
+        CommandLineError: `qemu_args` cannot be read.
+        HostError: from `config`.
+    """
+    made = rendered(vm, folder)
+    emulator = posixpath.join(folder, vm.emulator) if "/" in vm.emulator else vm.emulator
+    read = reader.read(emulator, made.arguments, config=config, unknown=unknown, origins=made.origins)
+    known = {_disk_origin(number): disk.seclabel for number, disk in enumerate(vm.disks)}
+    shares = {_share_origin(number) for number, share in enumerate(vm.shares) if share.relabel}
+
+    def completed(found: Resource) -> Resource:
+        if found.source in shares:
+            return replace(found, relabel=True)
+        own = known.get(found.source)
+        return found if own is None else replace(found, label=own.label, relabel=own.relabel)
+
+    return replace(
+        read,
         name=vm.name,
-        emulator=command.path(vm.emulator) if "/" in vm.emulator else vm.emulator,
-        arguments=tuple(command.arguments),
-        resources=tuple(command.resources),
-        listeners=tuple(command.listeners),
-        helpers=tuple(command.helpers),
+        resources=(*map(completed, read.resources), *_extra_files(vm, folder)),
+        helpers=made.helpers,
         accel=vm.accel,
-        accel_index=accel_index,
+        accel_index=made.accel_index,
         confinement=vm.confinement,
         seclabel=vm.seclabel,
         require_domain=vm.require_domain,
         user=vm.user,
+        given=None,
     )
-
-
-def first_extra(vm: VM, rendered: Invocation) -> int:
-    """Return the number of the first argument that came from `qemu_args`; with none, the arguments' count."""
-    return len(rendered.arguments) - len(vm.qemu_args)
