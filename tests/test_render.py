@@ -46,7 +46,7 @@ def values(vm: VM, option: str) -> list[str]:
 
 
 def disk(file: str = "a.img", **more: Any) -> Disk:
-    return Disk(**({"file": file, "format": DiskFormat.RAW, "source": "disks[0].file"} | more))
+    return Disk(**({"file": file, "format": DiskFormat.RAW} | more))
 
 
 def test_linux_0_2() -> None:

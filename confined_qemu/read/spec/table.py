@@ -54,7 +54,7 @@ DISK_LABEL: Final = Table(
 DISK: Final = Table(
     of=Disk,
     about="a disk: file and format, and how the guest sees it",
-    build=lambda values, path: Disk(**values, source=f"{path}.file"),
+    build=lambda values, _path: Disk(**values),
     keys=(
         Key(
             "file",
