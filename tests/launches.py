@@ -343,7 +343,7 @@ class Host:
         assert context.range is not None
         registry = pairs.open_registry(os.path.join(paths.STATE, paths.PAIRS))
         try:
-            return pairs.use_of(registry, context.range.low.categories) is pairs.Use.FREE
+            return pairs.use_of(registry, context.range.low.categories) is pairs.PairUse.FREE
         finally:
             os.close(registry)
 

@@ -195,9 +195,25 @@ FILES = {
         "/d share dir unlabelled",
     ],
     "-netdev user,id=n,guestfwd=tcp:10.0.2.9:1-unix:/s": ["/s socket connect unlabelled"],
-    "-nic tap,script=no,downscript=no": [],
-    "-nic tap,script=/s,downscript=no": ["/s helper ro unlabelled"],
-    "-netdev tap,id=n": ["/etc/qemu-ifup helper ro unlabelled", "/etc/qemu-ifdown helper ro unlabelled"],
+    "-nic tap,script=no,downscript=no": ["/dev/net/tun host_device rw unlabelled"],
+    "-nic tap,script=/s,downscript=no": ["/s helper ro unlabelled", "/dev/net/tun host_device rw unlabelled"],
+    "-netdev tap,id=n": [
+        "/etc/qemu-ifup helper ro unlabelled",
+        "/etc/qemu-ifdown helper ro unlabelled",
+        "/dev/net/tun host_device rw unlabelled",
+    ],
+    "-drive if=none,id=d,format=raw,file=x -device virtio-blk,drive=d,share-rw=on": ["x disk rw shared raw"],
+    "-drive if=none,id=d,format=raw,file=x -device virtio-blk,drive=d,share-rw=off": ["x disk rw private raw"],
+    "-drive if=none,id=d,format=raw,file=x -device virtio-blk,drive=e,share-rw=on": ["x disk rw private raw"],
+    "-drive if=none,id=d,file=x -device virtio-blk,id=v,drive=d -set device.v.share-rw=on": ["x disk rw shared"],
+    "-blockdev file,node-name=f,filename=x -blockdev raw,node-name=d,file=f -device scsi-hd,drive=d,share-rw=on": [
+        "x disk rw shared raw"
+    ],
+    "-drive if=none,id=d,format=qcow2,file=x,backing.file.filename=b -device scsi-hd,drive=d,share-rw=on": [
+        "x disk rw shared qcow2",
+        "b backing ro content",
+    ],
+    "-drive if=none,id=d,format=raw,file=x -device floppy,drive=d": ["x floppy rw private raw"],
     "-netdev tap,id=n,fd=3,vhostfd=4": [],
     "-netdev bridge,id=n,helper=/h": ["/h helper ro unlabelled"],
     "-netdev dgram,id=n,local.type=unix,local.path=/l,remote.type=unix,remote.path=/r": [

@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from confined_qemu.launch import inputs
 from confined_qemu.model.errors import CommandLineError, HostError
 from confined_qemu.model.invocation import Accel, Invocation
-from confined_qemu.model.resource import Listener
 from confined_qemu.read.qemu import configs
 from confined_qemu.read.qemu.configs import DEFAULT, OPTION_OF, Group, parse
 from confined_qemu.read.qemu.options import OPTIONS
 from confined_qemu.read.qemu.reader import read
 from confined_qemu.read.settings import Settings, UnknownOptions
+from confined_qemu.read.spec.devices import Char
+from confined_qemu.read.spec.render import invocation
+from confined_qemu.read.spec.vm import VM
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -245,10 +247,10 @@ def test_what_is_not_known_can_be_passed_on_with_a_warning(line: str) -> None:
 
 
 def test_sockets_of_a_spec_keep_their_names() -> None:
-    spec = Invocation("vm", QEMU, (), listeners=(Listener("qmp", "/q", "qmp", 1, "socket,fd=", ""),))
-    line = ["-chardev", "socket,id=qmp,path=/other,server=on"]
-    assert [one.name for one in read(QEMU, line, after=spec).listeners] == ["qmp-1"]
-    assert read(QEMU, [], config={DEFAULT: "[nonsense]\n"}.get, after=spec).arguments == ()
+    extra = ("-chardev", "socket,id=qmp,path=/other,server=on")
+    vm = VM("vm", qmp=Char.parse("unix:/q"), qemu_args=extra)
+    found = invocation(vm, "/", config={DEFAULT: "[nonsense]\n"}.get)
+    assert [(one.name, one.path) for one in found.listeners] == [("qmp", "/q"), ("qmp-2", "/other")]
 
 
 def test_the_setting_reaches_the_reader() -> None:

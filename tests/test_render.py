@@ -17,18 +17,23 @@ from hypothesis import strategies as st
 
 from confined_qemu.model.commas import split
 from confined_qemu.model.context import Context
-from confined_qemu.model.errors import ValueProblem
+from confined_qemu.model.errors import CommandLineError, ValueProblem
+from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import Accel, Confinement
 from confined_qemu.model.resource import Access, Listener, Role, Sharing
+from confined_qemu.read.qemu import reader
+from confined_qemu.read.settings import UnknownOptions
 from confined_qemu.read.spec import loader
 from confined_qemu.read.spec.devices import Char, CharKind, Network, NetworkType, NicModel
 from confined_qemu.read.spec.disks import Bus, Disk, DiskFormat, DiskLabel
-from confined_qemu.read.spec.render import first_extra, invocation
+from confined_qemu.read.spec.render import invocation, rendered
 from confined_qemu.read.spec.vm import VM
 from tests.strategies import hostile, paths, spec_documents, stray
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from confined_qemu.model.resource import Resource
 
 QEMU = shutil.which("qemu-system-x86_64")
 needs_qemu = pytest.mark.skipif(QEMU is None, reason="qemu-system-x86_64 is not installed")
@@ -41,39 +46,39 @@ def values(vm: VM, option: str) -> list[str]:
 
 
 def disk(file: str = "a.img", **more: Any) -> Disk:
-    return Disk(**({"file": file, "format": DiskFormat.RAW, "source": "disks[0].file"} | more))
+    return Disk(**({"file": file, "format": DiskFormat.RAW} | more))
 
 
 def test_linux_0_2() -> None:
     vm = VM("linux-0.2", disks=(disk("linux-0.2.img", bus=Bus.IDE),), serial=Char(CharKind.STDIO))
-    rendered = invocation(vm, "/specs")
-    assert " ".join(rendered.arguments) == (
+    found = invocation(vm, "/specs")
+    assert " ".join(found.arguments) == (
         "-name guest=linux-0.2 -no-user-config -nodefaults -machine pc -accel tcg -smp 1 -m 128M -display none -vga std"
         " -drive if=none,id=vm-disk0,format=raw,readonly=off,file=/specs/linux-0.2.img"
         " -device ide-hd,bus=ide.0,unit=0,drive=vm-disk0,bootindex=1"
         " -chardev stdio,id=vm-serial -serial chardev:vm-serial"
     )
-    (image,) = rendered.resources
+    (image,) = found.resources
     assert (image.path, image.role, image.access) == ("/specs/linux-0.2.img", Role.DISK, Access.READ_WRITE)
     assert (image.sharing, image.source, image.format) == (Sharing.PRIVATE, "disks[0].file", "raw")
-    assert rendered.listeners == ()
-    assert rendered.emulator == "qemu-system-x86_64"
+    assert found.listeners == ()
+    assert found.emulator == "qemu-system-x86_64"
 
 
 @pytest.mark.parametrize(("accel", "word"), [(Accel.AUTO, "tcg"), (Accel.TCG, "tcg"), (Accel.KVM, "kvm")])
 def test_the_accelerator_is_the_argument_that_the_plan_replaces(accel: Accel, word: str) -> None:
-    rendered = invocation(VM("x", accel=accel), "/")
-    assert rendered.accel is accel
-    assert rendered.accel_index is not None
-    assert rendered.arguments[rendered.accel_index - 1 : rendered.accel_index + 1] == ("-accel", word)
-    assert rendered.arguments.count("-accel") == 1
+    found = invocation(VM("x", accel=accel), "/")
+    assert found.accel is accel
+    assert found.accel_index is not None
+    assert found.arguments[found.accel_index - 1 : found.accel_index + 1] == ("-accel", word)
+    assert found.arguments.count("-accel") == 1
 
 
 def test_what_is_no_argument_is_handed_on() -> None:
     vm = VM("x", user="nobody", confinement=Confinement.AUTO, require_domain=True)
-    rendered = invocation(vm, "/")
-    assert (rendered.name, rendered.user, rendered.require_domain) == ("x", "nobody", True)
-    assert (rendered.confinement, rendered.seclabel) == (vm.confinement, vm.seclabel)
+    found = invocation(vm, "/")
+    assert (found.name, found.user, found.require_domain) == ("x", "nobody", True)
+    assert (found.confinement, found.seclabel) == (vm.confinement, vm.seclabel)
 
 
 @pytest.mark.parametrize(
@@ -129,28 +134,59 @@ def test_every_other_file() -> None:
 
 
 def test_a_socket_is_a_listener_and_no_resource() -> None:
-    rendered = invocation(VM("x", serial=Char.parse("unix:a,b"), qmp=Char.parse("unix:/q")), "/specs")
-    assert rendered.resources == ()
-    serial, qmp = rendered.listeners
+    found = invocation(VM("x", serial=Char.parse("unix:a,b"), qmp=Char.parse("unix:/q")), "/specs")
+    assert found.resources == ()
+    serial, qmp = found.listeners
     before = "socket,id=vm-serial,fd="
     assert serial == Listener("serial", "/specs/a,b", "serial", serial.index, before, ",server=on,wait=off")
-    assert rendered.arguments[serial.index - 1 : serial.index + 3] == (
+    assert found.arguments[serial.index - 1 : serial.index + 3] == (
         "-chardev",
         before + "{serial},server=on,wait=off",
         "-serial",
         "chardev:vm-serial",
     )
-    assert rendered.arguments[qmp.index] == f"{qmp.before}{{qmp}}{qmp.after}"
+    assert found.arguments[qmp.index] == f"{qmp.before}{{qmp}}{qmp.after}"
     assert qmp.path == "/q"
 
 
 def test_extra_arguments_stand_last_as_they_were_written() -> None:
     extra = ("-drive", "file=a,,b", "-S", "")
-    vm = VM("x", qemu_args=extra)
-    rendered = invocation(vm, "/")
-    assert rendered.arguments[first_extra(vm, rendered) :] == extra
-    assert rendered.arguments[: first_extra(vm, rendered)] == invocation(VM("x"), "/").arguments
-    assert first_extra(VM("x"), invocation(VM("x"), "/")) == len(invocation(VM("x"), "/").arguments)
+    found = invocation(VM("x", qemu_args=extra), "/")
+    assert found.arguments == (*invocation(VM("x"), "/").arguments, *extra)
+    assert [(one.path, one.source) for one in found.resources] == [("a,b", "-drive file=")]
+
+
+def test_extra_arguments_decide_about_the_specs_own_files() -> None:
+    vm = VM("x", disks=(disk(),), kernel="k", qemu_args=("-snapshot", "-kernel", "/other"))
+    found = [(one.path, one.access, one.source) for one in invocation(vm, "/").resources]
+    assert found == [("/a.img", Access.READ, "disks[0].file"), ("/other", Access.READ, "-kernel")]
+
+
+@given(spec_documents())
+def test_a_spec_and_its_command_line_typed_by_hand_are_read_alike(document: dict[str, Any]) -> None:
+    vm = loader.parse(yaml.safe_dump(document), "f.yaml")
+    try:
+        typed = reader.read(vm.emulator, rendered(vm, "/specs").arguments, unknown=UnknownOptions.WARN)
+    except CommandLineError:
+        with pytest.raises(CommandLineError):
+            invocation(vm, "/specs", unknown=UnknownOptions.WARN)
+        return
+    spec = invocation(vm, "/specs", unknown=UnknownOptions.WARN)
+    if typed.query:
+        return
+
+    def plain(found: Resource) -> Resource:
+        return replace(found, source="", label=None, relabel=None)
+
+    files = [one for one in spec.resources if one.role is not Role.EXTRA]
+    # a person's comma may part the modules of a multiboot kernel, a spec's initrd is one file
+    commas = vm.initrd is not None and "," in vm.initrd
+    left = {Role.EXTRA, Role.INITRD} if commas else {Role.EXTRA}
+    assert [plain(one) for one in files if one.role not in left] == [
+        plain(one) for one in typed.resources if one.role not in left
+    ]
+    assert [(one.path, one.access) for one in spec.listeners] == [(one.path, one.access) for one in typed.listeners]
+    assert (spec.needs_tmpdir, spec.snapshot, spec.daemonize) == (typed.needs_tmpdir, typed.snapshot, typed.daemonize)
 
 
 def test_disks_boot_in_order_and_the_cdrom_after_them() -> None:
@@ -173,11 +209,11 @@ def test_a_relative_folder_is_refused() -> None:
 @given(paths, st.sampled_from(["/", "/specs", "/a,b", "/a\n,readonly=off"]))
 def test_no_path_adds_or_changes_an_option(path: str, folder: str) -> None:
     vm = VM("x", disks=(disk(path, readonly=True),), firmware=path + "f", serial=Char(CharKind.FILE, path + "s"))
-    rendered = invocation(vm, folder)
+    found = invocation(vm, folder)
     plain = invocation(VM("x", disks=(disk("p", readonly=True),), firmware="f", serial=Char.parse("file:s")), "/")
-    assert len(rendered.arguments) == len(plain.arguments)
-    files = {one.path for one in rendered.resources}
-    for mine, other in zip(rendered.arguments, plain.arguments, strict=True):
+    assert len(found.arguments) == len(plain.arguments)
+    files = {one.path for one in found.resources}
+    for mine, other in zip(found.arguments, plain.arguments, strict=True):
         if mine == other:
             continue
         changed = [pair for pair in zip(split(mine), split(other), strict=True) if pair[0] != pair[1]]
@@ -191,23 +227,25 @@ def test_no_path_adds_or_changes_an_option(path: str, folder: str) -> None:
 @given(spec_documents())
 def test_every_good_spec_can_be_rendered(document: dict[str, Any]) -> None:
     vm = loader.parse(yaml.safe_dump(document), "f.yaml")
-    rendered = invocation(vm, "/specs")
-    assert len(rendered.resources) + len(rendered.listeners) >= len(vm.disks)
-    assert all(one.path.startswith("/") for one in rendered.resources)
-    assert all(one.sharing is not Sharing.PRIVATE for one in rendered.resources if one.access is Access.READ)
+    found = invocation(replace(vm, qemu_args=()), "/specs")
+    assert len(found.resources) + len(found.listeners) >= len(vm.disks)
+    sources = [one.source for one in found.resources] + [one.source for one in found.listeners]
+    assert not any(source.startswith("-") for source in sources)
+    assert all(one.path.startswith("/") for one in found.resources)
+    assert all(one.sharing is not Sharing.PRIVATE for one in found.resources if one.access is Access.READ)
 
 
 @given(hostile | stray)
 def test_an_extra_argument_changes_nothing_before_it(text: str) -> None:
     vm = VM("x", qemu_args=(text,))
-    assert invocation(vm, "/").arguments == (*invocation(VM("x"), "/").arguments, text)
+    assert rendered(vm, "/").arguments == (*rendered(VM("x"), "/").arguments, text)
 
 
 def start(vm: VM, folder: Path, descriptors: tuple[int, ...] = ()) -> dict[str, Any]:
     """Start QEMU on a VM with QMP on its standard streams, stopped; return its drives by name, and end it."""
-    rendered = invocation(vm, str(folder))
-    arguments = list(rendered.arguments)
-    for listener, descriptor in zip(rendered.listeners, descriptors, strict=True):
+    found = invocation(vm, str(folder))
+    arguments = list(found.arguments)
+    for listener, descriptor in zip(found.listeners, descriptors, strict=True):
         arguments[listener.index] = f"{listener.before}{descriptor}{listener.after}"
     command = [str(QEMU), *arguments, "-S", "-qmp", "stdio"]
     wanted = "\n".join(json.dumps({"execute": name}) for name in ("qmp_capabilities", "query-block", "quit"))

@@ -12,9 +12,7 @@ import yaml
 from hypothesis import given
 
 from confined_qemu.read.spec import loader, schema
-from confined_qemu.read.spec.table import SECLABEL, SPEC
-from confined_qemu.read.spec.table_helpers import SHARE, TPM
-from confined_qemu.read.spec.table_parts import DISK, DISK_LABEL, NETWORK
+from confined_qemu.read.spec.table import DISK, DISK_LABEL, NETWORK, SECLABEL, SHARE, SPEC, TPM
 from tests.strategies import spec_documents
 
 HERE = Path(__file__).parent

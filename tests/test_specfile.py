@@ -62,7 +62,7 @@ def test_linux_0_2() -> None:
     vm = loader.parse(decoded(HERE.parent / "configs" / "linux-0.2.yaml"), "linux-0.2.yaml")
     assert vm == VM(
         name="linux-0.2",
-        disks=(Disk("linux-0.2.img", DiskFormat.RAW, Bus.IDE, source="disks[0].file"),),
+        disks=(Disk("linux-0.2.img", DiskFormat.RAW, Bus.IDE),),
         serial=Char(CharKind.STDIO),
     )
 

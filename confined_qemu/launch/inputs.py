@@ -48,19 +48,10 @@ def from_spec(
     vm, remarks = _vm(path)
     if extra:
         vm = replace(vm, qemu_args=(*vm.qemu_args, *extra))
-    rendered = render.invocation(vm, os.path.dirname(os.path.abspath(path)))
-    first = render.first_extra(vm, rendered)
-    if first < len(rendered.arguments):
-        from confined_qemu.read.qemu import reader
-
-        # the spec's own arguments have -no-user-config
-        extra_arguments = rendered.arguments[first:]
-        wanted = UnknownOptions(unknown or UnknownOptions.REFUSE)
-        read = reader.read(
-            rendered.emulator, extra_arguments, name=vm.name, config=_config, after=rendered, unknown=wanted
-        )
-        rendered = _joined(rendered, first, read)
-    return _chosen(replace(rendered, remarks=(*remarks, *rendered.remarks)), name, confinement)
+    folder = os.path.dirname(os.path.abspath(path))
+    wanted = UnknownOptions(unknown or UnknownOptions.REFUSE)
+    read = render.invocation(vm, folder, config=_config, unknown=wanted)
+    return _chosen(replace(read, remarks=(*remarks, *read.remarks)), name, confinement)
 
 
 def _vm(path: str) -> tuple[VM, tuple[str, ...]]:
@@ -107,20 +98,6 @@ def spec_of(path: str) -> tuple[str, tuple[str, ...]]:
     tail = ("Not carried over from the domain:", *(f"- {line}" for line in lost)) if lost else ()
     head = (f"From libvirt's domain {imported.vm.name}, by `confined-qemu import`.",)
     return writer.write(imported.vm, head=head, comments=imported.origins, tail=tail), remarks_of(imported, path)
-
-
-def _joined(rendered: Invocation, first: int, extra: Invocation) -> Invocation:
-    """Return the spec's invocation with its `qemu_args` (from argument `first` on) as they were read."""
-    return replace(
-        rendered,
-        arguments=(*rendered.arguments[:first], *extra.arguments),
-        resources=(*rendered.resources, *extra.resources),
-        listeners=(*rendered.listeners, *(replace(one, index=one.index + first) for one in extra.listeners)),
-        needs_tmpdir=rendered.needs_tmpdir or extra.needs_tmpdir,
-        daemonize=rendered.daemonize or extra.daemonize,
-        snapshot=rendered.snapshot or extra.snapshot,
-        remarks=(*rendered.remarks, *extra.remarks),
-    )
 
 
 def from_arguments(

@@ -27,6 +27,7 @@ _NO_FILES = frozenset(
 )
 """Keys whose value may begin with a slash and is none of the host's files, or is read before they are checked."""
 _CD = frozenset({"ide-cd", "scsi-cd"})
+_FLOPPIES = frozenset({"floppy"})
 _NAMED_PATHS = {
     "io_uring": Access.READ_WRITE,
     "nvme-io_uring": Access.READ_WRITE,
@@ -52,6 +53,8 @@ class _At:
     named: bool = False
     depth: int = 0
     stated: frozenset[Role] = frozenset()
+    shareable: bool = False
+    """Other VMs may write it too (`-device …,share-rw=on`)."""
 
     def source(self, key: str) -> str:
         place = self.key if self.named else f"{self.key}{key}"
@@ -65,7 +68,7 @@ class _At:
             below = replace(below, key=f"{self.key}{key}.")
         if key == "backing":
             # a backing layer is opened to be read, and its own format decides (`bdrv_backing_options`)
-            return replace(below, role=Role.BACKING, readonly=True, format=None, stated=frozenset())
+            return replace(below, role=Role.BACKING, readonly=True, format=None, stated=frozenset(), shareable=False)
         if key == "data-file":
             return replace(below, role=Role.DATA_FILE, format="raw", stated=frozenset())
         if driver is not None and driver not in PROTOCOLS:
@@ -105,6 +108,8 @@ class Blocks:
     nodes: list[_Disk] = field(default_factory=list)
     users: dict[str, list[str]] = field(default_factory=dict)
     """The drivers of the devices that use a drive or a node, by its id or name."""
+    shared: set[str] = field(default_factory=set)
+    """The drives and nodes that a device opens with `share-rw=on`: it lets other programs write them."""
     flash: set[str] = field(default_factory=set)
     """Nodes that the machine takes as its firmware (`-machine pflash0=`)."""
     _parents: dict[str, list[_At]] = field(default_factory=dict)
@@ -135,9 +140,11 @@ class Blocks:
         """
         self.nodes.append(_Disk(position, "-blockdev", dict(objects("blockdev", value, "driver"))))
 
-    def device(self, driver: str, node: str) -> None:
-        """Note that a device uses a drive."""
+    def device(self, driver: str, node: str, *, shares: bool = False) -> None:
+        """Note that a device uses a drive, and whether it shares it with other writers."""
         self.users.setdefault(node, []).append(driver)
+        if shares:
+            self.shared.add(node)
 
     def finish(self, collector: Collector, *, snapshot: bool) -> None:
         """Add every file to `collector`. `snapshot`: the command line has `-snapshot`.
@@ -176,13 +183,16 @@ class Blocks:
         role = drive.role
         if values.get("media") == "cdrom" or (role is Role.DISK and self._only_cds(values.get("id", ""))):
             role = Role.CDROM
+        elif role is Role.DISK and self._only(values.get("id", ""), _FLOPPIES):
+            role = Role.FLOPPY
         elif role is Role.NVRAM and readonly:
             role = Role.FIRMWARE
         image = values.pop("format", None) or values.get("driver")
         if image is not None:
             values["driver"] = image
         protocol = image in PROTOCOLS
-        at = _At(drive.option, role, readonly or temporary, "raw" if protocol and image not in FILTERS else None)
+        stated = "raw" if protocol and image not in FILTERS else None
+        at = _At(drive.option, role, readonly or temporary, stated, shareable=values.get("id", "") in self.shared)
         opened = bool(drive.file) or any("." in key or key in {"filename", "dir", "path"} for key in values)
         collector.needs_tmpdir |= temporary and opened
         if not drive.file:
@@ -200,8 +210,11 @@ class Blocks:
             self._walk(collector, rest, at)
 
     def _only_cds(self, name: str) -> bool:
+        return self._only(name, _CD)
+
+    def _only(self, name: str, drivers: frozenset[str]) -> bool:
         users = self.users.get(name, [])
-        return bool(users) and all(driver in _CD for driver in users)
+        return bool(users) and all(driver in drivers for driver in users)
 
     def _node(self, collector: Collector, node: _Disk) -> None:
         name = node.values.get("node-name", "")
@@ -217,12 +230,15 @@ class Blocks:
             role = Role.NVRAM
         elif cds and role is Role.DISK:
             role = Role.CDROM
+        elif role is Role.DISK and self._only(name, _FLOPPIES):
+            role = Role.FLOPPY
         if role is Role.NVRAM and readonly:
             role = Role.FIRMWARE
         image = next((at.format for at in parents if at.format is not None), "raw")
         values = {key: value for key, value in node.values.items() if key != "read-only"}
         stated = frozenset.intersection(*(at.stated for at in parents)) if parents else frozenset()
-        self._walk(collector, values, _At(node.option, role, readonly, image, stated=stated))
+        shareable = name in self.shared or any(at.shareable for at in parents)
+        self._walk(collector, values, _At(node.option, role, readonly, image, stated=stated, shareable=shareable))
 
     def _walk(self, collector: Collector, values: dict[str, str], at: _At) -> None:
         """Add the files of one node and of those within it, and note the nodes that it names."""
@@ -256,7 +272,10 @@ class Blocks:
         if "filename" in values:
             image = at.format if driver is None or driver in FILES | FILTERS else driver
             source = at.source("filename")
-            collector.add(values["filename"], at.role, access, source, format=image or PROBED, stated=at.stated)
+            form = image or PROBED
+            collector.add(
+                values["filename"], at.role, access, source, format=form, stated=at.stated, shareable=at.shareable
+            )
         if driver == "vvfat" and "dir" in values:
             # `rw` is what QEMU writes back to the folder (`block/vvfat.c`)
             writes = truth(values, "rw") and not at.readonly

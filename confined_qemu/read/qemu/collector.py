@@ -11,7 +11,7 @@ from confined_qemu.model.resource import Access, Listener, Resource, Role, Takes
 from confined_qemu.read.settings import UnknownOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from confined_qemu.read.qemu.options import Option, Use
 
@@ -40,6 +40,8 @@ class Collector:
     """The chardev ids that the command line uses itself."""
     unknown: UnknownOptions = UnknownOptions.REFUSE
     """What becomes of a path where no file is expected."""
+    origins: Mapping[int, str] = field(default_factory=dict)
+    """The spec's key that asks for the files of an argument, by the argument's number."""
     position: int = 0
     arguments: list[str] = field(default_factory=list)
     listeners: list[Listener] = field(default_factory=list)
@@ -64,9 +66,15 @@ class Collector:
         stated: frozenset[Role] = frozenset(),
     ) -> None:
         """Add a file by the rules of `hostpaths.resource`, unless the path names none."""
+        source = self.origin or source
         found = hostpaths.resource(path, role, access, source, shareable=shareable, format=format, stated=stated)
         if found is not None:
             self._found.append((self.position, found))
+
+    @property
+    def origin(self) -> str | None:
+        """The spec's key that asks for the files of the option being read; None where a person typed it."""
+        return self.origins.get(self.position + 1)
 
     def use(self, path: str, use: Use, source: str) -> None:
         """Add one file, or each of a list of files, as the table of options says."""
@@ -88,7 +96,7 @@ class Collector:
 
     def socket(self, found: Socket) -> None:
         """Add a socket for the launcher to make or to connect, and the argument that takes it."""
-        unique = name = found.name
+        unique = name = self.origin or found.name
         number = len(self.listeners)
         while unique in self.names:
             number += 1
@@ -96,7 +104,15 @@ class Collector:
         self.names.add(unique)
         index = len(self.arguments)
         made = Listener(
-            unique, found.path, found.source, index, found.before, found.after, found.access, found.takes, found.given
+            unique,
+            found.path,
+            self.origin or found.source,
+            index,
+            found.before,
+            found.after,
+            found.access,
+            found.takes,
+            found.given,
         )
         self.listeners.append(made)
         self.arguments.append(f"{found.before}{{{unique}}}{found.after}")

@@ -16,13 +16,13 @@ from confined_qemu.model.resource import Access, Role
 from confined_qemu.read.qemu import chardevs, sequence, special
 from confined_qemu.read.qemu.blocks import Blocks
 from confined_qemu.read.qemu.collector import Collector, read_keys
-from confined_qemu.read.qemu.keyvals import objects, pairs
+from confined_qemu.read.qemu.keyvals import objects, pairs, truth
 from confined_qemu.read.qemu.options import OPTIONS, Kind, Option
 from confined_qemu.read.qemu.queries import is_query
 from confined_qemu.read.settings import UnknownOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from confined_qemu.read.qemu.sequence import Item
 
@@ -36,7 +36,7 @@ def read(  # noqa: PLR0913 - what a caller may want otherwise
     *,
     name: str | None = None,
     config: sequence.Reader | None = None,
-    after: Invocation | None = None,
+    origins: Mapping[int, str] | None = None,
     unknown: UnknownOptions = UnknownOptions.REFUSE,
 ) -> Invocation:
     """Return what QEMU would make of `arguments` (without the emulator itself).
@@ -44,20 +44,19 @@ def read(  # noqa: PLR0913 - what a caller may want otherwise
     The result's arguments are the given ones, but that a unix socket that listens is to be made by the launcher:
     `fd={NAME}` stands for its path, and the listener of that name says where; a configuration file with such a socket
     in it is written out as options. `name` is the VM's where `-name` gives none. `config` returns the text of a
-    configuration file, None where there is none. `after` is what stands before these arguments: it holds
-    `-no-user-config`, and the names of its sockets are taken. `unknown` says what becomes of an option that is not
-    known. A query (`-device help`) has no resources.
+    configuration file, None where there is none. `origins` are given for a VM spec: which key asks
+    for the files of an option's value, by the argument's number; that key is their source, and its sockets' name.
+    `unknown` says what becomes of an option that is not known. A query (`-device help`) has no resources; a spec is
+    none.
 
     Raises:
         CommandLineError: an option is not known, or cannot be read, or may name a file that cannot be told.
         HostError: from `config`.
     """
-    if is_query(arguments):
+    if origins is None and is_query(arguments):
         return Invocation(name or _DEFAULT_NAME, emulator, tuple(arguments), query=True)
-    items = sequence.take_apart(arguments, config, user_config=after is None)
-    reading = _Reading(Collector(_ids(items), unknown), last=_last(items))
-    if after is not None:
-        reading.collector.names |= {listener.name for listener in after.listeners}
+    items = sequence.take_apart(arguments, config)
+    reading = _Reading(Collector(_ids(items), unknown, origins=origins or {}), last=_last(items))
     for item in items:
         reading.take(item)
     reading.blocks.finish(reading.collector, snapshot=reading.snapshot)
@@ -218,7 +217,7 @@ class _Reading:
                 self._machine_accel(last["accel"])
             self.blocks.flash.update(last[key] for key in _FLASH if key in last)
         elif option == "device" and "drive" in last:
-            self.blocks.device(last.get("driver", ""), last["drive"])
+            self.blocks.device(last.get("driver", ""), last["drive"], shares=truth(last, "share-rw"))
 
     def _machine_accel(self, value: str) -> None:
         """Take `-machine accel=` (and `-enable-kvm`, the same): QEMU keeps the last one."""

@@ -51,10 +51,10 @@ class Item:
         return ",".join([self.value or "id=", *(f"{key}={escape(text)}" for _, key, text in self.changes)])
 
 
-def take_apart(arguments: Sequence[str], config: Reader | None, *, user_config: bool) -> list[Item]:
+def take_apart(arguments: Sequence[str], config: Reader | None) -> list[Item]:
     """Return the options of a command line; `config` None is one that names no configuration file.
 
-    `user_config`: QEMU reads the default one too, unless the command line says not to.
+    QEMU reads the default one too, unless the command line says not to.
 
     Raises:
         CommandLineError: a configuration file or a `-set` cannot be followed.
@@ -64,7 +64,7 @@ def take_apart(arguments: Sequence[str], config: Reader | None, *, user_config: 
     for item in items:
         if item.option == "readconfig" and item.value is not None:
             item.inside = _inside(item, config)
-    if user_config and config is not None and not any(item.option == "no-user-config" for item in items):
+    if config is not None and not any(item.option == "no-user-config" for item in items):
         default = Item(-1, "", "readconfig", configs.DEFAULT)
         text = config(configs.DEFAULT)
         if text is not None:

@@ -50,6 +50,7 @@ def network(collector: Collector, option: str, value: str) -> Socket | None:
         for key, script in _TAP_SCRIPTS.items():
             if key not in last:
                 collector.add(script, Role.HELPER, Access.READ, f"-{option} {key}=")
+        collector.add("/dev/net/tun", Role.HOST_DEVICE, Access.READ_WRITE, f"-{option} tap")
     collector.needs_tmpdir |= "smb" in last  # where Samba's configuration is written (`net/slirp.c`)
     if kind == "vde" and "sock" in last:
         # the switch's folder; its socket is in it (libvdeplug)
@@ -210,9 +211,9 @@ def incoming(collector: Collector, option: str, value: str) -> Socket | None:
 def initrd(collector: Collector, option: str, value: str) -> None:
     """Read `-initrd FILE`, or a multiboot kernel's `-initrd "FILE ARGUMENTS,FILE ARGUMENTS"`.
 
-    The kernel's format decides which it is, and is not known here: a comma means a list.
+    The kernel's format decides which it is, and is not known here: a comma means a list, but a spec names one file.
     """
-    modules = split(value)
+    modules = split(value) if collector.origin is None else [value]
     paths = [value] if len(modules) == 1 else [module.lstrip(" ").partition(" ")[0] for module in modules]
     for path in paths:
         collector.add(path, Role.INITRD, Access.READ, f"-{option}")

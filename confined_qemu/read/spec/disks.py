@@ -66,7 +66,7 @@ class ExtraFile:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """One disk. `source` is the place that asked for it, for messages (`disks[0].file`)."""
+    """One disk."""
 
     file: str
     format: DiskFormat
@@ -74,7 +74,6 @@ class Disk:
     readonly: bool = False
     shareable: bool = False
     seclabel: DiskLabel = field(default_factory=DiskLabel)
-    source: str = "disk"
 
     def __post_init__(self) -> None:
         refuse(self._violations())

@@ -1,4 +1,4 @@
-"""A VM to QEMU's arguments and the host files that they name.
+"""A VM to QEMU's arguments, and to what the one reader of command lines finds in them.
 
 `-nodefaults` and `-no-user-config` make the VM what the spec says and nothing else; so the screen's card, the
 serial line and the boot order are given here. Checked against QEMU 7.2; every option is also in 8.x and 9.x.
@@ -12,31 +12,86 @@ import posixpath
 from typing import TYPE_CHECKING
 
 from confined_qemu.model import hostpaths
+from confined_qemu.model.commas import escape
 from confined_qemu.model.errors import ValueProblem
-from confined_qemu.model.frozen import replace
+from confined_qemu.model.frozen import dataclass, replace
+from confined_qemu.model.helper import Helper, HelperKind
 from confined_qemu.model.invocation import Accel, Invocation
-from confined_qemu.model.resource import PROBED, Access, Listener, Role
-from confined_qemu.read.spec import render_helpers
-from confined_qemu.read.spec.command import Command, options
+from confined_qemu.model.resource import PROBED, Access, Role
+from confined_qemu.read.qemu import reader
+from confined_qemu.read.settings import UnknownOptions
 from confined_qemu.read.spec.devices import Char, CharKind, NetworkType, NicModel
 from confined_qemu.read.spec.disks import Bus, Disk
+from confined_qemu.read.spec.helpers import Share, ShareDriver, needs_shared_memory
 from confined_qemu.read.spec.vm import CDROM_PLACE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from confined_qemu.model.resource import Resource
     from confined_qemu.read.spec.vm import VM
 
 _PC = ("pc", "q35", "isapc")
 _AHCI_PORTS = 6
+_QUEUE = 1024
+"""The most that a virtiofs device takes (QEMU's `-device vhost-user-fs-pci,help`); libvirt's example too."""
+
+
+def _options(*words: str, **values: str) -> str:
+    """Return a comma list: `words` as they are, then `values` escaped."""
+    # A key of QEMU's may hold a dash, a Python name may not.
+    return ",".join([*words, *(f"{key.replace('_', '-')}={escape(value)}" for key, value in values.items())])
+
+
+class _Command:
+    """The growing command line of one VM."""
+
+    def __init__(self, vm: VM, folder: str) -> None:
+        self.vm = vm
+        self.folder = folder
+        self.arguments: list[str] = []
+        self.origins: dict[int, str] = {}
+        self.helpers: list[Helper] = []
+        self._controllers: set[str] = set()
+        self._boot = 0
+
+    def add(self, *arguments: str, origin: str | None = None) -> int:
+        """Append arguments; return the number of the last one, for whose files the spec's key `origin` asks."""
+        self.arguments += arguments
+        last = len(self.arguments) - 1
+        if origin is not None:
+            self.origins[last] = origin
+        return last
+
+    def path(self, path: str) -> str:
+        """Return the path from the root; `..` stays, because a link may stand before it."""
+        return posixpath.join(self.folder, path)
+
+    def boot_index(self) -> str:
+        """Return the next place in the boot order; 0 is QEMU's own, for `-kernel`."""
+        self._boot += 1
+        return str(self._boot)
+
+    def virtio(self, kind: str) -> str:
+        """Return the virtio device for the machine's bus; microvm has no PCI, the rest is QEMU's alias."""
+        return f"virtio-{kind}-device" if self.vm.machine == "microvm" else f"virtio-{kind}"
+
+    def controller(self, name: str, device: str) -> str:
+        """Add a controller before its first device; return its name."""
+        if name not in self._controllers:
+            self._controllers.add(name)
+            self.add("-device", _options(device, id=name))
+        return name
 
 
 def _on(flag: bool) -> str:
     return "on" if flag else "off"
 
 
-def _machine(command: Command) -> int:
+def _machine(command: _Command) -> int:
     """Add what every VM has; return the number of the accelerator's argument."""
     vm = command.vm
-    command.add("-name", options(guest=vm.name))
+    command.add("-name", _options(guest=vm.name))
     command.add("-no-user-config", "-nodefaults", "-machine", vm.machine)
     # The plan replaces this word by what the host can do.
     accel = command.add("-accel", "kvm" if vm.accel is Accel.KVM else "tcg")
@@ -49,42 +104,46 @@ def _machine(command: Command) -> int:
     return accel
 
 
-def _flash(command: Command) -> None:
+def _flash(command: _Command) -> None:
     vm = command.vm
     if vm.firmware is not None:
-        code = command.file(vm.firmware, Role.FIRMWARE, Access.READ, "firmware")
-        command.add("-drive", options("if=pflash,unit=0,format=raw,readonly=on", file=code))
+        fixed = "if=pflash,unit=0,format=raw,readonly=on"
+        command.add("-drive", _options(fixed, file=command.path(vm.firmware)), origin="firmware")
     if vm.nvram is not None:
-        variables = command.file(vm.nvram, Role.NVRAM, Access.READ_WRITE, "nvram")
-        command.add("-drive", options("if=pflash,unit=1,format=raw,readonly=off", file=variables))
+        fixed = "if=pflash,unit=1,format=raw,readonly=off"
+        command.add("-drive", _options(fixed, file=command.path(vm.nvram)), origin="nvram")
 
 
-def _kernel(command: Command) -> None:
+def _kernel(command: _Command) -> None:
     vm = command.vm
-    for option, path, role in (
-        ("-kernel", vm.kernel, Role.KERNEL),
-        ("-initrd", vm.initrd, Role.INITRD),
-        ("-dtb", vm.dtb, Role.DTB),
-    ):
+    for key, path in (("kernel", vm.kernel), ("initrd", vm.initrd), ("dtb", vm.dtb)):
         if path is not None:
             # A whole argument: QEMU takes its commas literally.
-            command.add(option, command.content(path, role))
+            command.add(f"-{key}", command.path(path), origin=key)
     if vm.cmdline is not None:
         command.add("-append", vm.cmdline)
 
 
-def _ide(command: Command, place: int) -> dict[str, str]:
+def _ide(command: _Command, place: int) -> dict[str, str]:
     """Return the options of a place on the machine's own disk controller; QEMU finds none by itself (measured)."""
     if command.vm.is_q35:
         return {"bus": f"ide.{place}", "unit": "0"}
     return {"bus": f"ide.{place // 2}", "unit": str(place % 2)}
 
 
-def _disk_device(command: Command, disk: Disk, number: int) -> str:
+def _disk_origin(number: int) -> str:
+    return f"disks[{number}].file"
+
+
+def _share_origin(number: int) -> str:
+    return f"shares[{number}].dir"
+
+
+def _disk_device(command: _Command, disk: Disk, number: int) -> str:
     """Return the device for a disk, its controller added before."""
     place = command.vm.ide_places().get(number)
     if place is not None:
-        return options("ide-hd", **_ide(command, place))
+        return _options("ide-hd", **_ide(command, place))
     on_bus = sum(1 for other in command.vm.disks[:number] if other.bus is disk.bus)
     device, controller, where = "floppy", "", {}
     match disk.bus:
@@ -98,54 +157,45 @@ def _disk_device(command: Command, disk: Disk, number: int) -> str:
             controller, where = command.controller("vm-fdc", "isa-fdc"), {"unit": str(on_bus)}
         case Bus.IDE | Bus.SATA:
             ahci = command.controller(f"vm-ahci{on_bus // _AHCI_PORTS}", "ahci")
-            return options("ide-hd", bus=f"{ahci}.{on_bus % _AHCI_PORTS}")
-    return options(device, bus=f"{controller}.0", **where) if controller else device
+            return _options("ide-hd", bus=f"{ahci}.{on_bus % _AHCI_PORTS}")
+    return _options(device, bus=f"{controller}.0", **where) if controller else device
 
 
-def _disks(command: Command) -> None:
+def _disks(command: _Command) -> None:
     for number, disk in enumerate(command.vm.disks):
         path = command.path(disk.file)
-        access = Access.READ if disk.readonly else Access.READ_WRITE
-        role = Role.FLOPPY if disk.bus is Bus.FDC else Role.DISK
-        image = hostpaths.resource(
-            path, role, access, disk.source, shareable=disk.shareable, format=disk.format.value
-        )  # fmt: skip
-        if image is not None:
-            command.note(replace(image, label=disk.seclabel.label, relabel=disk.seclabel.relabel))
         name = f"vm-disk{number}"
         fixed = f"if=none,id={name},format={disk.format.value},readonly={_on(disk.readonly)}"
-        command.add("-drive", options(fixed, file=path))
-        device = options(_disk_device(command, disk, number), drive=name)
+        command.add("-drive", _options(fixed, file=path), origin=_disk_origin(number))
+        device = _options(_disk_device(command, disk, number), drive=name)
         if disk.bus is not Bus.FDC:  # a floppy drive knows neither (measured)
-            device = options(device, bootindex=command.boot_index())
-            device = options(device, share_rw="on") if disk.shareable else device
+            device = _options(device, bootindex=command.boot_index())
+            device = _options(device, share_rw="on") if disk.shareable else device
         command.add("-device", device)
 
 
-def _cdrom(command: Command) -> None:
+def _cdrom(command: _Command) -> None:
     vm = command.vm
     if vm.cdrom is None:
         return
-    path = command.content(vm.cdrom, Role.CDROM)
-    command.add("-drive", options("if=none,id=vm-cdrom,media=cdrom,format=raw,readonly=on", file=path))
+    fixed = "if=none,id=vm-cdrom,media=cdrom,format=raw,readonly=on"
+    command.add("-drive", _options(fixed, file=command.path(vm.cdrom)), origin="cdrom")
     if vm.machine.startswith(_PC):
-        device = options("ide-cd", **_ide(command, CDROM_PLACE))
+        device = _options("ide-cd", **_ide(command, CDROM_PLACE))
     else:
-        device = options("scsi-cd", bus=command.controller("vm-scsi", command.virtio("scsi")) + ".0")
-    command.add("-device", options(device, drive="vm-cdrom", bootindex=command.boot_index()))
+        device = _options("scsi-cd", bus=command.controller("vm-scsi", command.virtio("scsi")) + ".0")
+    command.add("-device", _options(device, drive="vm-cdrom", bootindex=command.boot_index()))
 
 
-def _backend(command: Command, char: Char, key: str) -> str:
+def _backend(command: _Command, char: Char, key: str) -> str:
     """Add the host's end of a character device; return its id."""
     name = f"vm-{key}"
     match char.kind:
         case CharKind.FILE if char.path is not None:
-            path = command.file(char.path, Role.CHARDEV, Access.CREATE, key)
-            command.add("-chardev", options("file", id=name, path=path))
+            command.add("-chardev", _options("file", id=name, path=command.path(char.path)), origin=key)
         case CharKind.UNIX if char.path is not None:
-            before, after = f"socket,id={name},fd=", ",server=on,wait=off"
-            index = command.add("-chardev", f"{before}{{{key}}}{after}")
-            command.listeners.append(Listener(key, command.path(char.path), key, index, before, after))
+            path = escape(command.path(char.path))
+            command.add("-chardev", f"socket,id={name},path={path},server=on,wait=off", origin=key)
         case CharKind.MUX:
             # What `-serial mon:stdio` stands for: ^A c switches, and ^C goes to the guest.
             command.add("-chardev", f"stdio,id={name},mux=on,signal=off")
@@ -157,7 +207,7 @@ def _backend(command: Command, char: Char, key: str) -> str:
     return name
 
 
-def _characters(command: Command) -> None:
+def _characters(command: _Command) -> None:
     vm = command.vm
     if vm.serial.kind is not CharKind.NONE:
         command.add("-serial", f"chardev:{_backend(command, vm.serial, 'serial')}")
@@ -166,68 +216,148 @@ def _characters(command: Command) -> None:
             command.add("-mon", f"chardev={_backend(command, char, key)},mode={mode}")
 
 
-def _network(command: Command) -> None:
+def _network(command: _Command) -> None:
     card = command.vm.network
     if card.type is NetworkType.NONE:
         return
     backend = f"{card.type.value},id=vm-net"
     if card.type is NetworkType.TAP and card.fd is not None:
-        backend = options(backend, fd=str(card.fd))
+        backend = _options(backend, fd=str(card.fd))
     elif card.type is NetworkType.TAP and card.ifname is not None:
         # The device is there already; QEMU's domain may start no script anyway.
-        backend = options(f"{backend},script=no,downscript=no", ifname=card.ifname)
-        command.file("/dev/net/tun", Role.HOST_DEVICE, Access.READ_WRITE, "network.ifname")
+        backend = _options(f"{backend},script=no,downscript=no", ifname=card.ifname)
     for forward in card.hostfwd:
-        backend = options(backend, hostfwd=forward)
-    command.add("-netdev", backend)
+        backend = _options(backend, hostfwd=forward)
+    command.add("-netdev", backend, origin="network.ifname" if card.ifname is not None else None)
     device = command.virtio("net") if card.model is NicModel.VIRTIO else card.model.value
-    device = options(device, netdev="vm-net")
-    command.add("-device", device if card.mac is None else options(device, mac=card.mac))
+    device = _options(device, netdev="vm-net")
+    command.add("-device", device if card.mac is None else _options(device, mac=card.mac))
 
 
-def _extra_files(command: Command) -> None:
-    """Note what QMP will name later: no argument of QEMU's says it."""
-    for number, extra in enumerate(command.vm.extra_files):
+def _tpm(command: _Command) -> None:
+    """Add the TPM: QEMU gets its end of swtpm's control channel as a descriptor."""
+    wanted = command.vm.tpm
+    if wanted is None:
+        return
+    helper = Helper(HelperKind.SWTPM, "tpm", command.path(wanted.state), "tpm.state", version=wanted.version)
+    command.helpers.append(helper)
+    command.add("-chardev", f"socket,id=vm-tpm,fd={{{helper.name}}}")
+    command.add("-tpmdev", "emulator,id=vm-tpm0,chardev=vm-tpm")
+    command.add("-device", f"{wanted.model},tpmdev=vm-tpm0")
+
+
+def _shares(command: _Command) -> None:
+    """Add the shares; one by virtiofsd needs the guest's memory where virtiofsd can map it."""
+    vm = command.vm
+    if needs_shared_memory(vm.shares):
+        command.add("-object", f"memory-backend-memfd,id=vm-memory,size={vm.memory},share=on")
+        command.add("-machine", "memory-backend=vm-memory")
+    for number, share in enumerate(vm.shares):
+        (_virtiofs if share.driver is ShareDriver.VIRTIOFS else _nine_p)(command, number, share)
+
+
+def _virtiofs(command: _Command, number: int, share: Share) -> None:
+    name = f"share{number}"
+    source = _share_origin(number)
+    helper = Helper(
+        HelperKind.VIRTIOFSD,
+        name,
+        command.path(share.dir),
+        source,
+        readonly=share.readonly,
+        relabel=share.relabel,
+    )
+    command.helpers.append(helper)
+    bus = "device" if command.vm.machine == "microvm" else "pci"
+    command.add("-chardev", f"socket,id=vm-{name},fd={{{name}}}")
+    command.add("-device", f"vhost-user-fs-{bus},chardev=vm-{name},tag={share.tag},queue-size={_QUEUE}")
+
+
+def _nine_p(command: _Command, number: int, share: Share) -> None:
+    name, path = f"vm-share{number}", command.path(share.dir)
+    # mapped: QEMU's domain may set no owner, so owners and modes are kept in attributes of the files
+    readonly = "on" if share.readonly else "off"
+    fixed = f"local,id={name},security_model=mapped-xattr,multidevs=remap,readonly={readonly}"
+    command.add("-fsdev", f"{fixed},path={escape(path)}", origin=_share_origin(number))
+    command.add("-device", f"{command.virtio('9p')},fsdev={name},mount_tag={share.tag}")
+
+
+def _extra_files(vm: VM, folder: str) -> Iterator[Resource]:
+    """Yield what QMP will name later: no argument of QEMU's says it."""
+    for number, extra in enumerate(vm.extra_files):
         access = Access.READ if extra.readonly else Access.READ_WRITE
         form = extra.format.value if extra.format is not None else PROBED
-        source = f"extra_files[{number}].file"
-        command.note(hostpaths.resource(command.path(extra.file), Role.EXTRA, access, source, format=form))
+        path, source = posixpath.join(folder, extra.file), f"extra_files[{number}].file"
+        found = hostpaths.resource(path, Role.EXTRA, access, source, format=form)
+        if found is not None:
+            yield found
 
 
-def invocation(vm: VM, folder: str) -> Invocation:
-    """Return QEMU's command line for a VM whose relative paths start at `folder` (absolute: the spec's own).
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """QEMU's arguments for a VM; `origins` has the spec's key for each argument that names a file, by its number."""
 
-    `qemu_args` stand last, as they were written, and their files are not in `resources`: `first_extra` says
-    where they begin. A unix socket is a `Listener`, and in no resource.
+    arguments: tuple[str, ...]
+    origins: dict[int, str]
+    helpers: tuple[Helper, ...]
+    accel_index: int
+
+
+def rendered(vm: VM, folder: str) -> Rendered:
+    """Return the command line of a VM whose relative paths start at `folder`; `qemu_args` stand last, as written.
 
     Raises:
         ValueProblem: `folder` is not absolute.
     """
     if not posixpath.isabs(folder):
         raise ValueProblem(f"the spec's folder {folder!r} is not absolute", hint="resolve it first")
-    command = Command(vm, folder)
+    command = _Command(vm, folder)
     accel_index = _machine(command)
-    parts = (_flash, _kernel, _disks, _cdrom, _characters, _network, render_helpers.tpm, render_helpers.shares)
-    for part in parts:
+    for part in (_flash, _kernel, _disks, _cdrom, _characters, _network, _tpm, _shares):
         part(command)
-    _extra_files(command)
     command.add(*vm.qemu_args)
-    return Invocation(
+    return Rendered(tuple(command.arguments), command.origins, tuple(command.helpers), accel_index)
+
+
+def invocation(
+    vm: VM,
+    folder: str,
+    *,
+    config: Callable[[str], str | None] | None = None,
+    unknown: UnknownOptions = UnknownOptions.REFUSE,
+) -> Invocation:
+    """Return QEMU's command line for a VM, with the files that the reader of command lines finds in it.
+
+    `folder`, absolute, is where the VM's relative paths start; `config` and `unknown` are as for `reader.read`.
+    What no argument says is added here: labels of a disk's own, folders to relabel, files named later over QMP.
+
+    Raises:
+        ValueProblem: `folder` is not absolute.
+        CommandLineError: `qemu_args` cannot be read.
+        HostError: from `config`.
+    """
+    made = rendered(vm, folder)
+    emulator = posixpath.join(folder, vm.emulator) if "/" in vm.emulator else vm.emulator
+    read = reader.read(emulator, made.arguments, config=config, unknown=unknown, origins=made.origins)
+    known = {_disk_origin(number): disk.seclabel for number, disk in enumerate(vm.disks)}
+    shares = {_share_origin(number) for number, share in enumerate(vm.shares) if share.relabel}
+
+    def completed(found: Resource) -> Resource:
+        if found.source in shares:
+            return replace(found, relabel=True)
+        own = known.get(found.source)
+        return found if own is None else replace(found, label=own.label, relabel=own.relabel)
+
+    return replace(
+        read,
         name=vm.name,
-        emulator=command.path(vm.emulator) if "/" in vm.emulator else vm.emulator,
-        arguments=tuple(command.arguments),
-        resources=tuple(command.resources),
-        listeners=tuple(command.listeners),
-        helpers=tuple(command.helpers),
+        resources=(*map(completed, read.resources), *_extra_files(vm, folder)),
+        helpers=made.helpers,
         accel=vm.accel,
-        accel_index=accel_index,
+        accel_index=made.accel_index,
         confinement=vm.confinement,
         seclabel=vm.seclabel,
         require_domain=vm.require_domain,
         user=vm.user,
+        given=None,
     )
-
-
-def first_extra(vm: VM, rendered: Invocation) -> int:
-    """Return the number of the first argument that came from `qemu_args`; with none, the arguments' count."""
-    return len(rendered.arguments) - len(vm.qemu_args)
