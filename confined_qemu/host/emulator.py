@@ -18,8 +18,8 @@ _OTHER_NAMES = {
     "qemu-system-x86_64": ("qemu-system-x86_64", "qemu-kvm"),
 }
 """A name under which a distribution may have QEMU otherwise: RHEL's has /usr/libexec/qemu-kvm alone. One that ends with
-kvm prefers KVM, whatever program it is (QEMU, softmmu/vl.c, `configure_accelerators`): it goes by the argv[0] that it is
-given."""
+kvm prefers KVM, whatever program it is (QEMU, softmmu/vl.c, `configure_accelerators`): it goes by the argv[0] that it
+is given."""
 _SCRIPT = b"#!"
 _MARK = b"`confined-qemu policy install`"
 """What the launch script's second line says: a copy of it is found out as well."""
