@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from confined_qemu.host import packages
+from confined_qemu.launch import session
 from confined_qemu.model import distribution
 from confined_qemu.model.distribution import Family, Package
+from confined_qemu.model.facts import FileFacts, FileKind
+from confined_qemu.model.helper import HelperKind
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,3 +60,15 @@ def test_the_host_is_asked_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert packages.command(Package.QEMU) == "dnf install qemu-kvm"
     first.write_text("ID=debian\n")
     assert packages.command(Package.QEMU) == "apt install qemu-system-x86"
+
+
+def program(kind: FileKind) -> FileFacts:
+    return FileFacts("/usr/bin/swtpm", "/usr/bin/swtpm", kind)
+
+
+def test_a_launch_asks_only_where_something_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([Family.FEDORA])  # one, so a question too many has none
+    monkeypatch.setattr(packages, "family", lambda: next(answers))
+    assert session._distribution({}) is Family.UNKNOWN
+    assert session._distribution({HelperKind.SWTPM: program(FileKind.REGULAR)}) is Family.UNKNOWN
+    assert session._distribution({HelperKind.SWTPM: program(FileKind.MISSING)}) is Family.FEDORA

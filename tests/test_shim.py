@@ -120,3 +120,96 @@ def test_without_qemu_there_is_nothing_to_stand_for(host: Path) -> None:
     os.unlink(host / "bin" / NAME)
     with pytest.raises(EmulatorNotFound):
         shim.install(f"{host}/ours", f"{host}/bin:{host}/ours")
+
+
+# ---- the system's, without dpkg-divert
+
+
+@pytest.fixture
+def fedora(host: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host whose packages are not dpkg's: its own emulator in `bin`, and `local` before it on the default PATH."""
+    (host / "local").mkdir()
+    monkeypatch.setattr(shim, "_DIVERT_FOLDERS", (str(host / "none"),))
+    monkeypatch.setattr(shim, "LOCAL", str(host / "local"))
+    monkeypatch.setattr(shim, "_default_path", lambda: f"{host}/local:{host}/bin")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    return host
+
+
+def test_without_dpkg_divert_the_links_lie_where_they_win_and_go_again(fedora: Path) -> None:
+    make(fedora / "bin" / "qemu-kvm")
+    before = listing(fedora / "bin")
+    done = shim.install_system()
+    assert listing(fedora / "local") == {NAME: paths.LAUNCH_SCRIPT, "qemu-kvm": paths.LAUNCH_SCRIPT}
+    assert (
+        f"no dpkg-divert, so the links lie in {fedora}/local: who names {fedora}/bin/{NAME} itself" in done.warnings[0]
+    )
+    assert shim.is_system()
+    assert emulator.look(NAME, f"{fedora}/local:{fedora}/bin") == f"{fedora}/bin/{NAME}"
+    assert all("is there already" in line for line in shim.install_system().lines)
+    mine = make(fedora / "local" / "other")
+    os.unlink(paths.LAUNCH_SCRIPT)  # `policy remove` came first
+    assert len(shim.remove_system().lines) == 2
+    assert listing(fedora / "local") == {mine.name: ""}
+    assert not shim.is_system()
+    assert "no link of ours" in shim.remove_system().lines[0]
+    assert listing(fedora / "bin") == before
+
+
+def test_a_crash_between_two_links_is_gone_on_from(fedora: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(fedora / "bin" / "qemu-kvm")
+    symlink, made = os.symlink, list[str]()
+
+    def once(source: str, target: str) -> None:
+        if made:
+            raise OSError(28, "injected")
+        made.append(target)
+        symlink(source, target)
+
+    monkeypatch.setattr(os, "symlink", once)
+    with pytest.raises(HostError, match="cannot be made"):
+        shim.install_system()
+    assert listing(fedora / "local") == {NAME: paths.LAUNCH_SCRIPT}
+    monkeypatch.setattr(os, "symlink", symlink)
+    shim.install_system()
+    assert set(listing(fedora / "local")) == {NAME, "qemu-kvm"}
+
+
+@pytest.mark.parametrize(
+    ("search", "said"),
+    [("{}/bin:{}/local", f"{{}}/bin/{NAME} comes before it"), ("{}/bin:/usr/bin", "it is not on the default PATH")],
+)
+def test_where_a_link_would_not_win_nothing_is_made(
+    fedora: Path, monkeypatch: pytest.MonkeyPatch, search: str, said: str
+) -> None:
+    monkeypatch.setattr(shim, "_default_path", lambda: search.replace("{}", str(fedora)))
+    with pytest.raises(HostError) as raised:
+        shim.install_system()
+    assert f"would not win: {said.replace('{}', str(fedora))}" in str(raised.value)
+    assert str(raised.value).endswith("confined-qemu install-shim DIR")
+    assert listing(fedora / "local") == {}
+
+
+def test_an_emulator_of_the_administrators_own_is_not_replaced(fedora: Path) -> None:
+    make(fedora / "local" / NAME)
+    with pytest.raises(HostError, match="not ours"):
+        shim.install_system()
+    shim.remove_system()
+    assert listing(fedora / "local") == {NAME: ""}
+
+
+def test_an_emulator_that_no_path_names_gets_a_name_on_it(fedora: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.unlink(fedora / "bin" / NAME)
+    make(fedora / "libexec" / "qemu-kvm")
+    monkeypatch.setattr(emulator, "FOLDERS", (f"{fedora}/libexec",))
+    shim.install_system()
+    assert listing(fedora / "local") == {"qemu-kvm": paths.LAUNCH_SCRIPT}
+
+
+def test_the_systems_emulators_are_roots(fedora: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    for act, more in ((shim.install_system, ""), (shim.remove_system, " --remove")):
+        with pytest.raises(HostError) as raised:
+            act()
+        assert str(raised.value).endswith(f"sudo confined-qemu install-shim --system{more}")
+    assert listing(fedora / "local") == {}

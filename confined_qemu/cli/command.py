@@ -77,7 +77,11 @@ def _parser() -> Parser:
     imported.set_defaults(action=_import)
     shim = words.add_parser("install-shim", help="put the launch script in the emulator's place, and back")
     shim.add_argument("folder", nargs="?", metavar="DIR", help="a folder for PATH: the emulator's names become links")
-    shim.add_argument("--system", action="store_true", help="the system's own emulator, by dpkg-divert; root's")
+    shim.add_argument(
+        "--system",
+        action="store_true",
+        help="the system's own, by dpkg-divert or links in /usr/local/bin; root's",
+    )
     shim.add_argument("--remove", action="store_true", help="undo it")
     shim.set_defaults(action=_install_shim)
     policy = words.add_parser("policy", help="install, inspect or remove the SELinux policy module")

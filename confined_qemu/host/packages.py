@@ -13,8 +13,9 @@ def family() -> Family:
     """Return this host's family of distributions; a file that cannot be read tells of none."""
     for path in OS_RELEASE:
         try:
-            with open(path, encoding="utf-8", errors="replace") as file:
-                return distribution.family(file.read())
+            # unbuffered: a buffered file is asked whether it is a terminal (ioctl), which a domain may not do to it
+            with open(path, "rb", buffering=0) as file:
+                return distribution.family(file.read().decode("utf-8", "replace"))
         except OSError:
             continue
     return Family.UNKNOWN

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _TYPE = RESTORED_TYPE
 _USERS = frozenset({"user_home_t", "user_tmp_t", "tmp_t", "admin_home_t", "virt_home_t", "svirt_home_t", _TYPE})
 """What a user's file may be called that was moved into the folder."""
+_USERS_DATA = frozenset({"data_home_t", "cache_home_t"})
+"""The same for ~/.local/share and ~/.cache on Fedora, /root's too: most programs keep their downloads there."""
 _SYSTEMS_HOMES = frozenset({"/", "/nonexistent"})
 
 
@@ -159,7 +161,7 @@ def _look_through(path: str) -> None:
     """Refuse a folder that holds what is no image: a system's files, and files of a VM that runs or crashed."""
     _require_idle(path)
     contexts = lsm.policy_contexts()
-    usual = places.GENERIC | _USERS | {contexts.image.type, contexts.content.type}
+    usual = places.GENERIC | _USERS | _USERS_DATA | {contexts.image.type, contexts.content.type}
     for name, label in _labels(path):
         if label is None or label.type not in usual:
             raise HostError(f"is no image: it is labelled {label}", where=name, hint=_elsewhere())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from typing import TYPE_CHECKING
 
 from confined_qemu.host import emulator
@@ -18,7 +19,12 @@ NAMES = ("qemu-system-x86_64", "qemu-kvm", "kvm")
 """What clients look for. A name that this host's QEMU has not is not made: systemd-vmspawn, for one, takes `qemu-kvm`
 before `qemu-system-x86_64` where both are there, and would start another QEMU than before."""
 SYSTEM = "/usr/bin"
+LOCAL = "/usr/local/bin"
+"""Where the links of `--system` lie on a host without dpkg-divert: no package writes there, and PATH has it first."""
 _DIVERT = "dpkg-divert"
+_DIVERT_FOLDERS = ("/usr/bin", "/usr/sbin", "/bin")
+_DEFAULT_PATH = ("systemd-path", "search-binaries-default")
+"""The PATH of services and logins: the caller's own may be sudo's, which says nothing of others."""
 _NEW = ".confined-qemu.new"
 _LIBVIRT = ("/usr/sbin/libvirtd", "/usr/sbin/virtqemud")
 
@@ -51,6 +57,16 @@ def install(folder: str, search: str) -> Done:
         raise EmulatorNotFound("no emulator on PATH", where=" ".join(NAMES), hint=emulator.install())
     if not os.path.isdir(folder):
         raise HostError("no such folder", where=folder, hint=f"run: mkdir -p {shell_word(folder)}")
+    lines = _link(folder, names)
+    return Done(lines, tuple(_unreached(names, folder, search)))
+
+
+def _link(folder: str, names: list[str]) -> tuple[str, ...]:
+    """Make the links that are not there yet, none where one of the names is taken; return a line for each.
+
+    Raises:
+        HostError: a name is taken, or a link cannot be made.
+    """
     wanted = [os.path.join(folder, name) for name in names]
     for path in wanted:
         if os.path.lexists(path) and not _is_link_of_ours(path) and not emulator.is_ours(path):
@@ -64,7 +80,7 @@ def install(folder: str, search: str) -> Done:
             except OSError as error:
                 raise HostError(f"cannot be made: {why(error)}", where=path) from error
         lines.append(f"{path} {'is there already' if there else f'-> {paths.LAUNCH_SCRIPT}'}")
-    return Done(tuple(lines), tuple(_unreached(names, folder, search)))
+    return tuple(lines)
 
 
 def remove(folder: str) -> Done:
@@ -104,19 +120,21 @@ def _unreached(names: list[str], folder: str, search: str) -> Iterator[str]:
 
 
 def install_system() -> Done:
-    """Divert the system's emulators (dpkg-divert(1)) and link their names to the launch script.
+    """Put the launch script in the place of the system's emulators: by dpkg-divert(1), else by links in `LOCAL`.
 
-    The real one stays in its folder, as `NAME.distrib`: there it has QEMU's label by the policy's own file contexts and
-    finds its firmware, which QEMU looks for relative to its program (util/cutils.c, `get_relocated_path`). Upgrades
-    of the package go to that name. Each step may be the last before a crash: the name always leads to an emulator, and
-    doing it again goes on.
+    Diverted, the real one stays in its folder, as `NAME.distrib`: there it has QEMU's label by the policy's own file
+    contexts and finds its firmware, which QEMU looks for relative to its program (util/cutils.c,
+    `get_relocated_path`). Upgrades of the package go to that name. Each step may be the last before a crash: the name
+    always leads to an emulator, and doing it again goes on.
 
     Raises:
         EmulatorNotFound: the system has none.
-        HostError: no dpkg-divert, not root, something is in the way, or a step failed.
+        HostError: not root, something is in the way, `LOCAL` does not come first on PATH, or a step failed.
     """
     _require_script()
-    _require_divert("")
+    _require_root("")
+    if not _has_divert():
+        return _install_local()
     lines = [line for name in NAMES for line in _divert(os.path.join(SYSTEM, name))]
     if not lines:
         raise EmulatorNotFound("no emulator of the system's", where=SYSTEM, hint=emulator.install())
@@ -134,16 +152,66 @@ def remove_system() -> Done:
     """Undo `install_system`: the real emulators get their names back.
 
     Raises:
-        HostError: no dpkg-divert, not root, something is in the way, or a step failed.
+        HostError: not root, something is in the way, or a step failed.
     """
-    _require_divert(" --remove")
+    _require_root(" --remove")
+    if not _has_divert():
+        return remove(LOCAL)
     lines = [line for name in NAMES for line in _undivert(os.path.join(SYSTEM, name))]
     return Done(tuple(lines) or (f"{SYSTEM}: nothing of ours is there",))
 
 
 def is_system() -> bool:
     """Tell whether an emulator of the system's is ours."""
-    return any(_is_link_of_ours(os.path.join(SYSTEM, name)) for name in NAMES)
+    folder = SYSTEM if _has_divert() else LOCAL
+    return any(_is_link_of_ours(os.path.join(folder, name)) for name in NAMES)
+
+
+def _install_local() -> Done:
+    """Link the names in `LOCAL`, which no package writes to: upgrades of QEMU leave the links alone.
+
+    Each link is made in one step, so a crash leaves whole ones, and doing it again makes the rest.
+    """
+    search = _default_path()
+    names = [name for name in NAMES if emulator.program(name, search) is not None]
+    if not names:
+        raise EmulatorNotFound("no emulator of the system's", where=" ".join(NAMES), hint=emulator.install())
+    reason = _outrun(names, search)
+    if reason is not None:
+        raise HostError(
+            f"this system has no dpkg-divert, and a link in {LOCAL} would not win: {reason}",
+            hint="put a folder first on PATH instead: confined-qemu install-shim DIR",
+        )
+    lines = _link(LOCAL, names)
+    real = emulator.program(names[0], search)
+    return Done(
+        lines,
+        (
+            f"this system has no dpkg-divert, so the links lie in {LOCAL}: who names {real} itself, "
+            f"or has a PATH without {LOCAL} (sudo's secure_path), gets the real one",
+        ),
+    )
+
+
+def _outrun(names: list[str], search: str) -> str | None:
+    """Return why a link in `LOCAL` would not be found first on this PATH; None if it would."""
+    entries = search.split(os.pathsep)
+    if LOCAL not in entries:
+        return f"it is not on the default PATH, {search}"
+    for entry in entries[: entries.index(LOCAL)]:
+        for path in (os.path.join(entry, name) for name in names):
+            if os.access(path, os.X_OK) and not emulator.is_ours(path):
+                return f"{path} comes before it on the default PATH, {search}"
+    return None
+
+
+def _default_path() -> str:
+    """Return the PATH that this system gives to whoever sets none."""
+    try:
+        done = subprocess.run(_DEFAULT_PATH, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    except OSError:
+        return os.defpath
+    return done.stdout.strip() or os.defpath
 
 
 def _divert(path: str) -> Iterator[str]:
@@ -228,15 +296,15 @@ def _require_script() -> None:
         )
 
 
-def _require_divert(more: str) -> None:
-    if not any(os.access(os.path.join(folder, _DIVERT), os.X_OK) for folder in ("/usr/bin", "/usr/sbin", "/bin")):
-        raise HostError(
-            "this system has no dpkg-divert, and without it the next upgrade of QEMU would take the name back",
-            hint="put a folder first on PATH instead: confined-qemu install-shim DIR",
-        )
+def _has_divert() -> bool:
+    return any(os.access(os.path.join(folder, _DIVERT), os.X_OK) for folder in _DIVERT_FOLDERS)
+
+
+def _require_root(more: str) -> None:
     if os.geteuid() != 0:
         raise HostError(
-            f"{SYSTEM} is the system's", hint=f"run it as root: sudo confined-qemu install-shim --system{more}"
+            "the system's emulators are root's to change",
+            hint=f"run it as root: sudo confined-qemu install-shim --system{more}",
         )
 
 

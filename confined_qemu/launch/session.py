@@ -16,7 +16,7 @@ from confined_qemu.launch import execute, pairs, spawn
 from confined_qemu.model import paths
 from confined_qemu.model.distribution import Family
 from confined_qemu.model.errors import ConfinedQemuError, JournalError, Refused
-from confined_qemu.model.facts import Facts, Holder, Identity, Occupant, SelinuxFacts, SelinuxMode
+from confined_qemu.model.facts import Facts, FileKind, Holder, Identity, Occupant, SelinuxFacts, SelinuxMode
 from confined_qemu.model.frozen import dataclass, replace
 from confined_qemu.model.invocation import Invocation, SeclabelType
 from confined_qemu.model.mcs import Window
@@ -88,7 +88,7 @@ def collect(
         files=survey.files([*named, *survey.handed_files(caller.descriptors)], selinux),
         folders=served,
         programs=programs,
-        distribution=packages.family() if served else Family.UNKNOWN,
+        distribution=_distribution(programs),
         holders=holders or {},
         descriptors=survey.descriptors(caller.descriptors, selinux),
         instance=str(os.getpid()),
@@ -97,6 +97,12 @@ def collect(
         runtime_folder=_runtime_folder(caller),
         temporary_folder=survey.environment_text(caller.environment, "TMPDIR") or "/var/tmp",  # noqa: S108 - QEMU's own
     )
+
+
+def _distribution(programs: Mapping[HelperKind, FileFacts]) -> Family:
+    """Return the host's family of distributions where something is to be installed; nobody else asks."""
+    missing = any(program.kind is FileKind.MISSING for program in programs.values())
+    return packages.family() if missing else Family.UNKNOWN
 
 
 def _helped(
