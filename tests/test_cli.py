@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import os
@@ -17,13 +18,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from confined_qemu.cli import command as cli
-from confined_qemu.cli import launcher, output
+from confined_qemu.cli import launcher, launchverbs, output, unconfined
 from confined_qemu.host import lsm
 from confined_qemu.labels import journal
 from confined_qemu.launch import run, session
 from confined_qemu.model import paths
 from confined_qemu.model.errors import ConfinedQemuError, LsmError
 from confined_qemu.model.facts import SelinuxMode
+from confined_qemu.model.invocation import Confinement
 from tests import strategies
 
 if TYPE_CHECKING:
@@ -31,8 +33,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-VERBS = ("run", "exec", "plan", "check", "ps", "recover", "settle", "schema", "policy", "import")
-STEPS = ("install", "status", "remove")
+
+
+def words_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Return the verbs of a parser, or the steps of a verb."""
+    (found,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return dict(found.choices)
+
+
+VERBS = tuple(words_of(cli._parser()))
+STEPS = tuple(words_of(words_of(cli._parser())["policy"]))
 SPEC = "name: x\ndisks:\n  - {file: a.img, format: raw}\n"
 
 
@@ -137,6 +147,14 @@ def test_help(verb: tuple[str, ...]) -> None:
 def test_help_names_every_verb() -> None:
     _, out, _ = answer(["--help"])
     assert all(verb in out for verb in VERBS)
+
+
+def test_the_light_start_knows_the_verbs_that_it_serves() -> None:
+    """They are listed apart, as no parser is loaded to tell whether one is needed."""
+    assert set(launcher.VERBS) == set(words_of(launchverbs._parser()))
+    assert set(launcher.VERBS) < set(VERBS)
+    assert set(unconfined._VERBS) < set(launcher.VERBS)
+    assert set(launchverbs.CONFINEMENTS) == set(Confinement)
 
 
 def test_version() -> None:
