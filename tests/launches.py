@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
 import traceback
 import warnings
@@ -265,6 +266,14 @@ class Host:
         self.pid += 1
         self.table.ticks[self.pid] = 1
         self.companions, self.helpers = [], []
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGPIPE, signal.SIGXFSZ)}
+        try:
+            return self._started(invocation, report, descriptors)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)  # they were QEMU's, in a process of its own
+
+    def _started(self, invocation: Invocation, report: int, descriptors: tuple[int, ...]) -> Vm:
         before = set(os.listdir("/proc/self/fd"))
         caller = session.Caller({b"PATH": b"/nowhere", b"HOME": b"/x"}, descriptors, "qemu", report)
         try:

@@ -7,7 +7,9 @@ from typing import Any
 from hypothesis import strategies as st
 
 from confined_qemu.model.context import Context
+from confined_qemu.model.invocation import Confinement
 from confined_qemu.model.mcs import MAX_CATEGORY, Level, Pair, Range
+from confined_qemu.read.spec.disks import DiskFormat
 
 categories = st.frozensets(st.integers(0, MAX_CATEGORY), max_size=12)
 """Few categories anywhere, so that runs and single ones both occur when drawn near each other."""
@@ -59,7 +61,10 @@ _files = hostile.map(lambda text: f"f/{text}")
 @st.composite
 def disk_documents(draw: st.DrawFn, number: int) -> dict[str, Any]:
     """Draw one disk of a spec; `number` keeps its file apart from the others'."""
-    document: dict[str, Any] = {"file": f"{number}/{draw(hostile)}", "format": draw(st.sampled_from(["raw", "qcow2"]))}
+    document: dict[str, Any] = {
+        "file": f"{number}/{draw(hostile)}",
+        "format": draw(st.sampled_from([str(one) for one in DiskFormat])),
+    }
     bus = draw(st.sampled_from(["virtio", "scsi", "usb", "sata", None]))
     if bus is not None:
         document["bus"] = bus
@@ -100,7 +105,7 @@ def spec_documents(draw: st.DrawFn) -> dict[str, Any]:
             ["none", "user", {"type": "tap", "ifname": "tap0"}, {"type": "user", "hostfwd": ["tcp::2222-:22"]}]
         ),
         "qemu_args": st.lists(hostile, max_size=4),
-        "confinement": st.sampled_from(["selinux", "auto"]),
+        "confinement": st.sampled_from([str(one) for one in Confinement if one is not Confinement.NONE]),
         "require_domain": st.booleans(),
         "seclabel": _seclabels(),
     }

@@ -18,9 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from confined_qemu.cli import command as cli
-from confined_qemu.cli import launcher, launchverbs, output
-from confined_qemu.cli.arguments import Parser
-from confined_qemu.cli.unconfined import LAUNCHED
+from confined_qemu.cli import launcher, launchverbs, output, unconfined
 from confined_qemu.host import lsm, packages
 from confined_qemu.labels import journal
 from confined_qemu.launch import run, session
@@ -28,6 +26,7 @@ from confined_qemu.model import paths
 from confined_qemu.model.distribution import Family
 from confined_qemu.model.errors import ConfinedQemuError, LsmError
 from confined_qemu.model.facts import SelinuxMode
+from confined_qemu.model.invocation import Confinement
 from tests import strategies
 
 if TYPE_CHECKING:
@@ -35,8 +34,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-VERBS = (*LAUNCHED, "plan", "check", "ps", "schema", "policy", "import")
-STEPS = ("install", "status", "remove")
+
+
+def words_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Return the verbs of a parser, or the steps of a verb."""
+    (found,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return dict(found.choices)
+
+
+VERBS = tuple(words_of(cli._parser()))
+STEPS = tuple(words_of(words_of(cli._parser())["policy"]))
 SPEC = "name: x\ndisks:\n  - {file: a.img, format: raw}\n"
 
 
@@ -143,10 +150,12 @@ def test_help_names_every_verb() -> None:
     assert all(verb in out for verb in VERBS)
 
 
-def test_the_launch_script_serves_the_verbs_that_are_handed_to_it() -> None:
-    verbs = argparse.ArgumentParser().add_subparsers(parser_class=Parser)
-    launchverbs.add_verbs(verbs)
-    assert tuple(sorted(verbs.choices)) == tuple(sorted(LAUNCHED))
+def test_the_light_start_knows_the_verbs_that_it_serves() -> None:
+    """They are listed apart, as no parser is loaded to tell whether one is needed."""
+    assert set(unconfined.LAUNCHED) == set(words_of(launchverbs._parser()))
+    assert set(unconfined.LAUNCHED) < set(VERBS)
+    assert set(unconfined.STARTING) < set(unconfined.LAUNCHED)
+    assert set(launchverbs.CONFINEMENTS) == set(Confinement)
 
 
 def test_version() -> None:
