@@ -45,7 +45,7 @@ def drop_in(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The emulator's name as a link to the launch script of this checkout."""
     folder = tmp_path_factory.mktemp("drop-in")
     link = folder / "qemu-system-x86_64"
-    link.symlink_to(_script(folder / "launch", "launcher"))
+    link.symlink_to(_script(folder / "launch", "cli.launchscript"))
     return str(link)
 
 

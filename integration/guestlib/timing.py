@@ -115,7 +115,10 @@ def _unconfined(folder: str, checkout: str) -> list[Way]:
     """Return the ways of a host without SELinux."""
     _, spec, arguments = _files(folder, "none", "tcg")
     paths = []
-    for name, flags, module in (("confined-qemu", "-B", "__main__"), ("qemu-system-x86_64", "-IBS", "launcher")):
+    for name, flags, module in (
+        ("confined-qemu", "-B", "__main__"),
+        ("qemu-system-x86_64", "-IBS", "cli.launchscript"),
+    ):
         paths.append(os.path.join(folder, name))
         with open(paths[-1], "w", encoding="utf-8") as file:
             file.write(ENTRY.format(flags=flags, checkout=checkout, module=module))
