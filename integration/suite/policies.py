@@ -21,6 +21,26 @@ class Policy:
     """May a VM use a pipe that another user's process made, at all levels?"""
     opens_terminals: bool
     """May a VM open a terminal by name?"""
+    relays: bool
+    """Does a client of a VM's socket need the launcher's relay, and so the VM a folder of its own?"""
+    connects_to_people: bool
+    """May a VM connect to a listener of a person's program, where it may write to the socket's file?"""
+    opens_unused: frozenset[str]
+    """The types of devices that any VM may open while no VM has them."""
+    lacks: str
+    """What a VM may not do to an image that no VM uses."""
+    no_domains: tuple[str, ...]
+    """Types of processes that are no domain of a VM of ours."""
+    users_file: str
+    """The type of /etc/passwd."""
+    roots_home: tuple[str, str]
+    """The types of /root and of a file in it."""
+    init_socket: str
+    """The type of systemd's own socket."""
+    made_in_root: str
+    """The type of what is in a folder that was just made in /."""
+    userdomain: str
+    """The command that lets a VM run in a person's domain."""
     ramfs: str | None
     """The type of a file on ramfs where no VM may use it."""
     tcg_in_svirt: Mapping[str, Any]
@@ -35,6 +55,16 @@ POLICIES = {
         content="virt_content_t:s0",
         others_pipes=False,
         opens_terminals=True,
+        relays=True,
+        connects_to_people=False,
+        opens_unused=frozenset(),
+        lacks="open and read and write",
+        no_domains=("httpd_t", "virtd_t", "qemu_t"),
+        users_file="etc_t",
+        roots_home=("user_home_dir_t", "user_home_t"),
+        init_socket="init_runtime_t",
+        made_in_root="etc_runtime_t",
+        userdomain="setsebool -P confined_qemu_transition_userdomain on",
         ramfs="ramfs_t",
         tcg_in_svirt={},
         execmem=("allow_execmem", "virt_use_execmem"),
@@ -44,6 +74,16 @@ POLICIES = {
         content="virt_image_t:s0",
         others_pipes=True,
         opens_terminals=False,
+        relays=False,
+        connects_to_people=True,
+        opens_unused=frozenset({"usb_device_t"}),
+        lacks="write",
+        no_domains=("httpd_t", "virtd_t"),
+        users_file="passwd_file_t",
+        roots_home=("admin_home_t", "admin_home_t"),
+        init_socket="init_var_run_t",
+        made_in_root="default_t",
+        userdomain="setsebool -P confined_qemu_transition_userdomain=on virt_transition_userdomain=on",
         ramfs=None,
         tcg_in_svirt={"seclabel": {"type": "dynamic", "baselabel": "system_u:system_r:svirt_t:s0"}},
         execmem=("virt_use_execmem",),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from integration.suite import harness
+from integration.suite.policies import HERE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,9 +49,9 @@ def _refused(*arguments: str) -> str:
 def test_refused_adopted_run_relabelled_and_given_back() -> None:
     os.makedirs(FOLDER)
     image = harness.Image(FOLDER, "a")
-    assert harness.short_label(image.path) == "etc_runtime_t:s0"  # not default_t before the next relabelling
+    assert harness.short_label(image.path) == f"{HERE.made_in_root}:s0"
     line = _refused("run", image.spec)
-    assert line.endswith(f"relabel nothing of type etc_runtime_t; run: confined-qemu policy adopt {QUOTED}")
+    assert line.endswith(f"relabel nothing of type {HERE.made_in_root}; run: confined-qemu policy adopt {QUOTED}")
 
     first, *changes, last = _adopt(FOLDER)
     assert first == f"file context {PATTERN} added"

@@ -138,7 +138,11 @@ def test_every_file_of_a_vm(
     assert {entry["id"] for entry in control.ask("query-memdev") if "id" in entry} >= {"new", "old", "huge", "shm"}
     assert {"s", "p", "c"} <= {entry["label"] for entry in control.ask("query-chardev")}
     assert {path: harness.short_label(path) for path in private} == dict.fromkeys(private, f"svirt_image_t:{pair}")
-    assert {path: harness.short_label(path) for path in content} == dict.fromkeys(content, HERE.content)
+    assert {path: harness.short_label(path) for path in content} == {
+        # an initrd is mapped, which VMs may do to no image that lies unused
+        path: "virt_content_t:s0" if path.endswith("/initrd") else HERE.content
+        for path in content
+    }
     # another VM has none but what VMs share
     others = [path for path in private if not path.endswith((".in", ".out"))]
     targets: list[tuple[str, Any]] = [
@@ -191,8 +195,10 @@ def test_a_vm_may_not_connect_by_itself(
     with open(image.path, "wb") as file:
         file.write(b"x")
     subprocess.run(["chcon", "-t", "svirt_image_t", path], check=True)
-    assert hostile.attempt(image, hostile_qemu, [("connect", path)]) == {("connect", path): "EACCES"}
-    assert audit.has("connectto", "svirt_t", "unconfined_t", "unix_stream_socket")
+    answer = "ok" if HERE.connects_to_people else "EACCES"
+    assert hostile.attempt(image, hostile_qemu, [("connect", path)]) == {("connect", path): answer}
+    denied = audit.has("connectto", "svirt_t", "unconfined_t", "unix_stream_socket")
+    assert denied is not HERE.connects_to_people
     listener.close()
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from integration.suite import harness, hostile
+from integration.suite.policies import HERE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,9 +85,9 @@ def test_the_systems_secrets_are_out_of_reach(
     assert {target: result for target, result in answers.items() if result not in ("EACCES", "EPERM")} == {}
     for permission, target, kind in (
         ("read", "shadow_t", "file"),
-        ("create", "user_home_dir_t", "file"),
-        ("open", "user_home_t", "file"),
-        ("write", "etc_t", "file"),
+        ("create", HERE.roots_home[0], "file"),
+        ("open", HERE.roots_home[1], "file"),
+        ("write", HERE.users_file, "file"),
         ("execute", "confined_qemu_exec_t", "file"),
         ("write", "security_t", "file"),
     ):
