@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 _MOST = walk.MOST
 """Entries looked at."""
-_NOT_A_VMS = frozenset({errno.EACCES, errno.EPERM, errno.ENOENT})
-"""Why a folder below the share is passed over: one that the launcher may not read is none that a VM made."""
+_FAULTS = frozenset({errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Why a folder below the share cannot be read though a VM may have made it; another one that the launcher may not read
+is none of a VM's: it is closed to the launcher, or an overlay's own upper layer (ELOOP)."""
 
 
 class _Full(Exception):
@@ -64,7 +65,7 @@ def _put_right(step: Sweep, top: int) -> None:
     def unread(shown: str, error: OSError) -> None:
         if error.errno == errno.ENAMETOOLONG:
             raise _Full
-        if shown == step.path or error.errno not in _NOT_A_VMS:
+        if shown == step.path or error.errno in _FAULTS:
             raise LabelError(f"cannot be looked into: {why(error)}", where=shown) from error
 
     for count, entry in enumerate(walk.below(top, step.path, unread, lambda _: step.deep), 1):
