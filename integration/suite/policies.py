@@ -49,26 +49,28 @@ class Policy:
     """The booleans, off by default, by which bare QEMU in a person's domain and VMs may generate code."""
 
 
+_DEBIAN = Policy(
+    tcg="svirt_t",
+    content="virt_content_t:s0",
+    others_pipes=False,
+    opens_terminals=True,
+    relays=True,
+    connects_to_people=False,
+    opens_unused=frozenset(),
+    lacks="open and read and write",
+    no_domains=("httpd_t", "virtd_t", "qemu_t"),
+    users_file="etc_t",
+    roots_home=("user_home_dir_t", "user_home_t"),
+    init_socket="init_runtime_t",
+    made_in_root="etc_runtime_t",
+    userdomain="setsebool -P confined_qemu_transition_userdomain on",
+    ramfs="ramfs_t",
+    tcg_in_svirt={},
+    execmem=("allow_execmem", "virt_use_execmem"),
+)
 POLICIES = {
-    "default": Policy(
-        tcg="svirt_t",
-        content="virt_content_t:s0",
-        others_pipes=False,
-        opens_terminals=True,
-        relays=True,
-        connects_to_people=False,
-        opens_unused=frozenset(),
-        lacks="open and read and write",
-        no_domains=("httpd_t", "virtd_t", "qemu_t"),
-        users_file="etc_t",
-        roots_home=("user_home_dir_t", "user_home_t"),
-        init_socket="init_runtime_t",
-        made_in_root="etc_runtime_t",
-        userdomain="setsebool -P confined_qemu_transition_userdomain on",
-        ramfs="ramfs_t",
-        tcg_in_svirt={},
-        execmem=("allow_execmem", "virt_use_execmem"),
-    ),
+    "default": _DEBIAN,
+    "mls": _DEBIAN,
     "targeted": Policy(
         tcg="svirt_tcg_t",
         content="virt_image_t:s0",
@@ -89,7 +91,7 @@ POLICIES = {
         execmem=("virt_use_execmem",),
     ),
 }
-"""By the name that /etc/selinux/config has: Debian's default policy, and Fedora's."""
+"""By the name that /etc/selinux/config has: Debian's two, of the same source, and Fedora's."""
 
 
 def _name() -> str:
