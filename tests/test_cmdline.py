@@ -489,7 +489,7 @@ def test_flags(line: str, flags: tuple[bool, bool, bool]) -> None:
 REFUSED = {
     "-frobnicate x": "-frobnicate",
     "--frobnicate": "--frobnicate",
-    "-": "-: this option",
+    "-": "-: unknown option",
     "-set drive.d.file=/x": "no -drive with id=d",
     "-set chardev.c.path=x": "no -chardev with id=c",
     "-set chardev.c": "-set GROUP.ID.KEY=VALUE",

@@ -72,7 +72,7 @@ def names(answer: str, layer: Layer, folder: str) -> Names:
             return Names()
         return Names(tuple(_named(info, layer, folder)))
     except (ValueError, RecursionError):
-        return Names(problems=(layer.problem("qemu-img's answer about it cannot be read"),))
+        return Names(problems=(layer.problem("qemu-img's answer about this image cannot be read"),))
     except _HeaderError as error:
         return Names(problems=(layer.problem(str(error)),))
 
@@ -104,12 +104,10 @@ def _refuse_probed(info: dict[str, Any], layer: Layer, folder: str) -> None:
         return
     mend = f"state it: format={found}, or format=raw if it is a raw disk"
     if image.named_by is not None:
-        mend = (
-            f"write the image above it, {image.named_by}, as qcow2, which states it: qemu-img convert -B … -F {found}"
-        )
+        mend = f"convert {image.named_by} above it to qcow2, which states it: qemu-img convert -B … -F {found}"
     raise _HeaderError(
-        f"its format is not stated: QEMU would take it for {found} and open the files that its header names, "
-        f"which a guest can have written; {mend}"
+        f"format not stated: QEMU would detect {found} and open the files that the header names, "
+        f"and a guest may have written that header; {mend}"
     )
 
 
@@ -136,14 +134,14 @@ def _backing(name: str, form: str, layer: Layer, folder: str) -> Iterator[Layer]
             options = {**options, "driver": stated}
         found = header_files(source, options, _format(stated))
     except CommandLineError as error:
-        raise _HeaderError(f"the backing file that its header names cannot be followed: {error.what}") from error
+        raise _HeaderError(f"the backing file that its header names cannot be used: {error.what}") from error
     for resource in found:
         if resource.access is Access.CONNECT:
             continue  # a server's socket keeps its label, and the policy decides
         if resource.role not in _FOLLOWED or resource.access is not Access.READ:
             raise _HeaderError(
-                f"its header wants {resource.path} as {resource.role} ({resource.access}); a header may name backing "
-                "files to be read, and nothing else"
+                f"its header wants {resource.path} as {resource.role} ({resource.access}); a header may only name "
+                "backing files that are read"
             )
         whole = name.startswith("json:")  # which has escapes of its own
         path = posixpath.join(folder, _plain(resource.path, "a backing file") if whole else resource.path)
@@ -160,7 +158,7 @@ def _format(stated: str) -> str | None:
 def _owned(found: Resource | None, path: str, image: Resource) -> Resource:
     """Return a file that `image` names, under the disk's seclabel: a layer inherits its parent's, as in libvirt."""
     if found is None or hostpaths.inherited(path):
-        raise _HeaderError(f"its header names {path}, which is no file but a descriptor of the process that reads it")
+        raise _HeaderError(f"its header names {path}, a descriptor of the process that reads it and no file")
     return replace(found, label=image.label, relabel=image.relabel, named_by=image.path)
 
 
@@ -170,16 +168,14 @@ def _local(name: str, what: str) -> str:
         # QEMU before the fix of CVE-2024-4467 reads a protocol in a data file's name, later ones a file called so
         raise _HeaderError(
             f"{what} in its header is called {name!r}, which some versions of QEMU read as a protocol; "
-            "write its name with its folder"
+            "name it with its folder"
         )
     return _plain(name, what)
 
 
 def _plain(name: str, what: str) -> str:
     if _LOST in name or "\0" in name or any("\ud800" <= character <= "\udfff" for character in name):
-        raise _HeaderError(
-            f"the name of {what} in its header is not UTF-8 text, so it cannot be followed; rename that file"
-        )
+        raise _HeaderError(f"the name of {what} in its header is not UTF-8; rename that file")
     return name
 
 
@@ -192,7 +188,7 @@ def _unstated(name: str, image: Resource) -> str:
     if image.format not in _SAYS_FORMAT:
         return PROBED
     raise _HeaderError(
-        "its header names a backing file and not that one's format, which QEMU would guess from bytes that a guest can "
+        "its header names a backing file without a format, so QEMU would detect it from bytes that a guest can "
         f"write; run: qemu-img rebase -u -f {image.format} -F FORMAT -b {shlex.quote(name)} {shlex.quote(image.path)}, "
         "FORMAT being what it is, such as raw or qcow2"
     )

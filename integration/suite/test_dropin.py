@@ -90,7 +90,7 @@ TABLE = (
     Row(
         "15b: an option that is not known",
         host.unknown_option,
-        {"exit": 125, "stderr": "confined-qemu: -no-such-option: this option is not known, .*\n"},
+        {"exit": 125, "stderr": "confined-qemu: -no-such-option: unknown option, .*\n"},
         "it may name a file, which would have no label: refused by name, or passed on with --unknown-options=warn",
     ),
     Row("16a: a declared file over QMP", host.declared),

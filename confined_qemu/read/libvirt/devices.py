@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 _BUSES: Final = {"hd": Bus.IDE, "sd": Bus.SCSI, "vd": Bus.VIRTIO, "fd": Bus.FDC}
 """The bus that a `<target dev=>` stands for where none is named (domain_postparse.c)."""
-_CHOOSE: Final = "make it a file or a block device first"
 
 
 def devices(carry: Carrying, element: Element) -> None:
@@ -82,7 +81,7 @@ def _left_out(parts: tuple[Element | None, ...], device: str, kind: str) -> str 
     if device not in {"disk", "cdrom", "floppy"}:
         return f"a spec has no device='{device}'"
     if kind not in {"file", "block"}:
-        return f"a disk of type='{kind}' has no file; {_CHOOSE}"
+        return f"a disk of type='{kind}' has no file"
     for part in parts:
         for child in part.children if part is not None else ():
             if child.tag in {"encryption", "slices"}:

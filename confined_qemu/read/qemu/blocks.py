@@ -309,7 +309,7 @@ def header_files(source: str, values: dict[str, str], image: str | None) -> tupl
     blocks = Blocks()
     blocks.walk(collector, values, source, image)
     if blocks.refers:
-        raise CommandLineError("it refers to a block node by name, and a header is read before there are any")
+        raise CommandLineError("it names a block node, and there is none yet when a header is read")
     return collector.resources
 
 

@@ -151,7 +151,7 @@ def files(collector: Collector, values: dict[str, str], source: str, *, rewritte
         if truth(values, "abstract"):
             if server:
                 raise CommandLineError(
-                    f"{place}{path!r}: every VM may connect to an abstract socket", hint="leave abstract=on out"
+                    f"{place}{path!r}: any VM may connect to an abstract socket", hint="leave abstract=on out"
                 )
         else:
             made = rewritten and "fd" not in values

@@ -125,10 +125,10 @@ class Collector:
         """
         if not value.startswith("/") or value.startswith(_QOM) or key in harmless:
             return
-        what = f"-{option} {key}={value!r}: it is not known whether QEMU opens this file"
+        what = f"-{option} {key}={value!r}: unknown key, and QEMU may open this file"
         if self.unknown is UnknownOptions.REFUSE:
             raise CommandLineError(what, hint="leave the key out, or pass it on unread with --unknown-options=warn")
-        self.remarks.append(printable(f"{what}; it is not labelled"))
+        self.remarks.append(printable(f"{what}: it is not labelled"))
 
     @property
     def resources(self) -> tuple[Resource, ...]:

@@ -65,21 +65,23 @@ def _groups(text: str, path: str) -> Iterator[Group]:
         if line == "" or line.startswith("#"):
             continue
         if "\0" in line or len(line.encode("utf-8", "surrogateescape")) >= _LONGEST_LINE:
-            raise _wrong(path, number, f"QEMU reads no NUL, and {_LONGEST_LINE} bytes of a line", "write a shorter one")
+            raise _wrong(
+                path, number, f"NUL, or a line of {_LONGEST_LINE} bytes: QEMU reads neither", "write a shorter line"
+            )
         if line.startswith("["):
             if name:
                 yield Group(name, start, _list(items))
             found = re.fullmatch(_GROUP, line, re.ASCII)
             if found is None:
-                raise _wrong(path, number, "this is no group", 'write [GROUP] or [GROUP "ID"]')
+                raise _wrong(path, number, "not a group", 'write [GROUP] or [GROUP "ID"]')
             name, start = found[1], number
             items = {"id": found[2]} if found[2] is not None else {}
             continue
         found = re.fullmatch(_PAIR, line, re.ASCII)
         if found is None:
-            raise _wrong(path, number, "this is no key with a value", 'write KEY = "VALUE"')
+            raise _wrong(path, number, "not a key with a value", 'write KEY = "VALUE"')
         if not name:
-            raise _wrong(path, number, "this key stands before any group", "write [GROUP] above it")
+            raise _wrong(path, number, "a key before the first [GROUP]", "write [GROUP] above it")
         items[found[1]] = found[2]
     if name:
         yield Group(name, start, _list(items))

@@ -65,8 +65,8 @@ def expand(option: str, filename: str) -> dict[str, str]:
     reader = _READERS.get(protocol)
     if reader is None:
         raise CommandLineError(
-            f"-{option} {filename!r}: {protocol!r} is no protocol that is known here",
-            hint="a file whose name has a colon is written ./NAME",
+            f"-{option} {filename!r}: unknown protocol {protocol!r}",
+            hint="for a file whose name has a colon, use ./NAME",
         )
     return reader(rest)
 

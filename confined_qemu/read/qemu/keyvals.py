@@ -74,7 +74,7 @@ def json_pairs(option: str, text: str) -> tuple[tuple[str, str], ...]:
         return tuple(_leaves("", value))
     except (ValueError, RecursionError) as error:
         raise CommandLineError(
-            f"-{option} {text!r}: this JSON cannot be read", hint='write {"key": "value"}, with double quotes'
+            f"-{option} {text!r}: invalid JSON", hint='write {"key": "value"}, with double quotes'
         ) from error
 
 
@@ -121,5 +121,5 @@ def deep(option: str, depth: int) -> int:
         CommandLineError: nodes are nested deeper than any real command line has them.
     """
     if depth >= _DEEP:
-        raise CommandLineError(f"-{option}: more than {_DEEP} block nodes within each other", hint="write fewer")
+        raise CommandLineError(f"-{option}: more than {_DEEP} nested block nodes", hint="nest fewer")
     return depth + 1

@@ -165,12 +165,12 @@ class _Reading:
         collector = self.collector
         if collector.unknown is UnknownOptions.REFUSE:
             raise CommandLineError(
-                f"{argument}: this option is not known, so neither are the files that it may name",
+                f"{argument}: unknown option, and QEMU may open files that it names",
                 hint="leave it out, or pass it on unread with --unknown-options=warn",
             )
         collector.arguments += [argument] if value is None else [argument, value]
-        taken = "" if value is None else f"; {value!r} is taken for its value"
-        remark = f"{argument}: this option is not known: no file that it names is labelled{taken}"
+        taken = "" if value is None else f", and {value!r} is taken for its value"
+        remark = f"{argument}: unknown option: files that it names are not labelled{taken}"
         collector.remarks.append(printable(remark))
 
     def _flag(self, option: str) -> None:
@@ -200,8 +200,8 @@ class _Reading:
     def _path(self, option: str, spec: Option, value: str) -> None:
         if option == "D" and "%" in value:
             raise CommandLineError(
-                f"-D {value!r}: the log's name would hold a process's number, and it is made before QEMU starts",
-                hint="name the file without %",
+                f"-D {value!r}: the log is created before QEMU starts, so its name cannot hold QEMU's process number",
+                hint="use a name without %",
             )
         if option == "mem-path":
             special.memory(self.collector, value, f"-{option}")

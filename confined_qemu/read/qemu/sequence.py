@@ -111,7 +111,7 @@ def _inside(item: Item, config: Reader | None) -> list[Item]:
     path = item.value or ""
     text = config(path) if config is not None else None
     if text is None:
-        raise CommandLineError("no such file", where=path, hint=f"it is what {item.argument} names")
+        raise CommandLineError(f"no such file ({item.argument} names it)", where=path)
     return _items(item, text)
 
 
@@ -121,9 +121,9 @@ def _items(item: Item, text: str) -> list[Item]:
         option = configs.OPTION_OF.get(group.name)
         if option is None:
             raise CommandLineError(
-                f"the group {group.name!r} is not known, so neither are the files that it may name",
+                f"unknown group {group.name!r}, and QEMU may open files that it names",
                 where=f"{item.value}:{group.number}",
-                hint="put its option on the command line",
+                hint="use the option of that name on the command line",
             )
         found.append(Item(item.position, f"-{option}", option, group.value))
     return found
@@ -160,11 +160,11 @@ def _follow(item: Item, value: str, seen: dict[tuple[str, str], Item]) -> None:
     identifier, _, key = rest.partition(".")
     parts = (group, identifier, key)
     if not equals or not all(0 < len(part.encode("utf-8", "surrogateescape")) <= _LONGEST_NAME for part in parts):
-        raise CommandLineError(f"-set {value!r}: it cannot be read", hint="write -set GROUP.ID.KEY=VALUE")
+        raise CommandLineError(f"-set {value!r}: malformed", hint="write -set GROUP.ID.KEY=VALUE")
     target = seen.get((configs.OPTION_OF.get(group, ""), identifier)) if group not in _UNSETTABLE else None
     if target is None or "," in key:
         raise CommandLineError(
-            f"-set {value!r}: no -{configs.OPTION_OF.get(group, group)} with id={identifier} before it can be changed",
+            f"-set {value!r}: no -{configs.OPTION_OF.get(group, group)} with id={identifier} stands before it",
             hint=f"put {key}= into that option itself",
         )
     target.changes.append((item.position, key, text))

@@ -78,7 +78,7 @@ def _stream(
     if truth(last, "addr.abstract"):
         if access is Access.LISTEN:
             raise CommandLineError(
-                f"{source}{path!r}: every VM may connect to an abstract socket", hint="leave addr.abstract=on out"
+                f"{source}{path!r}: any VM may connect to an abstract socket", hint="leave addr.abstract=on out"
             )
         return None
     again = any(last.get(key, "0") != "0" for key in ("reconnect", "reconnect-ms"))
