@@ -17,7 +17,8 @@ from confined_qemu.model.invocation import Invocation, Seclabel
 from confined_qemu.model.resource import Access, Resource, Role, Sharing
 from confined_qemu.model.steps import Relabel
 from confined_qemu.plan import fixedlabels, places
-from confined_qemu.plan.files import FilePlanner, Outcome, Wanted
+from confined_qemu.plan.files import FilePlanner, Wanted
+from confined_qemu.plan.outcome import Outcome
 from tests.fakes import DEBIAN, Policy
 from tests.strategies import hostile, stray
 from tests.worlds import PAIR, World
@@ -197,7 +198,8 @@ def test_a_bound_folder_and_the_kernels_own_file_systems_have_no_line_to_paste()
 def test_a_label_of_the_vms_own_separates_and_needs_no_warning() -> None:
     mount = Mount("tmpfs", "/mnt", "none", labels=False, context=str(IMAGE))
     found = FileFacts("/mnt/a", "/mnt/a", FileKind.REGULAR, label=IMAGE, mount=mount)
-    assert fixedlabels.judge(found, ("read",), IMAGE, PROCESS, Policy(levels=False)) == fixedlabels.Judgement()
+    asked = Resource("/mnt/a", Role.DISK, Access.READ, Sharing.PRIVATE, "disk")
+    assert fixedlabels.judge(asked, found, IMAGE, PROCESS, Policy(levels=False)) == Outcome()
 
 
 # ---- places that may be adopted

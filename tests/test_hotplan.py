@@ -36,7 +36,6 @@ def planned(
     invocation = Invocation("vm 1", "", (), (resource,))
     world.denied.append(NO_CONTENT)
     policy = world.rules()
-    assert policy is not None
     running = hotplug.Running("vm 1", PROCESS, launched, granted)
     return hotplug.plan(invocation, world.facts(invocation), running, policy)
 
@@ -121,7 +120,6 @@ def test_a_damaged_format_refuses_the_whole() -> None:
     world = World()
     invocation = Invocation("vm", "", (), (wanted(),), problems=("its header is bad",))
     policy = world.rules()
-    assert policy is not None
     running = hotplug.Running("vm", PROCESS, (), ())
     assert hotplug.plan(invocation, world.facts(invocation), running, policy).refusals == ("its header is bad",)
 

@@ -12,6 +12,7 @@ from confined_qemu.model import hostpaths
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import Accel, Confinement, Invocation, Seclabel, SeclabelType
 from confined_qemu.model.plan import Plan
+from confined_qemu.model.policy import NO_POLICY
 from confined_qemu.model.resource import Access, Listener, Resource, Role, Sharing
 from confined_qemu.model.steps import Bind, Connect, Create, MakeFolder, Relabel, Relay, Retag
 from confined_qemu.plan.planner import plan
@@ -168,7 +169,7 @@ def test_where_nothing_listens_qemu_says_so() -> None:
 
 def test_a_vm_that_nothing_confines_connects_itself() -> None:
     invocation = replace(read("qemu", ["-chardev", "socket,id=c,path=/s,,1"]), confinement=Confinement.NONE)
-    found = plan(invocation, World().facts(invocation), None)
+    found = plan(invocation, World().facts(invocation), NO_POLICY)
     assert found.arguments == ("-chardev", "socket,id=c,path=/s,,1")
 
 

@@ -127,6 +127,7 @@ class World:
             selinux=selinux,
             kvm=USABLE if self.kvm else MISSING,
             emulator=self._emulator(invocation.emulator),
+            elsewhere=self.policy is None,
             files={resource.path: self.file(resource) for resource in (*invocation.resources, *self._handed())},
             holders={
                 _holder_key(path): tuple(
@@ -164,7 +165,7 @@ class World:
         values["kind"] = FileKind(values["kind"])
         if "mount" in values:
             values["mount"] = Mount(**values["mount"])
-        if self.selinux == SelinuxMode.DISABLED:
+        if self.selinux == SelinuxMode.DISABLED or self.policy is None:
             values["label"] = values["default"] = values["folder_label"] = None
         elif values["kind"] is FileKind.MISSING:
             values.setdefault("folder_label", str(FOLDER))
@@ -207,11 +208,9 @@ class World:
         label = Context.parse(said["label"]) if "label" in said else QEMU_EXEC
         return FileFacts(path, path, FileKind.REGULAR, _identity(path), label=label)
 
-    def rules(self) -> decisions.Policy | None:
-        """Return the policy: None for a plan with `--policy-root`."""
-        if self.policy is None:
-            return None
-        if self.selinux == SelinuxMode.DISABLED:
+    def rules(self) -> decisions.Policy:
+        """Return the policy: a plan with `--policy-root`, `policy` None, asks none."""
+        if self.policy is None or self.selinux == SelinuxMode.DISABLED:
             return NO_POLICY
         table = {(s, t, c): frozenset(permissions.split()) for s, t, c, permissions in (*TABLE, *self.denied)}
         return Policy(

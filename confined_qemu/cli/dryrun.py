@@ -10,6 +10,7 @@ from confined_qemu.host.inherited import initial
 from confined_qemu.launch import session
 from confined_qemu.model.facts import SelinuxFacts, SelinuxMode
 from confined_qemu.model.frozen import replace
+from confined_qemu.model.policy import NO_POLICY
 from confined_qemu.plan.planner import plan as make_plan
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def plan(
     if policy_root is not None:
         if session.needs_labels(invocation, SelinuxMode.ENFORCING):
             invocation = session.followed(invocation, confined=False)
-        return make_plan(invocation, _elsewhere(invocation, caller, policy_root, pair), None)
+        return make_plan(invocation, _elsewhere(invocation, caller, policy_root, pair), NO_POLICY)
     return session.preview(invocation, caller, pair)
 
 
@@ -50,4 +51,4 @@ def _elsewhere(invocation: Invocation, caller: session.Caller, policy_root: str,
     here = SelinuxFacts(SelinuxMode.DISABLED)
     facts = session.collect(invocation, caller, here)
     there = SelinuxFacts(SelinuxMode.ENFORCING, contexts=contexts, in_domain=True)
-    return replace(facts, selinux=there, pair=pair or MakePair(*_EXAMPLE), uid=os.geteuid())
+    return replace(facts, selinux=there, elsewhere=True, pair=pair or MakePair(*_EXAMPLE), uid=os.geteuid())

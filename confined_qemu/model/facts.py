@@ -229,6 +229,8 @@ class Facts:
     selinux: SelinuxFacts
     kvm: KvmFacts
     emulator: FileFacts
+    elsewhere: bool = False
+    """The VM is to start on another host: of its KVM, and of the labels of its files, nothing is known."""
     files: Mapping[str, FileFacts] = field(default_factory=dict)
     """By the path as a resource gives it."""
     holders: Mapping[Identity, tuple[Holder, ...]] = field(default_factory=dict)

@@ -89,3 +89,10 @@ class _NoPolicy:
 
 
 NO_POLICY: Policy = _NoPolicy()
+
+
+def denied(
+    policy: Policy, source: Context | None, target: Context | None, kind: str, *permissions: str
+) -> tuple[str, ...]:
+    """Ask a policy; nothing is denied to nobody, or on what has no label."""
+    return () if source is None or target is None else policy.denied(source, target, kind, permissions)

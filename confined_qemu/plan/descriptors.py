@@ -8,6 +8,7 @@ from confined_qemu.model import hostpaths
 from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.resource import Access, Role
 from confined_qemu.model.steps import Relay, Retag
+from confined_qemu.plan.outcome import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -67,7 +68,7 @@ def _uses(descriptor: DescriptorFacts) -> list[str]:
     return (["read"] if descriptor.readable else []) + (["write"] if descriptor.writable else [])
 
 
-def decide(descriptor: DescriptorFacts, to: Recipient) -> tuple[Relay | Retag | None, str | None]:
+def decide(descriptor: DescriptorFacts, to: Recipient) -> Outcome:
     """Return the step that brings a descriptor to a VM, or why it cannot be; neither if it is so.
 
     At exec the kernel swaps a descriptor that the new domain may not use for a null device
@@ -75,29 +76,29 @@ def decide(descriptor: DescriptorFacts, to: Recipient) -> tuple[Relay | Retag | 
     """
     label, name = descriptor.label, f"descriptor {descriptor.number}"
     if descriptor.number in to.labelled or (label is None and not descriptor.swapped):
-        return None, None
+        return Outcome()
     if descriptor.swapped or label is None:
-        return None, (
+        return _denial(
             f"{name}: SELinux took it away when the launcher started, so what it carried would be lost; "
             "give a pipe or a file of yours instead, or start from a context that may share it"
         )
     permissions = [*_uses(descriptor), *(["open"] if descriptor.number in to.opened else [])]
     missing = to.policy.denied(to.process, label, descriptor.kind, permissions)
     if not missing:
-        return None, None
+        return Outcome()
     return _brought(descriptor, to, label, permissions, missing)
 
 
 def _brought(
     descriptor: DescriptorFacts, to: Recipient, label: Context, permissions: list[str], missing: tuple[str, ...]
-) -> tuple[Relay | Retag | None, str | None]:
+) -> Outcome:
     """Return how a descriptor that the VM may not use as it is becomes one that it may use, or why not."""
     what = f"descriptor {descriptor.number} ({label})"
     denied = f"{what}: {to.process.type} may not {' and '.join(missing)} it"
     if to.at.apart:
-        return None, f"{what}: {to.process} may not {' and '.join(missing)} it; {to.at.way}"
+        return _denial(f"{what}: {to.process} may not {' and '.join(missing)} it; {to.at.way}")
     if descriptor.kind == "unix_stream_socket":
-        return Relay(descriptor.number, to.process), None
+        return Outcome(steps=(Relay(descriptor.number, to.process),))
     if descriptor.kind == "file" and not descriptor.links and to.private is not None:
         # nobody finds it by name any more, and who has it open keeps it: as good as the VM's own
         return _retagged(descriptor, to, to.private, permissions, denied)
@@ -107,7 +108,7 @@ def _brought(
         denied += " by name (/proc/self/fd/N, /dev/stdout); name the file itself, or use QEMU's stdio"
     else:
         denied += f"; {_BY_PIPE}"
-    return None, denied
+    return _denial(denied)
 
 
 _BY_PIPE = "send it through a pipe instead, for example: ... | cat"
@@ -115,10 +116,14 @@ _BY_PIPE = "send it through a pipe instead, for example: ... | cat"
 
 def _retagged(
     descriptor: DescriptorFacts, to: Recipient, label: Context, permissions: list[str], denied: str
-) -> tuple[Retag | None, str | None]:
+) -> Outcome:
     if to.policy.denied(to.process, label, descriptor.kind, permissions):
-        return None, f"{denied}; {_BY_PIPE}"
+        return _denial(f"{denied}; {_BY_PIPE}")
     if to.uid in (0, descriptor.owner):
-        return Retag(descriptor.number, label), None
+        return Outcome(steps=(Retag(descriptor.number, label),))
     owner = f"it belongs to uid {descriptor.owner}, who alone could bring it to the VM's level"
-    return None, f"{denied}: {owner}; {_BY_PIPE}"
+    return _denial(f"{denied}: {owner}; {_BY_PIPE}")
+
+
+def _denial(line: str) -> Outcome:
+    return Outcome(denials=(line,))

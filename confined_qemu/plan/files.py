@@ -9,11 +9,12 @@ from confined_qemu.model.errors import shell_word
 from confined_qemu.model.facts import FileFacts, FileKind, Holder
 from confined_qemu.model.frozen import dataclass, replace
 from confined_qemu.model.labelrules import End
-from confined_qemu.model.policy import NO_POLICY
+from confined_qemu.model.policy import denied
 from confined_qemu.model.resource import Access, Resource, Role, Sharing
-from confined_qemu.model.steps import Create, Relabel, Step
+from confined_qemu.model.steps import Create, Relabel
 from confined_qemu.plan import fixedlabels, openings, places, svirt
 from confined_qemu.plan.levels import Levels
+from confined_qemu.plan.outcome import Outcome
 
 if TYPE_CHECKING:
     from confined_qemu.model.context import Context
@@ -34,18 +35,6 @@ class Wanted:
 
     resource: Resource
     found: FileFacts
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What comes of a file. `denials` are refusals that a permissive kernel would let pass."""
-
-    context: Context | None = None
-    restore: Context | None = None
-    steps: tuple[Step, ...] = ()
-    refusals: tuple[str, ...] = ()
-    denials: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
 
 
 def merge(first: Wanted | None, second: Wanted) -> Wanted:
@@ -78,7 +67,7 @@ class FilePlanner:
 
     invocation: Invocation
     facts: Facts
-    policy: Policy | None
+    policy: Policy
     process: Context
 
     @property
@@ -131,11 +120,11 @@ class FilePlanner:
         label = resource.label or svirt.file_context(contexts, self.process, resource.sharing)
         if label is None:
             return Outcome()
-        if self.policy is not None and fixedlabels.fixed(found):
-            return self._as_judged(wanted, label, self.policy)  # QEMU makes it itself: no label can be set
+        if fixedlabels.fixed(found):
+            return self._as_judged(wanted, label)  # QEMU makes it itself: no label can be set
         restore = contexts.restored()
         caller = self.facts.selinux.caller
-        if self.policy is not None and caller is not None and found.folder_label is not None:
+        if caller is not None and found.folder_label is not None:
             restore = self.policy.created(caller, found.folder_label, "file")
             if self._denied_to_launcher(restore, FileKind.REGULAR, "relabelto"):
                 restore = contexts.restored()
@@ -146,12 +135,12 @@ class FilePlanner:
         step = Create(found.path, label, restore, end is End.REMOVED, end is End.BACK_OR_REMOVED, mode)
         denials: tuple[str, ...] = ()
         folder = found.folder_label
-        if self.policy is not None and folder is not None and self._denied_in_folder(folder):
+        if folder is not None and self._denied_in_folder(folder):
             denials = (
                 f"{found.path} ({resource.source}): SELinux lets the launcher make no files in a folder of type "
                 f"{folder.type}; choose another folder, for example one labelled virt_image_t",
             )
-        return Outcome(label, None if step.remove else restore, (step,), denials=denials)
+        return Outcome(label, None if step.remove else restore, steps=(step,), denials=denials)
 
     # ---- files that keep their label
 
@@ -177,7 +166,7 @@ class FilePlanner:
 
     def _left_alone(self, wanted: Wanted) -> Outcome:
         resource, found = wanted.resource, wanted.found
-        if found.label is None or self.policy is None:
+        if found.label is None:
             return Outcome()
         if resource.role is Role.MEMORY and found.kind is FileKind.DIRECTORY:
             closed = openings.memory_folder(found.path, found.label, self.process, self.policy)
@@ -199,7 +188,7 @@ class FilePlanner:
         mount = found.mount if fixedlabels.fixed(found) else None
         if mount is not None and found.kind in _IN_TREES and contexts is not None and found.label is not None:
             label = contexts.content if wanted.resource.access is Access.READ else contexts.image
-            return fixedlabels.mend(mount, found.label, label, self.policy or NO_POLICY)
+            return fixedlabels.mend(mount, found.label, label, self.policy)
         if wanted.resource.named_by is not None:  # nobody is told to open what only an image asks for
             return _named(wanted.resource).removeprefix("; ")
         if wanted.found.kind in (FileKind.CHARACTER, FileKind.DIRECTORY, FileKind.SOCKET):
@@ -223,14 +212,14 @@ class FilePlanner:
             return Outcome()
         if resource.label is None:
             label = self._levels.given(resource.sharing, label, found.label)
-        elif self.policy is not None and not self.policy.is_valid(label):
+        elif not self.policy.is_valid(label):
             return _refused(wanted, f"the loaded policy knows no context {label}, its seclabel.label")
         shared = resource.sharing is Sharing.SHARED
         restore = None if shared else self._levels.ended(contexts, found.label, found.default)
         if found.identity is None or found.label is None:
             return self._unlabelled(wanted, label, restore)
-        if self.policy is not None and fixedlabels.fixed(found):
-            return self._fixed(wanted, label, self.policy)
+        if fixedlabels.fixed(found):
+            return self._fixed(wanted, label)
         holders = tuple(
             dict.fromkeys(
                 holder for key in (found.identity, *found.devices) for holder in self.facts.holders.get(key, ())
@@ -258,12 +247,12 @@ class FilePlanner:
         obstacles = tuple(self._obstacles(wanted, label, restore))
         lowered = self._levels.lowered(label, restore, found.real) if _writes(resource) and not obstacles else None
         warnings = (f"{found.path} ({resource.source}): {lowered}",) if lowered else ()
-        return Outcome(label, restore, (step,), tuple(refusals), obstacles, warnings)
+        return Outcome(label, restore, steps=(step,), refusals=tuple(refusals), denials=obstacles, warnings=warnings)
 
-    def _fixed(self, wanted: Wanted, label: Context, policy: Policy) -> Outcome:
+    def _fixed(self, wanted: Wanted, label: Context) -> Outcome:
         """A file that keeps its label, as its file system takes none; it is journalled, so that it has one holder."""
         found, exclusive = wanted.found, wanted.resource.sharing is Sharing.PRIVATE
-        outcome = self._as_judged(wanted, label, policy)
+        outcome = self._as_judged(wanted, label)
         if found.identity is None or found.label is None or outcome.refusals:
             return outcome
         hold = Relabel(
@@ -273,27 +262,19 @@ class FilePlanner:
         denials = outcome.denials or tuple(self._modes(wanted))
         return replace(outcome, steps=(hold,), refusals=tuple(conflicts), denials=denials)
 
-    def _as_judged(self, wanted: Wanted, label: Context, policy: Policy) -> Outcome:
-        resource = wanted.resource
-        said = fixedlabels.judge(wanted.found, openings.needs(resource), label, self.process, policy)
-        place = f"{wanted.found.path} ({resource.source})"
-        exposed = said.exposed if resource.sharing is Sharing.PRIVATE else None
-        return Outcome(
-            refusals=(f"{place}: {said.refusal}",) if said.refusal else (),
-            denials=(f"{place}: {said.denial}",) if said.denial else (),
-            warnings=(f"{place}: {exposed}",) if exposed else (),
-        )
+    def _as_judged(self, wanted: Wanted, label: Context) -> Outcome:
+        return fixedlabels.judge(wanted.resource, wanted.found, label, self.process, self.policy)
 
     def _unlabelled(self, wanted: Wanted, label: Context, restore: Context | None) -> Outcome:
-        """A file whose label could not be read: on a host without SELinux that is all there is to say."""
-        if self.policy is None:
+        """A file whose label could not be read: where it lies on another host, that is all there is to say."""
+        if self.facts.elsewhere:
             return Outcome(label, restore)
         return _refused(wanted, "its file system keeps no SELinux labels; move it to one that does")
 
     def _readable(self, label: Context, kind: FileKind, needs: tuple[str, ...]) -> bool:
         """Tell whether any VM may read what has this label: then it is left alone."""
         reader = self._levels.reader()
-        return self.policy is not None and not self.policy.denied(reader, label, kind, needs)
+        return not self.policy.denied(reader, label, kind, needs)
 
     def _conflicts(self, wanted: Wanted, holders: tuple[Holder, ...]) -> list[str]:
         mine_exclusive = wanted.resource.sharing is Sharing.PRIVATE
@@ -316,8 +297,6 @@ class FilePlanner:
         place = f"{found.path} ({resource.source})"
         if found.links > 1 and found.kind is not FileKind.DIRECTORY:
             return [f"{place}: it has {found.links} hard links, and other names would change too; use a copy of it"]
-        if self.policy is None:
-            return []
         unlabelable = self._unlabelable(found, label, restore)
         if unlabelable is not None and resource.named_by is not None:
             return [f"{place}: SELinux does not let the launcher label it ({found.label}){_named(resource)}"]
@@ -334,11 +313,11 @@ class FilePlanner:
         if found.label == label:
             return None
         if found.label is not None and self._denied_to_launcher(found.label, found.kind, "relabelfrom"):
-            below, policy = self._levels.below(found.label, found.real), self.policy or NO_POLICY
+            below = self._levels.below(found.label, found.real)
             mend = places.mend(found.real, found.label.type)
             return (
                 below
-                or openings.to_launcher(found, found.label, policy)
+                or openings.to_launcher(found, found.label, self.policy)
                 or f"SELinux lets the launcher relabel nothing of type {found.label.type}; {mend}"
             )
         for target in (label, restore):
@@ -362,16 +341,10 @@ class FilePlanner:
         ]
 
     def _denied_to_launcher(self, target: Context | None, kind: FileKind, permission: str) -> bool:
-        own = self.facts.selinux.own
-        if self.policy is None or own is None or target is None:
-            return False
-        return bool(self.policy.denied(own, target, kind, (permission,)))
+        return bool(denied(self.policy, self.facts.selinux.own, target, kind, permission))
 
     def _denied_in_folder(self, folder: Context) -> bool:
-        own = self.facts.selinux.own
-        if self.policy is None or own is None:
-            return False
-        return bool(self.policy.denied(own, folder, "dir", ("search", "write", "add_name")))
+        return bool(denied(self.policy, self.facts.selinux.own, folder, "dir", "search", "write", "add_name"))
 
 
 def _named(resource: Resource) -> str:

@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING
 
 from confined_qemu.model import policynames
 from confined_qemu.model.facts import Boolean, FileKind
-from confined_qemu.model.frozen import dataclass, replace
+from confined_qemu.model.frozen import replace
 from confined_qemu.model.mcs import Level
+from confined_qemu.model.resource import Sharing
+from confined_qemu.plan import openings
+from confined_qemu.plan.outcome import Outcome
 
 if TYPE_CHECKING:
     from confined_qemu.model.context import Context
     from confined_qemu.model.facts import FileFacts, Mount
     from confined_qemu.model.policy import Policy
+    from confined_qemu.model.resource import Resource
 
 _NEVER_AGAIN = frozenset(
     {"proc", "sysfs", "securityfs", "debugfs", "tracefs", "cgroup2", "bpf", "selinuxfs", "tmpfs", "ramfs", "hugetlbfs"}
@@ -32,39 +36,33 @@ _TO_MAKE = (
 """What QEMU does to make a file; where no label is set, the file has its folder's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """What is said of one file, each a part of a line; all None where the VM may use it and nobody else may."""
-
-    refusal: str | None = None
-    """It cannot be used, whatever SELinux says."""
-    denial: str | None = None
-    """SELinux denies it."""
-    exposed: str | None = None
-    """It may be used, and by every other VM too."""
-
-
 def fixed(found: FileFacts) -> bool:
     """Tell whether no label can be set on the file, or on what is made in its folder."""
     return found.mount is not None and (found.mount.read_only or not found.mount.labels)
 
 
-def judge(found: FileFacts, needs: tuple[str, ...], wanted: Context, process: Context, policy: Policy) -> Judgement:
-    """Judge a file, or one that is to be made, that would get the label `wanted` if it could be labelled."""
-    mount = found.mount
+def judge(resource: Resource, found: FileFacts, wanted: Context, process: Context, policy: Policy) -> Outcome:
+    """Judge a file, or one that is to be made, that would get the label `wanted` if it could be labelled.
+
+    A warning says that it may be used, and by every other VM too.
+    """
+    mount, needs = found.mount, openings.needs(resource)
+    place = f"{found.path} ({resource.source})"
     label = found.folder_label if found.kind is FileKind.MISSING else found.label
     if mount is None or label is None:
-        return Judgement()
+        return Outcome()
     if mount.read_only and _WRITES in needs:
-        return Judgement(refusal=_unwritable(mount))
+        return Outcome(refusals=(f"{place}: {_unwritable(mount)}",))
     asked = _TO_MAKE if found.kind is FileKind.MISSING else ((found.kind, needs),)
     missing = [word for kind, permissions in asked for word in policy.denied(process, label, kind, permissions)]
     if missing:
         at = f"lies on {_place(mount)}, so it stays labelled {label}"
         may_not = f"which {process.type} may not {' and '.join(dict.fromkeys(missing))}"
-        return Judgement(denial=f"it {at}, {may_not}; {mend(mount, label, wanted, policy)}")
+        return Outcome(denials=(f"{place}: it {at}, {may_not}; {mend(mount, label, wanted, policy)}",))
     separated = label.range is not None and label.range.low.categories
-    return Judgement(exposed=None if separated else _opened_to_all(mount, label, policy))
+    if separated or resource.sharing is not Sharing.PRIVATE:
+        return Outcome()
+    return Outcome(warnings=(f"{place}: {_opened_to_all(mount, label, policy)}",))
 
 
 def mend(mount: Mount, label: Context, wanted: Context, policy: Policy) -> str:

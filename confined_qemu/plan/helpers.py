@@ -16,11 +16,13 @@ from confined_qemu.model.facts import FileFacts, FileKind, FolderFacts
 from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.helper import PROGRAMS, STATE_FILES, Helper, HelperKind, arguments
 from confined_qemu.model.plan import PlannedResource
+from confined_qemu.model.policy import denied
 from confined_qemu.model.resource import Access, Resource, Role, Sharing
-from confined_qemu.model.steps import KeepFolder, LabelTree, StartHelper, Step, Sweep
+from confined_qemu.model.steps import KeepFolder, LabelTree, StartHelper, Sweep
 from confined_qemu.plan import svirt
 from confined_qemu.plan import trees as treeplan
-from confined_qemu.plan.files import FilePlanner, Outcome, Wanted
+from confined_qemu.plan.files import FilePlanner, Wanted
+from confined_qemu.plan.outcome import Collected, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,21 +36,6 @@ _STATE_NEEDS = {
     FileKind.DIRECTORY: ("open", "read", "search", "write", "add_name", "remove_name"),
     FileKind.REGULAR: ("open", "read", "write", "create", "unlink", "rename"),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class HelperOutcome:
-    """What comes of the folders: in `first` what must be undone last, in `last` what is started when all is ready."""
-
-    first: tuple[Step, ...] = ()
-    steps: tuple[Step, ...] = ()
-    last: tuple[StartHelper, ...] = ()
-    resources: tuple[PlannedResource, ...] = ()
-    refusals: tuple[str, ...] = ()
-    denials: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    trees: tuple[LabelTree, ...] = ()
-    """They are labelled when every file with a label of its own has got it."""
 
 
 class FolderUse(Enum):
@@ -85,28 +72,20 @@ class HelperPlanner:
 
     invocation: Invocation
     facts: Facts
-    policy: Policy | None
+    policy: Policy
     process: Context | None
     own_folder: str | None
-    first: list[Step] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
-    last: list[StartHelper] = field(default_factory=list)
-    resources: list[PlannedResource] = field(default_factory=list)
-    refusals: list[str] = field(default_factory=list)
-    denials: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    trees: list[LabelTree] = field(default_factory=list)
+    found: Collected = field(default_factory=Collected)
+    starts: list[StartHelper] = field(default_factory=list)
 
-    def plan(self) -> HelperOutcome:
+    def plan(self) -> Outcome:
         """Return what happens."""
         for resource in shares(self.invocation):
             self._shared_by_qemu(resource)
         for helper in self.invocation.helpers:
             self._helped(helper)
-        return HelperOutcome(
-            tuple(self.first), tuple(self.steps), tuple(self.last), tuple(self.resources), tuple(self.refusals),
-            tuple(self.denials), tuple(self.warnings), tuple(self.trees),
-        )  # fmt: skip
+        self.found.last += self.starts
+        return self.found.outcome()
 
     # ---- shares
 
@@ -118,32 +97,29 @@ class HelperPlanner:
     def _share(self, resource: Resource, found: FolderFacts, who: Context | None) -> bool:
         """Decide about a folder that `who` shares; tell whether it is to be used with the labels that it has."""
         outcome = self._labelled(resource, found, who) if resource.relabel else None
-        given = outcome.context if outcome is not None else None
-        restore = found.folder.label if given is not None else None
-        self.resources.append(PlannedResource(resource, found.folder.path, given, restore))
+        given, restore = (outcome.context, outcome.restore) if outcome is not None else (None, None)
+        self.found.resources.append(PlannedResource(resource, found.folder.path, given, restore))
         if outcome is not None:
             return False
         return self._usable(found, who, resource, readonly=resource.access is Access.READ)
 
-    def _labelled(self, resource: Resource, found: FolderFacts, who: Context | None) -> treeplan.TreeOutcome | None:
+    def _labelled(self, resource: Resource, found: FolderFacts, who: Context | None) -> Outcome | None:
         """Label the folder and all that is in it, as the user said; None where it keeps its labels."""
         place = f"{found.folder.path} ({resource.source})"
         readonly = resource.access is Access.READ
         if who is None or self.process is None or self._no_folder(found, place) is not None:
             return None
         inside = f"{found.folder.real}/"
-        for other in self.trees:
+        trees = [step for step in self.found.last if isinstance(step, LabelTree)]
+        for other in trees:
             if inside.startswith(f"{other.path}/") or other.path.startswith(inside):
                 line = f"{place}: this VM shares {other.path} too, which is labelled; share one of the two"
-                self.refusals.append(line)
-                return treeplan.TreeOutcome()
+                self.found.refusals.append(line)
+                return Outcome()
         planner = treeplan.TreePlanner(self.facts, self.policy, self.process, who)
-        outcome = planner.label(found, place, len(self.trees), readonly=readonly)
+        outcome = planner.label(found, place, len(trees), readonly=readonly)
         if outcome is not None:
-            self.trees.extend(outcome.steps)
-            self.refusals.extend(outcome.refusals)
-            self.denials.extend(outcome.denials)
-            self.warnings.extend(outcome.warnings)
+            self.found.take(outcome)
         return outcome
 
     def _no_folder(self, found: FolderFacts, place: str) -> str | None:
@@ -154,8 +130,8 @@ class HelperPlanner:
             problem = f"no such folder; run: mkdir {shlex.quote(folder.path)}"
         elif problem is None and folder.kind is not FileKind.DIRECTORY:
             problem = "no folder"
-        if problem is not None and f"{place}: {problem}" not in self.refusals:
-            self.refusals.append(f"{place}: {problem}")
+        if problem is not None and f"{place}: {problem}" not in self.found.refusals:
+            self.found.refusals.append(f"{place}: {problem}")
         return problem
 
     def _usable(self, found: FolderFacts, who: Context | None, resource: Resource, *, readonly: bool) -> bool:
@@ -164,18 +140,18 @@ class HelperPlanner:
         place = f"{folder.path} ({resource.source})"
         if self._no_folder(found, place) is not None:
             return False
-        if who is None or self.process is None or self.policy is None:
+        if who is None or self.process is None:
             return True
         planner = treeplan.TreePlanner(self.facts, self.policy, self.process, who)
         missing = planner.missing(folder, readonly=readonly)
         if missing:
-            self.denials.append(
+            self.found.denials.append(
                 f"{place}: {who} may not {' and '.join(missing)} this folder, labelled {folder.label}; "
                 + self._ways(folder, resource, readonly=readonly)
             )
             return False
         seen = planner.seen(found, place, readonly=readonly)
-        self.warnings += [seen] if seen is not None else []
+        self.found.warnings += [seen] if seen is not None else []
         return True
 
     def _ways(self, folder: FileFacts, resource: Resource, *, readonly: bool) -> str:
@@ -195,7 +171,9 @@ class HelperPlanner:
         given = svirt.file_context(contexts, process, Sharing.PRIVATE)
         if given is None or folder.label.type != given.type or folder.label.range == given.range:
             return
-        self.first.append(Sweep(folder.real, folder.identity, given, replace(folder.label, user=given.user), deep=True))
+        self.found.first.append(
+            Sweep(folder.real, folder.identity, given, replace(folder.label, user=given.user), deep=True)
+        )
 
     # ---- helpers
 
@@ -205,14 +183,14 @@ class HelperPlanner:
         context = self._context(program.readonly_type if helper.readonly else program.type)
         if binary is None or binary.kind is FileKind.MISSING:
             command = distribution.command(self.facts.distribution, program.package)
-            self.refusals.append(f"{helper.source}: the program {helper.kind} is not installed; run: {command}")
+            self.found.refusals.append(f"{helper.source}: the program {helper.kind} is not installed; run: {command}")
         elif context is not None:
             self._startable(helper, context, binary)
         if helper.kind is HelperKind.SWTPM:
             self._state(helper, found, context)
         else:
             self._served(helper, found, context)
-        self.last.append(
+        self.starts.append(
             StartHelper(
                 helper.kind,
                 helper.name,
@@ -241,15 +219,13 @@ class HelperPlanner:
 
     def _startable(self, helper: Helper, context: Context, binary: FileFacts) -> None:
         own = self.facts.selinux.own
-        if self.policy is None:
-            return
         if own is not None and self.policy.denied(own, context, "process", ("transition",)):
-            self.denials.append(
+            self.found.denials.append(
                 f"{helper.source}: the policy lets {own.type} start nothing as {context.type}; "
                 "run: confined-qemu policy install"
             )
-        elif binary.label is not None and self.policy.denied(context, binary.label, "file", ("entrypoint", "execute")):
-            self.denials.append(
+        elif denied(self.policy, context, binary.label, "file", "entrypoint", "execute"):
+            self.found.denials.append(
                 f"{binary.path} ({helper.source}): labelled {binary.label}, which {context.type} may not run; "
                 f"run: restorecon -F {binary.path}"
             )
@@ -266,41 +242,36 @@ class HelperPlanner:
         if problem is None and strange is not None:
             problem = f"{strange} is nothing that a TPM keeps; give the TPM a folder of its own"
         if problem is not None:
-            self.refusals.append(f"{place}: {problem}")
+            self.found.refusals.append(f"{place}: {problem}")
             return
         resource = Resource(helper.folder, Role.TPM_STATE, Access.DIRECTORY, Sharing.PRIVATE, helper.source)
         if self.process is None or context is None:
-            self.resources.append(PlannedResource(resource, folder.path, None, None))
+            self.found.resources.append(PlannedResource(resource, folder.path, None, None))
             if folder.kind is FileKind.MISSING:
-                self.refusals.append(f"{place}: no such folder; run: mkdir -m 700 {shlex.quote(folder.path)}")
+                self.found.refusals.append(f"{place}: no such folder; run: mkdir -m 700 {shlex.quote(folder.path)}")
             return
         if folder.kind is FileKind.MISSING:
             self._new_state(resource, folder)
             return
         planner = FilePlanner(self.invocation, self.facts, self.policy, self.process)
         outcome = planner.decide(Wanted(resource, folder))
-        self._take(outcome, self.first)
-        self.resources.append(PlannedResource(resource, folder.path, outcome.context, outcome.restore))
+        self.found.take(replace(outcome, first=outcome.steps, steps=()))
+        self.found.resources.append(PlannedResource(resource, folder.path, outcome.context, outcome.restore))
         if outcome.context is not None and outcome.restore is not None:
-            self.first.append(Sweep(folder.real, folder.identity, outcome.context, outcome.restore, deep=False))
+            self.found.first.append(Sweep(folder.real, folder.identity, outcome.context, outcome.restore, deep=False))
         for entry in found.entries:
             file = Resource(entry.path, Role.TPM_STATE, Access.READ_WRITE, Sharing.PRIVATE, helper.source)
-            self._take(planner.decide(Wanted(file, entry)), self.steps)
+            self.found.take(planner.decide(Wanted(file, entry)))
         self._state_usable(place, context, outcome.context or folder.label)
 
     def _state_usable(self, place: str, context: Context, label: Context | None) -> None:
-        if self.policy is None or label is None:
-            return
         for kind, needs in _STATE_NEEDS.items():
-            missing = self.policy.denied(context, label, kind, needs)
+            missing = denied(self.policy, context, label, kind, *needs)
             if missing:
-                self.denials.append(f"{place}: {context} may not {' and '.join(missing)} what is labelled {label}")
+                self.found.denials.append(
+                    f"{place}: {context} may not {' and '.join(missing)} what is labelled {label}"
+                )
                 return
-
-    def _take(self, outcome: Outcome, into: list[Step]) -> None:
-        into.extend(outcome.steps)
-        self.refusals.extend(outcome.refusals)
-        self.denials.extend(outcome.denials)
 
     def _new_state(self, resource: Resource, folder: FileFacts) -> None:
         contexts = self.facts.selinux.contexts
@@ -311,13 +282,13 @@ class HelperPlanner:
             return
         restore = self._restore_of_new(resource, folder)
         if self.invocation.user is not None:
-            self.refusals.append(
+            self.found.refusals.append(
                 f"{folder.path} ({resource.source}): no such folder; "
                 f"run: install -d -m 700 -o {self.invocation.user} {shlex.quote(folder.path)}"
             )
-        self.first.append(KeepFolder(folder.real, label, restore))
-        self.first.append(Sweep(folder.real, None, label, restore, deep=False))
-        self.resources.append(PlannedResource(resource, folder.path, label, restore))
+        self.found.first.append(KeepFolder(folder.real, label, restore))
+        self.found.first.append(Sweep(folder.real, None, label, restore, deep=False))
+        self.found.resources.append(PlannedResource(resource, folder.path, label, restore))
 
     def _restore_of_new(self, resource: Resource, folder: FileFacts) -> Context:
         """Return the label that the folder would have if the caller had made it; note where none can be made."""
@@ -325,10 +296,10 @@ class HelperPlanner:
         assert selinux.contexts is not None  # noqa: S101 - the caller looked
         restored = selinux.contexts.restored()
         own, parent = selinux.own, folder.folder_label
-        if self.policy is None or own is None or parent is None:
+        if own is None or parent is None:
             return restored
         if self.policy.denied(own, parent, "dir", ("search", "write", "add_name")):
-            self.denials.append(
+            self.found.denials.append(
                 f"{folder.path} ({resource.source}): SELinux lets the launcher make no folder in one of type "
                 f"{parent.type}; choose another, for example one labelled virt_image_t"
             )

@@ -49,10 +49,10 @@ def word(kind: FileKind) -> str:
     return WORDS.get(kind, "file")
 
 
-def to_vms(label: Context | None, policy: Policy | None) -> str | None:
+def to_vms(label: Context | None, policy: Policy) -> str | None:
     """Return the command that opens what is left alone to VMs, None where no boolean of the policy does."""
     boolean = policynames.OPENING.get(label.type) if label is not None else None
-    if boolean is None or policy is None or policy.boolean(boolean) is not Boolean.OFF:
+    if boolean is None or policy.boolean(boolean) is not Boolean.OFF:
         return None
     return f"run: {policynames.turned_on(boolean)}"
 

@@ -8,18 +8,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from confined_qemu.model import hostpaths, policynames
-from confined_qemu.model.commas import escape
 from confined_qemu.model.errors import printable
 from confined_qemu.model.facts import SelinuxMode
-from confined_qemu.model.frozen import dataclass, field
+from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.invocation import Accel, Confinement, Invocation, SeclabelType
 from confined_qemu.model.plan import AccelChoice, Plan, PlannedResource
-from confined_qemu.model.resource import Access, Resource, Sharing, Takes
-from confined_qemu.model.steps import MakeFolder, Step
+from confined_qemu.model.policy import denied
+from confined_qemu.model.resource import Access, Resource, Sharing
+from confined_qemu.model.steps import MakeFolder
 from confined_qemu.plan import descriptors, helpers, sockets, svirt
 from confined_qemu.plan import files as fileplan
 from confined_qemu.plan import process as processplan
 from confined_qemu.plan.levels import Levels
+from confined_qemu.plan.outcome import Collected, Outcome
 
 if TYPE_CHECKING:
     from confined_qemu.model.context import Context
@@ -27,12 +28,13 @@ if TYPE_CHECKING:
     from confined_qemu.model.policy import Policy
 
 
-def plan(invocation: Invocation, facts: Facts, policy: Policy | None) -> Plan:
+def plan(invocation: Invocation, facts: Facts, policy: Policy) -> Plan:
     """Return the plan for one VM.
 
-    `policy` None leaves out every refusal that needs the host's SELinux and KVM (`plan --policy-root`).
+    A VM that is to start elsewhere (`plan --policy-root`) is refused nothing that only its host can answer.
     """
-    draft = _Draft(invocation, facts, policy, warnings=list(invocation.remarks))
+    draft = _Draft(invocation, facts, policy)
+    draft.found.warnings += invocation.remarks
     draft.choose_accelerator()
     draft.choose_confinement()
     if draft.process is not None and draft.check_domain():
@@ -63,36 +65,34 @@ class _Draft:
 
     invocation: Invocation
     facts: Facts
-    policy: Policy | None
+    policy: Policy
     accel: AccelChoice = field(default_factory=lambda: AccelChoice("tcg", "", tcg=True))
     process: Context | None = None
     confined: bool = False
     bare: str | None = None
     """What leaves the VM with the caller's context on a host that has SELinux."""
     back_to: Context | None = None
-    resources: list[PlannedResource] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    refusals: list[str] = field(default_factory=list)
+    found: Collected = field(default_factory=Collected)
     temporary: str | None = None
-    unmade: set[int] = field(default_factory=set)
-    """Arguments that keep the path of a socket: nobody makes a descriptor for them."""
-    inner: dict[str, str] = field(default_factory=dict)
-    """Where QEMU makes the sockets that it can be handed no descriptor for, by name."""
 
     def deny(self, line: str) -> None:
         """Refuse; where SELinux only watches (permissive), warn."""
         watching = self.facts.selinux.mode is SelinuxMode.PERMISSIVE
-        (self.warnings if watching else self.refusals).append(printable(line))
+        (self.found.warnings if watching else self.found.refusals).append(printable(line))
+
+    def take(self, outcome: Outcome) -> None:
+        """Take over what comes of something, with its lines made fit to print."""
+        refusals = tuple(printable(line) for line in outcome.refusals)
+        warnings = tuple(printable(line) for line in outcome.warnings)
+        self.found.take(replace(outcome, refusals=refusals, warnings=warnings, denials=()))
+        for line in outcome.denials:
+            self.deny(line)
 
     def _levels(self, process: Context) -> Levels:
         return Levels(self.facts.selinux, self.invocation.seclabel, process)
 
-    def denied(self, source: Context, target: Context | None, kind: str, *permissions: str) -> tuple[str, ...]:
-        """Ask the policy; without one, or about a file without a label, nothing is denied."""
-        if self.policy is None or target is None:
-            return ()
-        return self.policy.denied(source, target, kind, permissions)
+    def denied(self, source: Context | None, target: Context | None, kind: str, *permissions: str) -> tuple[str, ...]:
+        return denied(self.policy, source, target, kind, *permissions)
 
     # ---- accelerator
 
@@ -106,15 +106,15 @@ class _Draft:
         elif wanted is Accel.KVM:
             self.accel = AccelChoice("kvm", "asked for", tcg=False)
             bare = self.invocation.confinement is Confinement.NONE
-            if bare or (self.policy is not None and not self._kvm_mislabelled()):
-                self.refusals.append(printable(f"accel: kvm: {kvm.problem}; {kvm.hint}, or choose accel: tcg"))
+            if bare or not (self.facts.elsewhere or self._kvm_mislabelled()):
+                self.found.refusals.append(printable(f"accel: kvm: {kvm.problem}; {kvm.hint}, or choose accel: tcg"))
         else:
             self.accel = AccelChoice("tcg", f"no KVM: {kvm.problem}", tcg=True)
 
     def _kvm_mislabelled(self) -> bool:
         """Tell whether it is the node's label that keeps the launcher out; `check_domain` says that better."""
         selinux = self.facts.selinux
-        return selinux.own is not None and bool(self.denied(selinux.own, selinux.kvm_node, "chr_file", "open"))
+        return bool(self.denied(selinux.own, selinux.kvm_node, "chr_file", "open"))
 
     # ---- confinement and domain
 
@@ -126,43 +126,43 @@ class _Draft:
         as_the_caller = wanted is Confinement.NONE or (self.invocation.query and contexts is None)
         if as_the_caller and not (self.invocation.query and in_domain):
             self.bare = "confinement: none"
-            self.warnings.append("confinement: none: nothing confines this VM, it has your own rights")
+            self.found.warnings.append("confinement: none: nothing confines this VM, it has your own rights")
         elif mode is SelinuxMode.DISABLED or contexts is None:
             if wanted is Confinement.AUTO:
-                self.warnings.append("SELinux is disabled: nothing confines this VM, it has your own rights")
+                self.found.warnings.append("SELinux is disabled: nothing confines this VM, it has your own rights")
             else:
-                self.refusals.append(
+                self.found.refusals.append(
                     "SELinux is disabled on this host, so nothing would confine the VM; "
                     "boot with SELinux, or choose confinement: none"
                 )
         elif seclabel.type is SeclabelType.NONE:
             self.bare = "seclabel type none"
-            self.warnings.append("seclabel type none: the VM gets no label of its own and keeps your context")
+            self.found.warnings.append("seclabel type none: the VM gets no label of its own and keeps your context")
         else:
             self.confined = True
             self.process = svirt.process_context(contexts, seclabel, self.facts.pair, tcg=self.accel.tcg)
             if self.process is not None and seclabel.type is SeclabelType.DYNAMIC:
                 self.process = self._levels(self.process).dynamic(self.facts.pair)
             if mode is SelinuxMode.PERMISSIVE:
-                self.warnings.append("SELinux is permissive: labels are set, and nothing enforces them")
+                self.found.warnings.append("SELinux is permissive: labels are set, and nothing enforces them")
 
     def check_domain(self) -> bool:
         """Ask whether QEMU may be started in its domain; the first thing missing is the only one worth saying."""
         selinux, process = self.facts.selinux, self.process
-        if self.policy is None or process is None or selinux.own is None:
+        if process is None or selinux.own is None:
             return True
         seclabel = self.invocation.seclabel
         if problem := processplan.unknown(seclabel, process, self.policy):
-            self.refusals.append(printable(problem))
+            self.found.refusals.append(printable(problem))
             return False
-        self.refusals.extend(processplan.occupied(seclabel, process, self.facts.occupants))
+        self.found.refusals.extend(processplan.occupied(seclabel, process, self.facts.occupants))
         if problem := processplan.transition(seclabel, process, self.facts, self.policy):
             self.deny(self._levels(process).beyond or problem)
-            return not self.refusals
+            return not self.found.refusals
         if not selinux.in_domain:
             rights = f"with your rights ({selinux.own.type})"
             line = f"not in the launcher's own domain but {rights}; run: {processplan.INSTALL}"
-            (self.refusals if self.invocation.require_domain else self.warnings).append(line)
+            (self.found.refusals if self.invocation.require_domain else self.found.warnings).append(line)
         use = ("open", "read", "write", "ioctl")
         if not self.accel.tcg and (self._kvm_mislabelled() or self.denied(process, selinux.kvm_node, "chr_file", *use)):
             line = f"/dev/kvm is labelled {selinux.kvm_node}, which {process.type} may not use"
@@ -177,7 +177,7 @@ class _Draft:
     def go_back(self) -> None:
         """Give a VM that nothing confines the caller's own context, where the launcher has left it."""
         selinux = self.facts.selinux
-        if self.bare is None or self.policy is None or not selinux.in_domain:
+        if self.bare is None or not selinux.in_domain:
             return
         if problem := processplan.way_back(self.facts, self.policy, self.bare):
             self.deny(problem)
@@ -186,9 +186,7 @@ class _Draft:
     def check_emulator(self) -> None:
         emulator = self.facts.emulator
         process = self.process
-        if process is None or self.policy is None:
-            return
-        if self.denied(process, emulator.label, "file", "entrypoint", "execute", "read", "map"):
+        if process is not None and self.denied(process, emulator.label, "file", "entrypoint", "execute", "read", "map"):
             self.deny(
                 f"{emulator.real}: its label {emulator.label} is no QEMU's, so {process.type} may not run it; "
                 f"run: semanage fcontext -a -t qemu_exec_t '{emulator.real}' && restorecon {emulator.real}"
@@ -200,7 +198,7 @@ class _Draft:
         process = self.process
         if process is None:
             return
-        self.refusals.extend(printable(line) for line in self.invocation.problems)
+        self.found.refusals.extend(printable(line) for line in self.invocation.problems)
         merged: dict[object, fileplan.Wanted] = {}
         files = [resource for resource in self._files() if not self._handed_over(resource)]
         for resource in files:
@@ -209,23 +207,19 @@ class _Draft:
             wanted = fileplan.Wanted(hostpaths.settled(resource, found.real, found.kind), found)
             clash = fileplan.clash(merged.get(key), wanted)
             if clash is not None:
-                self.refusals.append(printable(clash))
+                self.found.refusals.append(printable(clash))
             merged[key] = fileplan.merge(merged.get(key), wanted)
         planner = fileplan.FilePlanner(self.invocation, self.facts, self.policy, process)
         outcomes = {key: planner.decide(wanted) for key, wanted in merged.items()}
         for outcome in outcomes.values():
-            self.steps.extend(outcome.steps)
-            self.refusals.extend(printable(line) for line in outcome.refusals)
-            self.warnings.extend(printable(line) for line in outcome.warnings)
-            for line in outcome.denials:
-                self.deny(line)
+            self.take(outcome)
         named = (resource for resource in self._files() if self._handed_over(resource))
-        self.resources += [PlannedResource(resource, resource.path, None, None) for resource in named]
+        self.found.resources += [PlannedResource(resource, resource.path, None, None) for resource in named]
         for resource in files:
             found = self.facts.files[resource.path]
             outcome = outcomes[found.identity or found.real]
             settled = hostpaths.settled(resource, found.real, found.kind)
-            self.resources.append(PlannedResource(settled, found.path, outcome.context, outcome.restore))
+            self.found.resources.append(PlannedResource(settled, found.path, outcome.context, outcome.restore))
 
     def _files(self) -> list[Resource]:
         """Return the resources without the sockets that the launcher makes or connects itself."""
@@ -241,16 +235,16 @@ class _Draft:
     def _handed_files(self) -> dict[int, Resource]:
         """Return the files that the VM gets by number and that need its label; none where nothing is labelled."""
         own = self.facts.selinux.own
-        if self.process is None or self.policy is None or own is None:
+        if self.process is None or own is None:
             return {}
         return descriptors.files(self.facts.descriptors, self.process, own, self.policy)
 
     def leave_files(self) -> None:
         """Name the resources of a VM that nothing confines, or that is refused; none is touched."""
         for resource in self._files():
-            self.resources.append(PlannedResource(resource, self.facts.files[resource.path].path, None, None))
+            self.found.resources.append(PlannedResource(resource, self.facts.files[resource.path].path, None, None))
         for listener in self.invocation.listeners:
-            self.resources.append(sockets.planned(listener, self.facts, None))
+            self.found.resources.append(sockets.planned(listener, self.facts, None))
 
     # ---- sockets, descriptors and folders
 
@@ -259,18 +253,11 @@ class _Draft:
         if contexts is None or process is None:
             return
         label = svirt.file_context(contexts, process, Sharing.PRIVATE)
-        found = sockets.SocketPlanner(self.invocation, self.facts, self.policy, process, self._own_folder)
-        found.add(label)
-        self.steps += found.steps
-        self.resources += found.resources
-        self.refusals.extend(printable(line) for line in found.refusals)
-        for line in found.denials:
-            self.deny(line)
-        self.unmade |= found.unmade
-        self.inner |= found.inner
+        planner = sockets.SocketPlanner(self.invocation, self.facts, self.policy, process, self._own_folder)
+        self.take(planner.plan(label))
 
     def add_descriptors(self) -> None:
-        if self.process is None or self.policy is None:
+        if self.process is None:
             return
         at = self._levels(self.process)
         labelled = frozenset(self._handed_files())
@@ -278,10 +265,7 @@ class _Draft:
             self.process, self._private(), at, self.policy, self.facts.uid, self._opened_by_name(), labelled
         )
         for descriptor in self.facts.descriptors:
-            step, denial = descriptors.decide(descriptor, to)
-            self.steps += [step] if step is not None else []
-            if denial is not None:
-                self.deny(denial)
+            self.take(descriptors.decide(descriptor, to))
 
     def _handed_over(self, resource: Resource) -> bool:
         """Tell whether a path names a descriptor of the caller's: what may be done with that is decided there."""
@@ -305,8 +289,8 @@ class _Draft:
         if contexts is not None and process is not None:
             label = svirt.file_context(contexts, process, Sharing.PRIVATE)
             step = MakeFolder(folder, label or process)
-            if step not in self.steps:
-                self.steps.append(step)
+            if step not in self.found.steps:
+                self.found.steps.append(step)
         return folder
 
     def _folder_name(self) -> str:
@@ -326,7 +310,7 @@ class _Draft:
             return
         folder = f"{self.facts.temporary_folder}/confined-qemu.{self._folder_name()}"
         label = svirt.file_context(contexts, process, Sharing.PRIVATE)
-        self.steps.append(MakeFolder(folder, label or process))
+        self.found.steps.append(MakeFolder(folder, label or process))
         self.temporary = folder
 
     # ---- shares, and the helpers that serve them
@@ -335,14 +319,7 @@ class _Draft:
         if not helpers.folders(self.invocation):
             return
         folder = self._own_folder() if self.process is not None and self.invocation.helpers else None
-        found = helpers.HelperPlanner(self.invocation, self.facts, self.policy, self.process, folder).plan()
-        # undone last: by then every file with a label of its own has got it back
-        self.steps = [*found.first, *self.steps, *found.steps, *found.trees, *found.last]
-        self.resources += found.resources
-        self.refusals.extend(printable(line) for line in found.refusals)
-        self.warnings.extend(printable(line) for line in found.warnings)
-        for line in found.denials:
-            self.deny(line)
+        self.take(helpers.HelperPlanner(self.invocation, self.facts, self.policy, self.process, folder).plan())
 
     # ---- the end
 
@@ -358,14 +335,14 @@ class _Draft:
             pair=self.facts.pair if self.process is not None else None,
             back_to=self.back_to,
             live=self._live(),
-            resources=tuple(self.resources),
-            steps=tuple(self.steps),
+            resources=tuple(self.found.resources),
+            steps=(*self.found.first, *self.found.steps, *self.found.last),
             temporary=self.temporary,
             user=self.invocation.user,
             daemonize=self.invocation.daemonize,
             # the answer to a question is read by programs
-            warnings=() if self.invocation.query else tuple(self.warnings),
-            refusals=tuple(dict.fromkeys(self.refusals)),
+            warnings=() if self.invocation.query else tuple(self.found.warnings),
+            refusals=tuple(dict.fromkeys(self.found.refusals)),
         )
 
     def _given(self) -> tuple[str, ...] | None:
@@ -378,16 +355,11 @@ class _Draft:
         arguments = list(self.invocation.arguments)
         if self.invocation.accel_index is not None:
             arguments[self.invocation.accel_index] = self.accel.chosen
-        for listener in self.invocation.listeners:
-            if listener.takes is not Takes.DESCRIPTOR and listener.name in self.inner:
-                path = self.inner[listener.name]
-                path = escape(path) if listener.takes is Takes.LISTED_PATH else path
-                arguments[listener.index] = f"{listener.before}{path}{listener.after}"
-            elif listener.given is not None and (not self.confined or listener.index in self.unmade):
-                arguments[listener.index] = listener.given
-            elif not self.confined or listener.index in self.unmade:
-                before = listener.before.removesuffix("fd=")
-                arguments[listener.index] = f"{before}path={escape(listener.path)}{listener.after}"
+        changed = self.found.arguments
+        if not self.confined:
+            changed = {listener.index: sockets.by_path(listener) for listener in self.invocation.listeners}
+        for index, argument in changed.items():
+            arguments[index] = argument
         return tuple(arguments)
 
 

@@ -6,12 +6,15 @@ import posixpath
 from typing import TYPE_CHECKING
 
 from confined_qemu.model import hostpaths, labelrules
+from confined_qemu.model.commas import escape
 from confined_qemu.model.facts import FileKind
 from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.plan import PlannedResource
+from confined_qemu.model.policy import denied
 from confined_qemu.model.resource import Access, Resource, Role, Takes
 from confined_qemu.model.steps import Bind, Connect
 from confined_qemu.plan.levels import Levels
+from confined_qemu.plan.outcome import Collected, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,26 +45,32 @@ def planned(listener: Listener, facts: Facts, label: Context | None) -> PlannedR
     return PlannedResource(resource, posixpath.join(facts.folder, listener.path), label, None)
 
 
+def by_path(listener: Listener) -> str:
+    """Return the argument of a socket for which the launcher makes no descriptor: it names the path, as it did."""
+    if listener.given is not None:
+        return listener.given
+    return f"{listener.before.removesuffix('fd=')}path={escape(listener.path)}{listener.after}"
+
+
+def _made_by_qemu(listener: Listener, path: str) -> str:
+    """Return the argument of a socket that QEMU makes itself, at `path`."""
+    path = escape(path) if listener.takes is Takes.LISTED_PATH else path
+    return f"{listener.before}{path}{listener.after}"
+
+
 @dataclass
 class SocketPlanner:
     """Decides about the sockets of one VM; `own_folder` plans the VM's own folder and returns its path."""
 
     invocation: Invocation
     facts: Facts
-    policy: Policy | None
+    policy: Policy
     process: Context
     own_folder: Callable[[], str]
-    steps: list[Bind | Connect] = field(default_factory=list)
-    resources: list[PlannedResource] = field(default_factory=list)
-    refusals: list[str] = field(default_factory=list)
-    denials: list[str] = field(default_factory=list)
-    unmade: set[int] = field(default_factory=set)
-    """Arguments that keep the path of a socket: nobody makes a descriptor for them."""
-    inner: dict[str, str] = field(default_factory=dict)
-    """Where QEMU makes the sockets that it can be handed no descriptor for, by name."""
+    found: Collected = field(default_factory=Collected)
 
-    def add(self, label: Context | None) -> None:
-        """Decide about every socket; `label` is that of the VM's private files."""
+    def plan(self, label: Context | None) -> Outcome:
+        """Return what comes of every socket; `label` is that of the VM's private files."""
         needed = self._clients_need_relay()
         for listener in self.invocation.listeners:
             if listener.access is Access.CONNECT:
@@ -69,7 +78,7 @@ class SocketPlanner:
                 continue
             by_qemu = listener.takes is not Takes.DESCRIPTOR
             if by_qemu and self._levels().apart:
-                self.refusals.append(
+                self.found.refusals.append(
                     f"{listener.path} ({listener.source}): QEMU makes this socket itself, where only a relay leads, "
                     "and nothing is relayed between levels; give the VM your own level"
                 )
@@ -78,20 +87,21 @@ class SocketPlanner:
                 mine = label.at(self._levels().caller)  # or no client could open it
             inner = f"{self.own_folder()}/{listener.name}" if relayed else None
             if by_qemu and inner is not None:
-                self.inner[listener.name] = inner
+                self.found.arguments[listener.index] = _made_by_qemu(listener, inner)
             resource = planned(listener, self.facts, mine)
-            self.steps.append(Bind(listener.name, resource.path, mine, self.process, inner, by_qemu))
-            self.resources.append(resource)
+            self.found.steps.append(Bind(listener.name, resource.path, mine, self.process, inner, by_qemu))
+            self.found.resources.append(resource)
         for left in self.invocation.resources:
             if left.access is Access.LISTEN:
                 self._left_to_qemu(left)
+        return self.found.outcome()
 
     def _left_to_qemu(self, resource: Resource) -> None:
         """Refuse a socket that QEMU would make in a folder of the caller's, where a VM may make nothing."""
         path = posixpath.join(self.facts.folder, resource.path)
-        self.resources.append(PlannedResource(resource, path, None, None))
+        self.found.resources.append(PlannedResource(resource, path, None, None))
         hint = next((hint for start, hint in _INSTEAD.items() if resource.source.startswith(start)), _OTHERWISE)
-        self.refusals.append(
+        self.found.refusals.append(
             f"{path} ({resource.source}): QEMU would make this socket itself, and a VM may make none there; {hint}"
         )
 
@@ -101,19 +111,19 @@ class SocketPlanner:
     def _connect(self, listener: Listener) -> None:
         """Have the launcher connect; where nothing is there, QEMU itself says so best."""
         found, own = self.facts.files[listener.path], self.facts.selinux.own
-        self.resources.append(replace(planned(listener, self.facts, None), path=found.path))
+        self.found.resources.append(replace(planned(listener, self.facts, None), path=found.path))
         place = f"{found.path} ({listener.source})"
         if found.problem is not None:
-            self.refusals.append(f"{place}: {found.problem}")
+            self.found.refusals.append(f"{place}: {found.problem}")
         elif found.kind is FileKind.MISSING:
-            self.unmade.add(listener.index)
-        elif own is not None and self._denied(own, found.label, "sock_file", "write"):
-            self.denials.append(
+            self.found.arguments[listener.index] = by_path(listener)
+        elif own is not None and denied(self.policy, own, found.label, "sock_file", "write"):
+            self.found.denials.append(
                 f"{place}: SELinux lets {own.type} connect to no socket labelled {found.label}; "
                 "let it listen in a home, a temporary folder or a folder for images"
             )
         else:
-            self.steps.append(Connect(listener.name, found.path))
+            self.found.steps.append(Connect(listener.name, found.path))
 
     def _clients_need_relay(self) -> bool:
         """A socket that QEMU accepts takes QEMU's type and the client's range: may QEMU use that one?"""
@@ -123,10 +133,4 @@ class SocketPlanner:
         if self._levels().apart:
             return False  # only a client at the VM's level gets through to it, and QEMU may use that one
         accepted = replace(self.process, range=caller.range)
-        return bool(self._denied(self.process, accepted, "unix_stream_socket", "read", "write"))
-
-    def _denied(self, source: Context, target: Context | None, kind: str, *permissions: str) -> tuple[str, ...]:
-        """Ask the policy; without one, or about a file without a label, nothing is denied."""
-        if self.policy is None or target is None:
-            return ()
-        return self.policy.denied(source, target, kind, permissions)
+        return bool(denied(self.policy, self.process, accepted, "unix_stream_socket", "read", "write"))

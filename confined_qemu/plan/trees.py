@@ -12,9 +12,11 @@ from confined_qemu.model import hostpaths
 from confined_qemu.model.errors import shell_word
 from confined_qemu.model.facts import FileFacts, FileKind, FolderFacts
 from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.policy import denied
 from confined_qemu.model.resource import Sharing
 from confined_qemu.model.steps import LabelTree
 from confined_qemu.plan import places, svirt
+from confined_qemu.plan.outcome import Outcome
 
 if TYPE_CHECKING:
     from confined_qemu.model.context import Context
@@ -44,17 +46,6 @@ WRITES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class TreeOutcome:
-    """What comes of a tree. `context` is what it gets; `denials` a permissive kernel would let pass."""
-
-    context: Context | None = None
-    steps: tuple[LabelTree, ...] = ()
-    refusals: tuple[str, ...] = ()
-    denials: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-
-
 def never(path: str, found: FolderFacts | None = None) -> str | None:
     """Return why the tree at `path`, absolute and without links, is never labelled; None where it may be."""
     parent, _, _ = path.rpartition("/")
@@ -76,31 +67,32 @@ class TreePlanner:
     """Decides about one folder that `who` (QEMU or a helper) shares for the VM `process`."""
 
     facts: Facts
-    policy: Policy | None
+    policy: Policy
     process: Context
     who: Context
 
-    def label(self, found: FolderFacts, place: str, number: int, *, readonly: bool) -> TreeOutcome | None:
+    def label(self, found: FolderFacts, place: str, number: int, *, readonly: bool) -> Outcome | None:
         """Return how the tree is labelled, as the user said; None where it is left alone, being readable."""
         folder, contexts = found.folder, self.facts.selinux.contexts
         why = never(folder.real, found)
         if why is not None:
             hint = root_hint() if folder.real == "/" else "share a folder that was made for it"
-            return TreeOutcome(refusals=(f"{place}: {why}, and so it is never labelled; {hint}",))
+            return Outcome(refusals=(f"{place}: {why}, and so it is never labelled; {hint}",))
         sharing = Sharing.CONTENT if readonly else Sharing.PRIVATE
         given = svirt.file_context(contexts, self.process, sharing) if contexts is not None else None
         if given is None or folder.identity is None or (readonly and folder.label != given and self._open(found)):
             return None
         if folder.label is None:
             unlabelled = f"{place}: its file system keeps no SELinux labels; share a folder on another"
-            return TreeOutcome(given, refusals=() if self.policy is None else (unlabelled,))
+            return Outcome(given, refusals=() if self.facts.elsewhere else (unlabelled,))
         refusal = self._bound(found) or self._in_use(found, readonly=readonly)
         denial = self._unlabelable(found, given) if refusal is None else None
         count = sum(found.counts) + 1
         step = LabelTree(folder.real, folder.identity, folder.label, given, not readonly, number, count)
-        return TreeOutcome(
+        return Outcome(
             given,
-            (step,),
+            folder.label,
+            last=(step,),
             refusals=(f"{place}: {refusal}",) if refusal is not None else (),
             denials=(f"{place}: {denial}",) if denial is not None else (),
             warnings=tuple(f"{place}: {line}" for line in _kept(found)),
@@ -108,7 +100,7 @@ class TreePlanner:
 
     def _open(self, found: FolderFacts) -> bool:
         """Tell whether all of it may be read as it is."""
-        whole = not found.more and found.closed is None and self.policy is not None
+        whole = not found.more and found.closed is None and found.folder.label is not None
         return whole and not any(self.missing(entry, readonly=True) for entry in (found.folder, *found.entries))
 
     def _bound(self, found: FolderFacts) -> str | None:
@@ -142,15 +134,10 @@ class TreePlanner:
     def _unlabelable(self, found: FolderFacts, given: Context) -> str | None:
         """Return why the launcher may not label something in the tree, or the VM would not get at it then."""
         own = self.facts.selinux.own
-        if self.policy is None:
-            return None
         for entry in (found.folder, *found.entries):
             if entry.label is None or _keeps(entry) or entry.label == given:
                 continue
-            if own is not None and (
-                self.policy.denied(own, entry.label, entry.kind, ("relabelfrom", "relabelto"))
-                or self.policy.denied(own, given, entry.kind, ("relabelfrom", "relabelto"))
-            ):
+            if any(denied(self.policy, own, to, entry.kind, "relabelfrom", "relabelto") for to in (entry.label, given)):
                 mend = places.mend(f"{found.folder.real}/x", found.folder.label.type if found.folder.label else "")
                 what = f"{entry.path} ({entry.label}) to {given} and back"
                 return f"SELinux does not let the launcher relabel {what}; {mend}"
@@ -190,12 +177,10 @@ class TreePlanner:
 
     def missing(self, entry: FileFacts, *, readonly: bool) -> tuple[str, ...]:
         """Return what the policy denies on an entry."""
-        if self.policy is None or entry.label is None:
-            return ()
         needs = READS.get(entry.kind, ())
         if not readonly:
             needs += WRITES.get(entry.kind, ())
-        return self.policy.denied(self.who, entry.label, entry.kind, needs)
+        return denied(self.policy, self.who, entry.label, entry.kind, *needs)
 
 
 def _keeps(entry: FileFacts) -> bool:
