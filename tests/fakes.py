@@ -17,6 +17,7 @@ from confined_qemu.model.frozen import dataclass, field, replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
     import pytest
 
@@ -96,6 +97,19 @@ def _denied_by_level(source: Context, target: Context) -> frozenset[str]:
 
 class Crash(BaseException):
     """The process is killed here: no error, and nothing catches it."""
+
+
+def given_away(folders: list[Path], patch: pytest.MonkeyPatch) -> list[str]:
+    """Make these folders another user's state folders, and this process root; return their new paths."""
+    uid = os.getuid() or 4711
+    found = []
+    for number, folder in enumerate(folders):
+        path = folder.parent / (f"{uid}.{number:016x}" if number else str(uid))
+        folder.rename(path)
+        os.chown(path, uid, os.getgid())
+        found.append(str(path))
+    patch.setattr(os, "geteuid", lambda: 0)
+    return found
 
 
 Key = tuple[int, int]

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from confined_qemu.host import helperfacts, kvm, lsm, mounts, processes, survey
-from confined_qemu.labels import journal, restore
+from confined_qemu.labels import restore, statefolders
 from confined_qemu.launch import helpers, inputs, pairs, session, spawn
 from confined_qemu.launch.companions import watch
 from confined_qemu.model import paths
@@ -157,7 +157,7 @@ class Host:
         patch.setattr(paths, "LAUNCH_SCRIPT", self.at("none"))
         self._install_lsm()
         self._install_kernel()
-        self.journals = journal.user_folder(os.geteuid())
+        self.journals = statefolders.user_folder(os.geteuid())
 
     def _install_lsm(self) -> None:
         fakes: dict[str, Callable[..., object]] = {

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from confined_qemu.cli import command as cli
 from confined_qemu.cli import launcher, launchverbs, output, unconfined
 from confined_qemu.host import lsm, packages
-from confined_qemu.labels import journal
+from confined_qemu.labels import journal, statefolders
 from confined_qemu.launch import run, session
 from confined_qemu.model import paths
 from confined_qemu.model.distribution import Family
@@ -63,7 +63,8 @@ def host(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(run, "supervise", executed)
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
     (folder / "state").mkdir()
-    monkeypatch.setattr(journal, "user_folder", lambda _: str(folder / "state"))
+    monkeypatch.setattr(statefolders, "user_folder", lambda _: str(folder / "state"))
+    monkeypatch.setattr(statefolders, "state_folder", lambda: str(folder / "host/STATE"))
     (folder / "policy/contexts").mkdir(parents=True)
     (folder / "policy/contexts/virtual_domain_context").write_text("system_u:system_r:svirt_t:s0\n")
     (folder / "policy/contexts/virtual_image_context").write_text(
@@ -345,7 +346,8 @@ def test_check_says_what_fails() -> None:
     assert findings["selinux"] == "fail"
 
 
-def test_nothing_is_left_to_do_without_selinux() -> None:
+def test_nothing_is_left_to_do_without_selinux(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", os.getuid)
     assert answer(["ps"])[:2] == (0, "NAME  PID  ACCEL  MEMORY  CONTEXT  IMAGES\n")
     assert json.loads(answer(["ps", "--json"])[1]) == {"schema": 1, "vms": []}
     assert answer(["recover"]) == (0, "", "")
@@ -378,7 +380,9 @@ def test_a_state_that_cannot_be_read_is_told(monkeypatch: pytest.MonkeyPatch) ->
     assert answer(["check"])[0] == 1
 
 
-def test_a_journal_that_nobody_can_read_is_told(host: Path) -> None:
+def test_a_journal_that_nobody_can_read_is_told(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", os.getuid)
+    monkeypatch.setattr(statefolders, "readable_folders", lambda: [str(host / "state")])
     (host / "state" / f"1.1{journal.SUFFIX}").write_text("{")
     code, _, err = answer(["recover"])
     assert code == 125

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from confined_qemu.host import inodes, processes
-from confined_qemu.labels import journal, label, restore
+from confined_qemu.labels import journal, label, restore, statefolders
 from confined_qemu.launch import hotplug
 from confined_qemu.model.errors import HostError, LsmError
 from confined_qemu.model.facts import FileKind
@@ -34,7 +34,7 @@ class Scene:
         patch.setattr(processes, "open_inodes", lambda _: frozenset(self.opened))
         self.journals = str(folder / "journal")
         os.mkdir(self.journals)
-        patch.setattr(journal, "readable_folders", lambda: [self.journals])
+        patch.setattr(statefolders, "readable_folders", lambda: [self.journals])
         self.files = [str(folder / "x.img"), str(folder / "y\n.img")]
         self.steps = []
         for path in self.files:

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import resource
 import tempfile
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from confined_qemu.labels import journal
+from confined_qemu.labels import journal, statefolders
 from confined_qemu.model import paths
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import JournalError
@@ -115,7 +116,7 @@ def test_what_a_vm_is_given_later_comes_back_with_its_record(
 def test_damaged_grants_are_told_and_nothing_is_taken_for_all(tmp_path: Path, text: str) -> None:
     path, descriptor = journal.write(str(tmp_path), record())
     os.close(descriptor)
-    (tmp_path / "7.99.vm.allowed").write_text(text)
+    (tmp_path / "7.99.boot.vm.allowed").write_text(text)
     with pytest.raises(JournalError, match="is no journal"):
         journal.read(path)
 
@@ -207,7 +208,7 @@ def test_a_disk_that_is_full_half_way(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_what_a_crash_left_half_written_is_no_journal(tmp_path: Path) -> None:
-    (tmp_path / f"7.99{journal.SUFFIX}.new").write_text('{"format": 1, "na')
+    (tmp_path / f"7.99.boot{journal.SUFFIX}.new").write_text('{"format": 1, "na')
     assert journal.entries(str(tmp_path)) == []
     path, descriptor = journal.write(str(tmp_path), record())
     os.close(descriptor)
@@ -220,7 +221,7 @@ def test_a_link_in_the_place_of_the_new_file_is_not_written_through(tmp_path: Pa
     outside.write_text("mine")
     own = tmp_path / "own"
     own.mkdir()
-    (own / f"7.99{journal.SUFFIX}.new").symlink_to(outside)
+    (own / f"7.99.boot{journal.SUFFIX}.new").symlink_to(outside)
     with pytest.raises(JournalError, match="symbolic links"):
         journal.write(str(own), record())
     assert outside.read_text() == "mine"
@@ -278,6 +279,133 @@ def test_what_is_no_journal_is_told(tmp_path: Path, text: bytes) -> None:
     assert raised.value.hint is not None
 
 
+_WRONG: list[tuple[tuple[str | int, ...], Any]] = [
+    (("name",), "\ud800"),
+    (("name",), 5),
+    (("name",), "x" * 5000),
+    (("boot_id",), "a\x1b[2Jb"),
+    (("pid",), True),
+    (("pid",), 0),
+    (("pid",), 7.0),
+    (("pid",), "7"),
+    (("start_ticks",), -1),
+    (("accel",), "\x1b[31mkvm"),
+    (("context",), None),
+    (("shared",), "no"),
+    (("steps",), {}),
+    (("steps",), [{"step": ["relabel"]}]),
+    (("steps",), [{}] * 20_000),
+    (("steps", 0), {"step": "tree", "number": "/../../x"}),
+    (("steps", 0, "after"), None),
+    (("steps", 0, "identity"), None),
+    (("steps", 0, "identity", "inode"), "12"),
+    (("steps", 0, "identity", "device"), 1 << 70),
+    (("steps", 0, "path"), "/a\udfff"),
+    (("steps", 0, "links"), [1]),
+    (("steps", 0, "exclusive"), 1),
+    (("steps", 1, "mode"), 0o100000),
+    (("steps", 1, "remove"), None),
+]
+
+
+@pytest.mark.parametrize(("place", "value"), _WRONG, ids=[f"{place}={value!r:.20}" for place, value in _WRONG])
+def test_a_field_of_the_wrong_kind_is_no_journals(tmp_path: Path, place: tuple[str | int, ...], value: Any) -> None:
+    good = _good()
+    inner: Any = good
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    path = tmp_path / f"1.1{journal.SUFFIX}"
+    path.write_text(json.dumps(good), encoding="ascii")
+    with pytest.raises(JournalError, match="is no journal") as raised:
+        journal.read(str(path))
+    assert str(raised.value).isprintable()
+    assert len(str(raised.value)) < 1000
+
+
+def test_journals_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    """Their names have no boot id, a step may say `truncate`, and defaults were not written."""
+    old = _good()
+    del old["shared"], old["steps"][1]["remove_empty"], old["steps"][1]["mode"]
+    old["steps"][1]["truncate"] = False
+    path = tmp_path / f"7.99{journal.SUFFIX}"
+    path.write_text(json.dumps(old), encoding="ascii")
+    (entry,) = journal.entries(str(tmp_path))
+    assert entry.record.steps[1] == Create("/b", IMAGE, IMAGE, remove=True)
+    journal.remove(str(path))
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    for strange in (
+        replace(record(), name="\ud800"),
+        replace(record(), pid=0),
+        replace(record(), steps=record().steps * 20_000),
+    ):
+        with pytest.raises(JournalError) as raised:
+            journal.write(str(tmp_path), strange)
+        assert raised.value.hint == "nothing was labelled"
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_of_any_size_takes_no_more_than_its_bound(tmp_path: Path) -> None:
+    path = tmp_path / f"1.1{journal.SUFFIX}"
+    path.touch()
+    os.truncate(path, 6 << 30)
+    resource.setrlimit(resource.RLIMIT_DATA, (1 << 30, before := resource.getrlimit(resource.RLIMIT_DATA)[1]))
+    try:
+        with pytest.raises(JournalError, match="more than 4 MiB"):
+            journal.read(str(path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (before, before))
+
+
+def test_a_folder_of_any_size_is_looked_at_up_to_its_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "MOST_JOURNALS", 3)
+    for pid in range(1, 6):
+        os.close(journal.write(str(tmp_path), record(pid))[1])
+    found = journal.listing(str(tmp_path))
+    assert len(found.entries) == 3
+    (bad,) = found.bad
+    assert "more than 3 journals" in str(bad.error)
+
+
+def test_a_bad_journal_is_one_failure_and_hides_no_other(tmp_path: Path) -> None:
+    for pid in (1, 3):
+        os.close(journal.write(str(tmp_path), record(pid))[1])
+    os.mkfifo(tmp_path / f"2.1{journal.SUFFIX}")
+    found = journal.listing(str(tmp_path))
+    assert [entry.record.pid for entry in found.entries] == [1, 3]
+    assert [os.path.basename(bad.path) for bad in found.bad] == [f"2.1{journal.SUFFIX}"]
+    assert journal.entries(str(tmp_path)) == list(found.entries)
+
+
+def test_the_same_pid_and_ticks_of_another_boot_is_another_vm(tmp_path: Path) -> None:
+    """The journal of a crash is not written over by whoever gets its numbers after the next boot."""
+    for boot in ("boot", "next-boot"):
+        os.close(journal.write(str(tmp_path), replace(record(), boot_id=boot))[1])
+    assert {entry.record.boot_id for entry in journal.entries(str(tmp_path))} == {"boot", "next-boot"}
+
+
+def test_what_a_crash_left_half_written_goes_with_the_next_lock(tmp_path: Path) -> None:
+    for name in (f"7.99.boot{journal.SUFFIX}.new", "7.99.boot.vm.allowed.new", "history.new"):
+        (tmp_path / name).write_text("{")
+    with journal.locked(str(tmp_path)):
+        assert os.listdir(tmp_path) == ["lock"]
+
+
+def test_a_lock_that_is_never_let_go_is_waited_for_only_so_long(tmp_path: Path) -> None:
+    path, descriptor = journal.write(str(tmp_path), record())
+    with journal.locked(str(tmp_path)), journal.patience(0.05):
+        with pytest.raises(JournalError, match=f"held by pid {os.getpid()} of uid {os.geteuid()}"):
+            journal.take(path, wait=True)
+        with pytest.raises(JournalError, match="its lock is held"), journal.locked(str(tmp_path)):
+            pass
+    os.close(descriptor)
+    with journal.locked(str(tmp_path)):
+        pass
+
+
 def _read_or_told(path: str) -> None:
     try:
         found = journal.read(path)
@@ -290,7 +418,7 @@ def _read_or_told(path: str) -> None:
 @pytest.mark.parametrize("kind", ["link", "fifo", "folder"])
 def test_only_a_file_is_read(tmp_path: Path, kind: str) -> None:
     """Root's recover reads every user's folder: a pipe there must not hold it up, nor a link lead it elsewhere."""
-    path = tmp_path / f"7.99{journal.SUFFIX}"
+    path = tmp_path / f"7.99.boot{journal.SUFFIX}"
     match kind:
         case "link":
             own, descriptor = journal.write(str(tmp_path), record(8))
@@ -358,16 +486,17 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_users_folder_is_made_private(state: Path) -> None:
     uid = os.geteuid()
-    path = journal.user_folder(uid)
+    path = statefolders.user_folder(uid)
     assert path == str(state / str(uid))
     assert os.stat(path).st_mode & 0o777 == 0o700
-    assert journal.user_folder(uid) == path
+    assert statefolders.user_folder(uid) == path
 
 
-def test_another_ones_folder_is_refused(state: Path) -> None:
+def test_another_users_folder_is_not_worked_in(state: Path) -> None:
     (state / "4711").mkdir(mode=0o700)
-    with pytest.raises(JournalError, match="not yours alone"):
-        journal.user_folder(4711)
+    path = str(state / "4711")
+    with pytest.raises(JournalError, match="not the folder of uid 4711 alone"), statefolders.opened(path):
+        pass
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o702, 0o777])
@@ -376,32 +505,32 @@ def test_a_folder_that_others_may_write_is_refused(state: Path, mode: int) -> No
     path.mkdir()
     path.chmod(mode)
     with pytest.raises(JournalError, match=f"mode 0{mode:o}"):
-        journal.user_folder(os.geteuid())
+        statefolders.user_folder(os.geteuid())
 
 
 def test_a_link_is_no_folder(state: Path) -> None:
     (state / "elsewhere").mkdir(mode=0o700)
     (state / str(os.geteuid())).symlink_to("elsewhere")
-    with pytest.raises(JournalError, match="not yours alone"):
-        journal.user_folder(os.geteuid())
+    with pytest.raises(JournalError, match="it is no folder"):
+        statefolders.user_folder(os.geteuid())
 
 
 def test_a_file_is_no_folder(state: Path) -> None:
     (state / str(os.geteuid())).write_text("")
-    with pytest.raises(JournalError, match=r"cannot be made|not yours alone"):
-        journal.user_folder(os.geteuid())
+    with pytest.raises(JournalError, match="it is no folder"):
+        statefolders.user_folder(os.geteuid())
 
 
 def test_root_sees_the_folders_of_all_users(state: Path) -> None:
     for name in ("0", "1000", "pairs", "lost+found"):
         (state / name).mkdir()
-    assert journal.all_folders() == [str(state / "0"), str(state / "1000")]
+    assert statefolders.all_folders() == [str(state / "0"), str(state / "1000")]
 
 
 def test_without_a_state_folder_it_is_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "STATE", str(tmp_path / "missing"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg"))
-    assert journal.state_folder() == str(tmp_path / "xdg/confined-qemu")
+    assert statefolders.state_folder() == str(tmp_path / "xdg/confined-qemu")
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert journal.state_folder() == str(tmp_path / ".local/state/confined-qemu")
+    assert statefolders.state_folder() == str(tmp_path / ".local/state/confined-qemu")

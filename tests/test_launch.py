@@ -124,7 +124,7 @@ def test_it_becomes_qemu_with_its_labels(host: Watched) -> None:
         str(vm.context).replace("system_r:svirt_t", "object_r:svirt_image_t")
     )
     assert host.labels.of(host.at("cd.iso")) == DEBIAN.content
-    assert host.left() == [f"{vm.pid}.1.vm.json"]
+    assert host.left() == [f"{vm.pid}.1.this-boot.vm.json"]
     assert not host.is_free(vm.context)
     assert [companion.name for companion in vm.companions] == ["watch", "relay"]
     assert vm.companions[0].is_told()
@@ -147,7 +147,7 @@ def test_a_killed_watchers_work_is_done_by_the_next_launch(host: Watched) -> Non
     host.end(first, watched=False)
     assert host.labels.of(host.at("disk.img")) != VIRT_IMAGE
     second = host.start(raw(host))
-    assert host.left() == [f"{second.pid}.1.vm.json"]
+    assert host.left() == [f"{second.pid}.1.this-boot.vm.json"]
     host.end(second)
     host.undone()
 
@@ -160,7 +160,7 @@ def test_a_file_in_use_is_refused_and_its_vm_keeps_it(host: Watched) -> None:
         host.start(raw(host))
     assert host.companions == []
     assert host.labels.of(host.at("disk.img")) == given
-    assert host.left() == [f"{vm.pid}.1.vm.json"]
+    assert host.left() == [f"{vm.pid}.1.this-boot.vm.json"]
     host.end(vm)
     host.undone()
 
@@ -168,7 +168,7 @@ def test_a_file_in_use_is_refused_and_its_vm_keeps_it(host: Watched) -> None:
 def test_one_in_a_static_context_holds_its_level_and_its_live_file(host: Watched) -> None:
     vm = host.start(static(host))
     assert str(vm.context) == STATIC
-    assert host.left() == [f"{vm.pid}.1.vm.json", f"{vm.pid}.1.vm.live"]
+    assert host.left() == [f"{vm.pid}.1.this-boot.vm.json", f"{vm.pid}.1.this-boot.vm.live"]
     path = os.path.join(host.journals, host.left()[0])
     assert journal.is_held(path)
     assert not host.is_free(vm.context)

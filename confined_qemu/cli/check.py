@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from confined_qemu.cli.launchverbs import DEFAULT_EMULATOR
 from confined_qemu.host import emulator, lsm, survey
 from confined_qemu.host.inherited import inherited
-from confined_qemu.labels import journal, restore
+from confined_qemu.labels import journal, restore, statefolders
 from confined_qemu.model import policynames
 from confined_qemu.model.errors import ConfinedQemuError, printable
 from confined_qemu.model.facts import SelinuxMode
@@ -126,15 +126,18 @@ def _settings() -> Iterator[Finding]:
 def _labels() -> Iterator[Finding]:
     if lsm.mode() is SelinuxMode.DISABLED:
         return
-    folder = journal.user_folder(os.geteuid())
-    pending = [e for e in journal.entries(folder) if restore.state_of(e) is restore.State.PENDING]
+    folder = statefolders.user_folder(os.geteuid())
+    found = journal.listing(folder)
+    pending = [entry for entry in found.entries if restore.state_of(entry) is restore.State.PENDING]
+    for bad in found.bad:
+        yield Finding(Grade.WARN, "labels", str(bad.error))
     if pending:
         yield Finding(
             Grade.WARN,
             "labels",
             f"a crash left {len(pending)} VM(s) unrestored; run: confined-qemu recover",
         )
-    else:
+    elif not found.bad:
         yield Finding(Grade.OK, "labels", "nothing is left to put back")
 
 

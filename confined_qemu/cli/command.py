@@ -285,19 +285,19 @@ def _policy_adopt(chosen: argparse.Namespace) -> int:
 
 def _policy_remove(_: argparse.Namespace) -> int:
     from confined_qemu.install import install, shim
-    from confined_qemu.labels import journal, restore
+    from confined_qemu.labels import restore, statefolders
 
+    install.require_root("remove")
     if shim.is_system():
         raise ConfinedQemuError(
             "the system's emulator leads to the launch script, which goes with the policy",
             hint="run first: confined-qemu install-shim --system --remove",
         )
-    for folder in journal.all_folders():
-        for entry in journal.entries(folder):
-            pid = restore.pid_of(entry)
-            if pid is not None:
-                raise ConfinedQemuError(f"the VM {entry.record.name} (pid {pid}) is running", hint="stop it first")
-    failed = [error for result in restore.recover(journal.all_folders()) for error in result.failed]
+    for entry in restore.readable_entries(statefolders.all_folders()):
+        pid = restore.pid_of(entry)
+        if pid is not None:
+            raise ConfinedQemuError(f"the VM {entry.record.name} (pid {pid}) is running", hint="stop it first")
+    failed = [error for result in restore.recover(statefolders.all_folders()) for error in result.failed]
     if failed:
         raise failed[0]
     install.remove()

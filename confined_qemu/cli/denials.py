@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from confined_qemu.denials.attribution import Known, grouped, of_vm
 from confined_qemu.host import audit, lsm
-from confined_qemu.labels import history, journal
+from confined_qemu.labels import history, statefolders
 from confined_qemu.model import policynames
 from confined_qemu.model.errors import HostError, UsageError, printable
 from confined_qemu.model.facts import SelinuxMode
@@ -99,8 +99,8 @@ def _catch_up() -> None:
 
 def _folders() -> list[str]:
     if os.geteuid() == 0:
-        return journal.all_folders()
-    mine = os.path.join(journal.state_folder(), str(os.geteuid()))
+        return statefolders.all_folders()
+    mine = os.path.join(statefolders.state_folder(), str(os.geteuid()))
     return [mine] if os.path.isdir(mine) else []
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 from confined_qemu.cli.arguments import REMAINDER, Parser, parse
 from confined_qemu.cli.output import answer, guarded, progress, say, warn
 from confined_qemu.host.inherited import initial
-from confined_qemu.model.errors import LAUNCHER_FAILED, TIMED_OUT, ConfinedQemuError, UsageError, why
+from confined_qemu.model.errors import LAUNCHER_FAILED, TIMED_OUT, ConfinedQemuError, UsageError, printable, why
 
 if TYPE_CHECKING:
     import argparse
@@ -94,12 +94,12 @@ def _become(invocation: Invocation, descriptors: tuple[int, ...], report: int) -
 def _clean_up(pid: int) -> None:
     """Do a killed watcher's work: the journal whose launcher was `pid`."""
     from confined_qemu.host import lsm
-    from confined_qemu.labels import journal, restore
+    from confined_qemu.labels import journal, restore, statefolders
     from confined_qemu.model.facts import SelinuxMode
 
     if lsm.mode() is SelinuxMode.DISABLED:
         return
-    for entry in journal.entries(journal.user_folder(os.geteuid())):
+    for entry in journal.entries(statefolders.user_folder(os.geteuid())):
         if entry.record.pid == pid and restore.state_of(entry) is not restore.State.LIVE:
             restore.finish(entry)
 
@@ -145,13 +145,13 @@ def say_denials(pid: int) -> int:
 
 
 def _recover(chosen: argparse.Namespace, _: tuple[int, ...]) -> int:
-    from confined_qemu.labels import journal, restore
+    from confined_qemu.labels import restore, statefolders
 
     if chosen.libvirt:
         return _recover_libvirt(chosen.paths, as_json=chosen.json)
     if chosen.paths:
         raise UsageError("only recover --libvirt takes paths", hint="without it, what the journals name is recovered")
-    folders = journal.readable_folders()
+    folders = statefolders.readable_folders()
     return _report(restore.recover(folders), as_json=chosen.json)
 
 
@@ -173,7 +173,7 @@ def _recover_libvirt(paths: Sequence[str], *, as_json: bool) -> int:
 
 
 def _settle(chosen: argparse.Namespace, _: tuple[int, ...]) -> int:
-    from confined_qemu.labels import journal, restore
+    from confined_qemu.labels import restore, statefolders
 
     class _TimeIsUp(Exception):
         pass
@@ -185,7 +185,7 @@ def _settle(chosen: argparse.Namespace, _: tuple[int, ...]) -> int:
     if chosen.timeout is not None:
         signal.setitimer(signal.ITIMER_REAL, max(chosen.timeout, _AT_ONCE))
     try:
-        done = restore.recover([journal.user_folder(os.geteuid())])
+        done = restore.recover([statefolders.user_folder(os.geteuid())])
     except _TimeIsUp:
         say("", f"labels are still being put back after {chosen.timeout:g} s; see: confined-qemu ps")
         return TIMED_OUT
@@ -201,11 +201,11 @@ def _report(done: Sequence[object], *, as_json: bool, quiet: bool = False) -> in
     if as_json:
         import json
 
-        rows = [{"name": r.entry.record.name, "failed": [str(error) for error in r.failed]} for r in results]
+        rows = [{"name": r.name, "failed": [str(error) for error in r.failed]} for r in results]
         sys.stdout.write(json.dumps({"schema": 1, "recovered": rows}) + "\n")
     elif not quiet:
         for result in results:
-            sys.stdout.write(f"{result.entry.record.name}: labels put back\n" if not result.failed else "")
+            sys.stdout.write(f"{printable(result.name)}: labels put back\n" if not result.failed else "")
     for result in results:
         for error in result.failed:
             say("", str(error))

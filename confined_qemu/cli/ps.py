@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from confined_qemu.host import lsm
-from confined_qemu.labels import journal, restore
+from confined_qemu.labels import restore, statefolders
 from confined_qemu.model.errors import printable
 from confined_qemu.model.facts import SelinuxMode
 from confined_qemu.model.frozen import dataclass
@@ -51,9 +51,9 @@ def live() -> tuple[LiveVm, ...]:
 
     if lsm.mode() is SelinuxMode.DISABLED:
         return ()
-    folders = journal.readable_folders()
+    folders = statefolders.readable_folders()
     rows = []
-    for entry in (entry for folder in folders for entry in journal.entries(folder)):
+    for entry in restore.readable_entries(folders):
         pid = restore.pid_of(entry)
         if pid is None:
             continue
@@ -72,7 +72,7 @@ def table(rows: tuple[LiveVm, ...]) -> list[str]:
         (
             printable(row.name),
             str(row.pid),
-            row.accel,
+            printable(row.accel),
             f"{row.memory // _MEBIBYTE}M",
             str(row.context),
             printable(" ".join(row.images)) or "-",

@@ -11,6 +11,10 @@ import struct
 SHARED, EXCLUSIVE = fcntl.F_RDLCK, fcntl.F_WRLCK
 _FLOCK = "hhqqi4x"
 """`struct flock` of a 64-bit Linux: type, whence, start, length, pid."""
+_PID, _INODE = 4, 5
+"""Fields of a row of /proc/locks."""
+_MOST_OF_TABLE = 1 << 22
+"""Bytes of it that are looked at."""
 
 
 def take(descriptor: int, kind: int, start: int = 0, length: int = 1) -> bool:
@@ -46,6 +50,23 @@ def wait_for_others(descriptor: int) -> None:
         OSError: the file cannot be locked.
     """
     fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW, _request(SHARED, 0, 1))
+
+
+def holder(descriptor: int) -> int | None:
+    """Return a process that holds the whole file locked (flock(2)); None where the kernel shows none.
+
+    The table (proc(5), /proc/locks) names a file by the device of its file system and its inode.
+    """
+    found = os.fstat(descriptor)
+    name = b"%02x:%02x:%d" % (os.major(found.st_dev), os.minor(found.st_dev), found.st_ino)
+    try:
+        with open("/proc/locks", "rb") as file:
+            rows = [line.split() for line in file.read(_MOST_OF_TABLE).splitlines()]
+    except OSError:
+        return None
+    # 1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE START END; one that waits has `->` before its kind
+    held = (row for row in rows if len(row) > _INODE and row[1] == b"FLOCK" and row[_INODE] == name)
+    return next((int(row[_PID]) for row in held if row[_PID].isdigit()), None)
 
 
 def _request(kind: int, start: int, length: int) -> bytes:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from confined_qemu.host import lsm, mounts, packages
 from confined_qemu.install import install
-from confined_qemu.labels import journal, restore
+from confined_qemu.labels import restore, statefolders
 from confined_qemu.model.context import RESTORED_TYPE
 from confined_qemu.model.distribution import Package
 from confined_qemu.model.errors import HostError
@@ -142,19 +142,14 @@ def _require_labels(path: str) -> None:
 
 def _require_idle(path: str) -> None:
     """Refuse while a VM of ours, of any user, has a file in the folder."""
-    for holder in journal.all_folders():
-        for entry in journal.entries(holder):
-            used = [step.path for step in entry.record.all_steps if step.path.startswith(f"{path}/")]
-            if not used:
-                continue
-            pid = restore.pid_of(entry)
-            if pid is not None:
-                raise HostError(
-                    f"in use by the VM {entry.record.name} (pid {pid})", where=used[0], hint="stop it first"
-                )
-            raise HostError(
-                "a dead VM's label is to be put back first", where=used[0], hint="run: confined-qemu recover"
-            )
+    for entry in restore.readable_entries(statefolders.all_folders()):
+        used = [step.path for step in entry.record.all_steps if step.path.startswith(f"{path}/")]
+        if not used:
+            continue
+        pid = restore.pid_of(entry)
+        if pid is not None:
+            raise HostError(f"in use by the VM {entry.record.name} (pid {pid})", where=used[0], hint="stop it first")
+        raise HostError("a dead VM's label is to be put back first", where=used[0], hint="run: confined-qemu recover")
 
 
 def _look_through(path: str) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
+from contextlib import suppress
 
 from confined_qemu.host import lsm, packages, selinuxfs
 from confined_qemu.install import module, script
 from confined_qemu.model import paths, policynames
 from confined_qemu.model.context import Context
 from confined_qemu.model.distribution import Package
-from confined_qemu.model.errors import HostError, why
+from confined_qemu.model.errors import HostError, shell_word, why
 from confined_qemu.model.facts import SelinuxMode
 from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.helper import PROGRAMS
@@ -19,14 +21,18 @@ from confined_qemu.model.mcs import Level, Range
 
 INSTALL = "confined-qemu policy install"
 _PRIORITY = "400"
+_ROOTS_OWN = "0"
+"""Root's folder in the state folder, by root's number."""
 _UNIT = f"""[Unit]
 Description=Put back the labels of virtual machines that a crash or a power loss left
-After=local-fs.target
+After=local-fs.target remote-fs.target
 ConditionPathExists={script.package_folder()}/confined_qemu
 
 [Service]
 Type=oneshot
 ExecStart={paths.LAUNCH_SCRIPT} recover
+# a user's folder has its own, shorter limits
+TimeoutStartSec=15min
 # made here, at the lowest level: on MLS a launcher that works above it cannot write to /run
 RuntimeDirectory={os.path.basename(paths.RUNTIME)}
 RuntimeDirectoryPreserve=yes
@@ -107,20 +113,74 @@ def install(*, load: bool) -> None:
     if not os.path.lexists(paths.RECOVER_WANTED):
         os.makedirs(os.path.dirname(paths.RECOVER_WANTED), exist_ok=True)
         os.symlink(paths.RECOVER_UNIT, paths.RECOVER_WANTED)
-    # sticky and writable for all, as /var/tmp is: each user's folder is the user's own
-    os.makedirs(paths.STATE, exist_ok=True)
-    os.chmod(paths.STATE, 0o1777)  # noqa: S103 - see above
-    # root's own is made now, before somebody else takes its name
-    os.makedirs(os.path.join(paths.STATE, "0"), mode=0o700, exist_ok=True)
-    pairs = os.path.join(paths.STATE, paths.PAIRS)
-    with open(pairs, "ab"):
-        os.chmod(pairs, 0o666)  # noqa: S103 - every user's launcher locks bytes in it; it holds no data
+    make_state()
     if load:
         os.makedirs(paths.RUNTIME, exist_ok=True)
         labelled = (os.path.dirname(paths.LAUNCH_SCRIPT), paths.STATE, paths.RUNTIME, paths.RECOVER_UNIT, *_helpers())
         run(
             ["restorecon", "-RF", *labelled],
             "labelling",
+        )
+
+
+def make_state() -> None:
+    """Make the state folder: root's own in it and the pair registry first, and then it is opened to all.
+
+    What lies there already is used only where it is root's and what it should be.
+
+    Raises:
+        HostError: it cannot be made, or somebody else's lies in its place.
+    """
+    path = paths.STATE
+    try:
+        os.makedirs(path, mode=0o755, exist_ok=True)
+        state = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            _require_roots(path, os.fstat(state))
+            _make_roots_own(state)
+            _make_registry(state)
+            # sticky and writable for all, as /var/tmp is: each user's folder is the user's own
+            os.fchmod(state, 0o1777)
+        finally:
+            os.close(state)
+    except OSError as error:
+        raise HostError(f"the state folder cannot be made: {why(error)}", where=path) from error
+
+
+def _make_roots_own(state: int) -> None:
+    path = f"/proc/self/fd/{state}/{_ROOTS_OWN}"
+    with suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+    own = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        _require_roots(os.path.join(paths.STATE, _ROOTS_OWN), os.fstat(own))
+        os.fchmod(own, 0o700)
+    finally:
+        os.close(own)
+
+
+def _make_registry(state: int) -> None:
+    path, flags = f"/proc/self/fd/{state}/{paths.PAIRS}", os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        pairs = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        pairs = os.open(path, flags)
+    try:
+        found = os.fstat(pairs)
+        _require_roots(os.path.join(paths.STATE, paths.PAIRS), found)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            raise HostError("the pair registry is no file of its own", where=os.path.join(paths.STATE, paths.PAIRS))
+        os.fchmod(pairs, 0o666)  # every user's launcher locks bytes in it; it holds no data
+    finally:
+        os.close(pairs)
+
+
+def _require_roots(path: str, found: os.stat_result) -> None:
+    if found.st_uid != 0:
+        raise HostError(
+            f"it belongs to uid {found.st_uid}, and must be root's",
+            where=path,
+            hint=f"look at it, and remove it: rm -r {shell_word(path)}",
         )
 
 
@@ -207,10 +267,14 @@ def _write(path: str, text: str, mode: int) -> None:
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         temporary = f"{path}.new"
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-        os.rename(temporary, path)
+        try:
+            with open(temporary, "w", encoding="utf-8") as file:
+                file.write(text)
+                os.fchmod(file.fileno(), mode)
+                os.fsync(file.fileno())
+            os.rename(temporary, path)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
     except OSError as error:
         raise HostError(f"cannot be written: {why(error)}", where=path) from error

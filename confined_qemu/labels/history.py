@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from confined_qemu.labels import journal
+from confined_qemu.labels import journal, statefolders
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import JournalError, ValueProblem, why
 from confined_qemu.model.pastvm import GivenFile, PastVm
@@ -32,15 +32,18 @@ def remember(entry: journal.Entry) -> None:
     try:
         vm = _vm(entry, end=_now())
         line = json.dumps(_encode(vm)) + "\n"
-        path = os.path.join(os.path.dirname(entry.path), _NAME)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            os.write(descriptor, line.encode("ascii"))
-            if os.fstat(descriptor).st_size > _LARGEST:
-                _shorten(path, descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError:
+        with statefolders.around(entry.path) as (folder, _):
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            descriptor = os.open(folder.at(_NAME), flags, 0o600)
+            try:
+                found = os.fstat(descriptor)
+                if stat.S_ISREG(found.st_mode):
+                    os.write(descriptor, line.encode("ascii"))
+                if found.st_size > _LARGEST:
+                    _shorten(folder.at(_NAME), descriptor)
+            finally:
+                os.close(descriptor)
+    except (OSError, JournalError):
         return
 
 
@@ -57,7 +60,7 @@ def _shorten(path: str, descriptor: int) -> None:
 
 
 def known(folders: Iterable[str]) -> list[PastVm]:
-    """Return the VMs of these folders that run or ended lately, in the order of their start.
+    """Return the VMs of these folders that run or ended lately, in the order of their start; root only reads others'.
 
     Raises:
         JournalError: the user's own folder cannot be read; another user's damaged one stops nobody.
@@ -67,14 +70,14 @@ def known(folders: Iterable[str]) -> list[PastVm]:
         try:
             found.extend(_in_folder(folder))
         except JournalError:
-            if os.stat(folder).st_uid == os.geteuid():
+            if statefolders.is_own(folder):
                 raise
     return sorted(found, key=lambda vm: vm.start)
 
 
 def _in_folder(folder: str) -> list[PastVm]:
     found: list[PastVm] = []
-    for entry in journal.entries(folder):
+    for entry in journal.listing(folder, reading=True).entries:
         with suppress(FileNotFoundError):  # it ended this moment: the history has it
             found.append(_vm(entry, end=None))
     ended = list(_ended(folder))
@@ -85,7 +88,7 @@ def _in_folder(folder: str) -> list[PastVm]:
 def _vm(entry: journal.Entry, *, end: int | None) -> PastVm:
     record = entry.record
     # a journal is written once, at the start
-    start = os.stat(entry.path).st_mtime_ns // 1_000_000
+    start = os.lstat(entry.path).st_mtime_ns // 1_000_000
     files = tuple(
         GivenFile(step.path, step.identity.inode, str(step.after))
         for step in record.all_steps
@@ -101,8 +104,9 @@ def _now() -> int:
 def _ended(folder: str) -> Iterator[PastVm]:
     path = os.path.join(folder, _NAME)
     try:
-        # root reads the folders of others: a link there must not lead it elsewhere, nor a pipe hold it up
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with statefolders.opened(folder, reading=True) as found:
+            # root reads the folders of others: a link there must not lead it elsewhere, nor a pipe hold it up
+            descriptor = os.open(found.at(_NAME), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
             data = os.pread(descriptor, 2 * _LARGEST, 0) if regular else b""

@@ -11,18 +11,20 @@ import fcntl
 import json
 import os
 import stat
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from confined_qemu.host import locks, lsm
-from confined_qemu.model import paths
-from confined_qemu.model.errors import JournalError, ValueProblem, printable, why
+from confined_qemu.labels import statefolders
+from confined_qemu.model.errors import JournalError, ValueProblem, printable, shell_word, why
 from confined_qemu.model.frozen import dataclass, replace
 from confined_qemu.model.record import decode, decode_grants, encode, encode_grants
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from confined_qemu.labels.statefolders import StateFolder
     from confined_qemu.model.context import Context
     from confined_qemu.model.record import Grant, Record
 
@@ -30,8 +32,27 @@ SUFFIX = ".vm.json"
 _LIVE_SUFFIX = ".vm.live"
 _GRANTS_SUFFIX = ".vm.allowed"
 _TREE_SUFFIX = ".vm.tree"
-_PRIVATE_FOLDER = 0o700
+_NEW = ".new"
+"""What a file is called until it is whole."""
+_LOCK = "lock"
+_NOT_LABELLED = "nothing was labelled"
+MOST_BYTES = 4 << 20
+"""Of a journal; one of a hundred files has 60 KiB."""
+MOST_JOURNALS = 4096
+"""Of a user; there are half a million pairs, and hosts for some thousands of VMs."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5
+"""Seconds between two looks at a lock that somebody else holds."""
 _Value = TypeVar("_Value")
+
+
+@dataclass
+class _Patience:
+    """How long this process waits for locks: until when on the monotonic clock, None for without limit."""
+
+    deadline: float | None = None
+
+
+_PATIENCE = _Patience()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,75 +71,102 @@ class Hold:
     watched: int
 
 
-def state_folder() -> str:
-    """Return the host's state folder, or the user's own where `policy install` has not made it."""
-    if os.path.isdir(paths.STATE):
-        return paths.STATE
-    base = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local/state")
-    return os.path.join(base, "confined-qemu")
+@contextmanager
+def locked(folder: str) -> Iterator[None]:
+    """Hold the folder's lock: labels are read, planned, journalled and changed by one launcher at a time.
 
-
-def user_folder(uid: int) -> str:
-    """Return the folder of the user's journals, made when it is missing.
+    What a crash left half written goes: whoever writes a file under another name first holds this lock.
 
     Raises:
-        JournalError: it cannot be made, or it is not the user's alone.
+        JournalError: the folder is not the user's, or the lock cannot be had.
     """
-    path = os.path.join(state_folder(), str(uid))
+    with statefolders.opened(folder) as found:
+        descriptor = _lock(found)
+        try:
+            _clean(found)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _lock(folder: StateFolder) -> int:
     try:
-        os.makedirs(path, mode=_PRIVATE_FOLDER, exist_ok=True)
-        found = os.lstat(path)
-    except OSError as error:
-        raise JournalError(f"the journal's folder cannot be made: {why(error)}", where=path) from error
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid or found.st_mode & 0o022:
-        raise JournalError(
-            f"the journal's folder is not yours alone (uid {found.st_uid}, mode {found.st_mode & 0o7777:04o})",
-            where=path,
-            hint=f"remove it: rm -r {path}",
+        descriptor = os.open(
+            folder.at(_LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600
         )
-    return path
+    except OSError as error:
+        raise JournalError(f"cannot be opened: {why(error)}", where=folder.shown(_LOCK)) from error
+    try:
+        _flock(descriptor, folder.shown(_LOCK))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
-def all_folders() -> list[str]:
-    """Return every user's folder, for root's `recover`."""
-    state = state_folder()
-    if not os.path.isdir(state):
-        return []
-    return [os.path.join(state, name) for name in sorted(os.listdir(state)) if name.isdecimal()]
-
-
-def readable_folders() -> list[str]:
-    """Return the folders that this user may read: root every user's, others their own."""
-    return all_folders() if os.geteuid() == 0 else [user_folder(os.geteuid())]
+def _flock(descriptor: int, shown: str) -> None:
+    """Lock a file, waiting as long as `patience` says."""
+    if _PATIENCE.deadline is None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        return
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            left = _PATIENCE.deadline - time.monotonic()
+            if left <= 0:
+                holder = locks.holder(descriptor)
+                raise JournalError(
+                    f"its lock is held by {'a process' if holder is None else f'pid {holder}'} of uid {os.geteuid()}",
+                    where=shown,
+                    hint="run again later: confined-qemu recover",
+                ) from None
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        else:
+            return
 
 
 @contextmanager
-def locked(folder: str) -> Iterator[None]:
-    """Hold the folder's lock: labels are read, planned, journalled and changed by one launcher at a time."""
-    path = os.path.join(folder, "lock")
+def patience(seconds: float) -> Iterator[None]:
+    """Wait for locks at most so many seconds in all inside of the block: whoever holds them may never let go."""
+    before = _PATIENCE.deadline
+    _PATIENCE.deadline = time.monotonic() + seconds
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise JournalError(f"cannot be opened: {why(error)}", where=path) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(descriptor)
+        _PATIENCE.deadline = before
+
+
+def _clean(folder: StateFolder) -> None:
+    """Remove the files that a crash left before they had their names."""
+    try:
+        for name in folder.names():
+            if name.endswith(_NEW):
+                folder.unlink(name)
+    except OSError as error:
+        raise JournalError(f"cannot be cleaned: {why(error)}", where=folder.path) from error
 
 
 def write(folder: str, record: Record) -> tuple[str, int]:
     """Put `record` on disk, synced, and return its path and a descriptor that holds its lock.
 
+    The name says which process of which boot it is: pids and ticks come again.
+
     Raises:
         JournalError: it cannot be written whole; nothing may be labelled then.
     """
-    path = os.path.join(folder, f"{record.pid}.{record.start_ticks}{SUFFIX}")
+    name = f"{record.pid}.{record.start_ticks}.{record.boot_id}{SUFFIX}"
     try:
-        return path, _write(path, encode(record))
-    except JournalError:
-        _unlink(path)  # in its place already, where its folder could not be synced
-        raise
+        with statefolders.opened(folder) as found:
+            try:
+                return found.shown(name), _write(found, name, encode(record), decode)
+            except JournalError:
+                found.unlink(name)  # in its place already, where its folder could not be synced
+                raise
+    except JournalError as error:
+        raise JournalError(error.what, where=error.where, hint=error.hint or _NOT_LABELLED) from error
 
 
 def write_grants(path: str, grants: tuple[Grant, ...]) -> None:
@@ -127,34 +175,39 @@ def write_grants(path: str, grants: tuple[Grant, ...]) -> None:
     Raises:
         JournalError: it cannot be written whole; what was there before still is.
     """
-    file = _grants_path(path)
-    if grants:
-        os.close(_write(file, encode_grants(grants)))
-    else:
-        _unlink(file)
-        _sync_folder(os.path.dirname(file))
+    with statefolders.around(_grants_path(path)) as (folder, name):
+        if grants:
+            os.close(_write(folder, name, encode_grants(grants), decode_grants))
+            return
+        folder.unlink(name)
+        folder.sync()
 
 
-def _write(path: str, value: dict[str, Any]) -> int:
+def _write(folder: StateFolder, name: str, value: dict[str, Any], of_json: Callable[[Any], object]) -> int:
     """Put a JSON object on disk, synced, and return a descriptor that holds the file's lock."""
-    folder, temporary = os.path.dirname(path), f"{path}.new"
-    text = json.dumps(value, indent=1) + "\n"
+    shown, temporary = folder.shown(name), folder.at(f"{name}{_NEW}")
+    data = (json.dumps(value, indent=1) + "\n").encode("ascii")
+    try:
+        of_json(value)  # what could not be read again would be lost
+    except (ValueError, ValueProblem) as error:
+        raise JournalError(f"cannot be written: {error}", where=shown) from error
+    if len(data) > MOST_BYTES:
+        raise JournalError(f"would have more than {MOST_BYTES >> 20} MiB", where=shown)
     try:
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            data = text.encode("ascii")
             while data:
                 data = data[os.write(descriptor, data) :]
             os.fsync(descriptor)
-            os.rename(temporary, path)
-            _sync_folder(folder)
+            os.rename(temporary, folder.at(name))
+            folder.sync()
         except OSError:
             os.close(descriptor)
-            _unlink(temporary)
+            folder.unlink(f"{name}{_NEW}")
             raise
     except OSError as error:
-        raise JournalError(f"cannot be written: {why(error)}", where=path, hint="nothing was labelled") from error
+        raise JournalError(f"cannot be written: {why(error)}", where=shown) from error
     return descriptor
 
 
@@ -164,64 +217,118 @@ def read(path: str) -> Record | None:
     Raises:
         JournalError: it cannot be read or understood.
     """
-    record = _read(path, decode)
+    with statefolders.around(path) as (folder, name):
+        return _record(folder, name)
+
+
+def _record(folder: StateFolder, name: str) -> Record | None:
+    record = _read(folder, name, decode)
     if record is None:
         return None
-    return replace(record, grants=_read(_grants_path(path), decode_grants) or ())
+    return replace(record, grants=_read(folder, _grants_path(name), decode_grants) or ())
 
 
-def _read(path: str, of_json: Callable[[Any], _Value]) -> _Value | None:
+def _read(folder: StateFolder, name: str, of_json: Callable[[Any], _Value]) -> _Value | None:
+    shown = folder.shown(name)
     try:
-        # root reads the folders of others: a link there must not lead it elsewhere, nor a pipe hold it up
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, encoding="ascii") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        # a link must not lead elsewhere, a pipe not hold up, and a file's size is its owner's choice
+        descriptor = os.open(folder.at(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
                 raise ValueError("no regular file")  # noqa: TRY301 - told as every other thing that is none
-            return of_json(json.load(file))
+            data = file.read(MOST_BYTES + 1) if found.st_size <= MOST_BYTES else None
+            if data is None or len(data) > MOST_BYTES:
+                raise ValueError(f"more than {MOST_BYTES >> 20} MiB")  # noqa: TRY301 - as above
+            return of_json(json.loads(data.decode("ascii")))
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise JournalError(f"cannot be read: {why(error)}", where=path) from error
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, ValueProblem) as error:
+        raise JournalError(f"cannot be read: {why(error)}", where=shown) from error
+    except (RecursionError, ValueError, ValueProblem) as error:
         raise JournalError(
             f"is no journal: {printable(str(error))}",
-            where=path,
-            hint="check the labels of your images and remove it",
+            where=shown,
+            hint=f"check the labels of your images and remove it: rm {shell_word(shown)}",
         ) from error
 
 
-def entries(folder: str) -> list[Entry]:
-    """Return the VMs that the folder's journals name, live and dead.
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a folder's journals say; `bad` holds an error for each that says nothing."""
+
+    entries: tuple[Entry, ...]
+    bad: tuple[BadEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BadEntry:
+    """A journal that cannot be understood; it is one failure, and keeps nobody from the others."""
+
+    path: str
+    error: JournalError
+
+
+def listing(folder: str, *, reading: bool = False) -> Listing:
+    """Return the VMs that the folder's journals name, live and dead; `reading` as in `statefolders.opened`.
 
     Raises:
-        JournalError: the folder or a record cannot be read.
+        JournalError: the folder cannot be read.
     """
-    try:
-        names = sorted(name for name in os.listdir(folder) if name.endswith(SUFFIX))
-    except OSError as error:
-        raise JournalError(f"cannot be read: {why(error)}", where=folder) from error
-    found = []
-    for name in names:
-        path = os.path.join(folder, name)
-        record = read(path)
-        if record is not None:
-            found.append(Entry(path, record))
-    return found
+    found: list[Entry] = []
+    bad: list[BadEntry] = []
+    with statefolders.opened(folder, reading=reading) as opened:
+        try:
+            names = [name for name in opened.names() if name.endswith(SUFFIX)]
+        except OSError as error:
+            raise JournalError(f"cannot be read: {why(error)}", where=folder) from error
+        for name in names[:MOST_JOURNALS]:
+            try:
+                record = _record(opened, name)
+            except JournalError as error:
+                bad.append(BadEntry(opened.shown(name), error))
+                continue
+            if record is not None:
+                found.append(Entry(opened.shown(name), record))
+    if len(names) > MOST_JOURNALS:
+        more = JournalError(f"holds more than {MOST_JOURNALS:,} journals; the rest is not looked at", where=folder)
+        bad.append(BadEntry(folder, more))
+    return Listing(tuple(found), tuple(bad))
+
+
+def entries(folder: str) -> list[Entry]:
+    """Return the VMs that the folder's journals name, without what cannot be understood.
+
+    Raises:
+        JournalError: the folder cannot be read.
+    """
+    return list(listing(folder).entries)
 
 
 def take(path: str, *, wait: bool) -> int | None:
-    """Lock a journal and return the descriptor; None when it is gone, or (without `wait`) another holds it."""
+    """Lock a journal and return the descriptor; None when it is gone, or (without `wait`) another holds it.
+
+    Raises:
+        JournalError: it cannot be opened, or is held for longer than `patience` allows.
+    """
+    with statefolders.around(path) as (folder, name):
+        try:
+            descriptor = os.open(folder.at(name), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise JournalError(f"cannot be opened: {why(error)}", where=path) from error
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise JournalError(f"cannot be opened: {why(error)}", where=path) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        if wait:
+            _flock(descriptor, path)
+        else:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         return None
+    except BaseException:
+        os.close(descriptor)
+        raise
     return descriptor
 
 
@@ -247,16 +354,17 @@ def hold(path: str, context: Context) -> Hold:
     Raises:
         JournalError: it cannot be made or locked.
     """
-    live = live_path(path)
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
-    try:
-        with lsm.creating(context):
-            held = os.open(live, flags | os.O_CREAT | os.O_EXCL, 0o600)
-        watched = os.open(live, flags)
-        if not locks.take(held, locks.EXCLUSIVE):
-            raise JournalError("a new file is locked by another", where=live)
-    except OSError as error:
-        raise JournalError(f"cannot be made or locked: {why(error)}", where=live) from error
+    with statefolders.around(live_path(path)) as (folder, name):
+        live = folder.shown(name)
+        try:
+            with lsm.creating(context):
+                held = os.open(folder.at(name), flags | os.O_CREAT | os.O_EXCL, 0o600)
+            watched = os.open(folder.at(name), flags)
+            if not locks.take(held, locks.EXCLUSIVE):
+                raise JournalError("a new file is locked by another", where=live)
+        except OSError as error:
+            raise JournalError(f"cannot be made or locked: {why(error)}", where=live) from error
     return Hold(held, watched)
 
 
@@ -268,7 +376,8 @@ def is_held(path: str) -> bool:
     """
     live = live_path(path)
     try:
-        descriptor = os.open(live, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with statefolders.around(live) as (folder, name):
+            descriptor = os.open(folder.at(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return False
     except OSError as error:
@@ -283,26 +392,11 @@ def is_held(path: str) -> bool:
 
 def remove(path: str) -> None:
     """Forget a VM: all that its record names has been put back."""
-    _unlink(live_path(path))
-    _unlink(_grants_path(path))
-    folder, name = os.path.split(path)
-    prefix = name.removesuffix(SUFFIX) + _TREE_SUFFIX
-    for notes in (found for found in os.listdir(folder) if found.startswith(prefix)):
-        _unlink(os.path.join(folder, notes))
-    _unlink(path)
-    _sync_folder(os.path.dirname(path))
-
-
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        return
-
-
-def _sync_folder(folder: str) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with statefolders.around(path) as (folder, name):
+        folder.unlink(live_path(name))
+        folder.unlink(_grants_path(name))
+        prefix = name.removesuffix(SUFFIX) + _TREE_SUFFIX
+        for notes in (found for found in folder.names() if found.startswith(prefix)):
+            folder.unlink(notes)
+        folder.unlink(name)
+        folder.sync()

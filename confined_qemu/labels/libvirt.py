@@ -13,7 +13,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from confined_qemu.host import inodes, locks, lsm, processes
-from confined_qemu.labels import journal, restore
+from confined_qemu.labels import restore, statefolders
 from confined_qemu.model.errors import ConfinedQemuError, HostError, LabelError, ValueProblem, printable, why
 from confined_qemu.model.facts import FileKind, LiveProcess, SelinuxMode
 from confined_qemu.model.frozen import dataclass
@@ -150,9 +150,8 @@ def _files_in(folder: str, *, missing_ok: bool = False) -> list[str]:
 def _candidates(domains: list[_Domain], paths: Iterable[str]) -> Iterator[str]:
     for domain in domains:
         yield from (os.path.realpath(path) for path in sorted(domain.paths) if "\0" not in path)
-    for folder in journal.all_folders():
-        for entry in journal.entries(folder):
-            yield from (step.path for step in entry.record.all_steps if isinstance(step, Relabel | Create))
+    for entry in restore.readable_entries(statefolders.all_folders()):
+        yield from (step.path for step in entry.record.all_steps if isinstance(step, Relabel | Create))
     yield from _files_in(POOL, missing_ok=True)
     for path in paths:
         whole = os.path.abspath(path)
@@ -168,7 +167,7 @@ def _candidates(domains: list[_Domain], paths: Iterable[str]) -> Iterator[str]:
 
 def _now(domains: list[_Domain]) -> _Now:
     ours: dict[Identity, tuple[LiveProcess, ...]] = {}
-    for identity, holders in restore.holders(journal.all_folders()).items():
+    for identity, holders in restore.holders(statefolders.all_folders()).items():
         seen = ((holder.pid, lsm.process_context(holder.pid)) for holder in holders)
         ours[identity] = tuple(LiveProcess(pid, context) for pid, context in seen if context is not None)
     live = {process.pid: process for process in processes.holding_categories()}

@@ -7,10 +7,12 @@ cut off: nothing was done to its inode yet.
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING
 
+from confined_qemu.labels import statefolders
 from confined_qemu.model.context import Context
-from confined_qemu.model.errors import JournalError, ValueProblem, why
+from confined_qemu.model.errors import JournalError, ValueProblem, printable, shell_word, why
 from confined_qemu.model.facts import Identity
 from confined_qemu.model.frozen import dataclass
 
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
 
 _NONE = "-"
 """In the place of a generation that the file system does not tell."""
-_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_MOST_BYTES = 64 << 20
+"""Of a tree's notes; the largest tree that is labelled has some 10 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +63,19 @@ def append(path: str, notes: Iterable[Note]) -> None:
     """
     data = "".join(note.encode() for note in notes).encode("ascii")
     try:
-        descriptor = os.open(path, _FLAGS, 0o600)
-        try:
-            new = os.fstat(descriptor).st_size == 0
-            while data:
-                data = data[os.write(descriptor, data) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        if new:
-            folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with statefolders.around(path) as (folder, name):
+            descriptor = os.open(folder.at(name), _FLAGS, 0o600)
             try:
-                os.fsync(folder)
+                found = os.fstat(descriptor)
+                if not stat.S_ISREG(found.st_mode):
+                    raise JournalError("is no file", where=path, hint=f"remove it: rm {shell_word(path)}")
+                while data:
+                    data = data[os.write(descriptor, data) :]
+                os.fsync(descriptor)
             finally:
-                os.close(folder)
+                os.close(descriptor)
+            if found.st_size == 0:
+                folder.sync()
     except OSError as error:
         raise JournalError(
             f"the labels of a tree cannot be noted: {why(error)}",
@@ -90,9 +93,15 @@ def read(paths: Iterable[str]) -> Mapping[int, Note]:
     found: dict[int, Note] = {}
     for path in paths:
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            with statefolders.around(path) as (folder, name):
+                descriptor = os.open(folder.at(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             with open(descriptor, "rb") as file:
-                lines = file.read().decode("ascii").split("\n")
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    raise ValueError("no regular file")  # noqa: TRY301 - told as every other thing that is none
+                data = file.read(_MOST_BYTES + 1)
+            if len(data) > _MOST_BYTES:
+                raise ValueError(f"more than {_MOST_BYTES >> 20} MiB")  # noqa: TRY301 - as above
+            lines = data.decode("ascii").split("\n")
             for note in (Note.parse(line) for line in lines[:-1]):
                 found.setdefault(note.inode, note)
         except FileNotFoundError:
@@ -101,6 +110,8 @@ def read(paths: Iterable[str]) -> Mapping[int, Note]:
             raise JournalError(f"cannot be read: {why(error)}", where=path) from error
         except (ValueError, ValueProblem) as error:
             raise JournalError(
-                f"holds no labels of a tree: {error}", where=path, hint="check the labels of the share and remove it"
+                f"holds no labels of a tree: {printable(str(error))}",
+                where=path,
+                hint=f"check the labels of the share and remove it: rm {shell_word(path)}",
             ) from error
     return found

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from confined_qemu.host import devices, processes
-from confined_qemu.labels import history, journal, label
+from confined_qemu.labels import history, journal, label, statefolders
 from confined_qemu.model.errors import ConfinedQemuError, JournalError
 from confined_qemu.model.facts import FileKind, Holder
 from confined_qemu.model.frozen import dataclass, replace
@@ -34,9 +34,11 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """One VM whose labels were put back, and what could not be."""
+    """One VM whose labels were put back, and what could not be; a journal that says nothing has failed whole."""
 
-    entry: journal.Entry
+    name: str
+    """The VM's, or the journal's file where it cannot be understood."""
+    path: str
     failed: tuple[ConfinedQemuError, ...]
 
 
@@ -111,9 +113,9 @@ def readable_entries(folders: list[str]) -> list[journal.Entry]:
     found: list[journal.Entry] = []
     for folder in folders:
         try:
-            found.extend(journal.entries(folder))
+            found.extend(journal.listing(folder, reading=True).entries)
         except JournalError:
-            if os.stat(folder).st_uid == os.geteuid():
+            if statefolders.is_own(folder):
                 raise
     return found
 
@@ -145,7 +147,7 @@ def restore(path: str) -> Restored | None:
         if not failed:
             history.remember(journal.Entry(path, record))
             journal.remove(path)
-    return Restored(journal.Entry(path, record), tuple(failed))
+    return Restored(record.name, path, tuple(failed))
 
 
 def held_by_others(path: str) -> Callable[[Identity], bool]:
@@ -188,7 +190,7 @@ def _undo_tree(step: LabelTree, path: str, held: Callable[[Identity], bool]) -> 
 
 def _neighbours(folder: str) -> list[str]:
     """Return the folders whose VMs may use the same files: root sees all, others their own."""
-    return sorted({folder, *journal.all_folders()}) if os.geteuid() == 0 else [folder]
+    return sorted({folder, *statefolders.all_folders()}) if os.geteuid() == 0 else [folder]
 
 
 def _on_this_boot(step: JournalStep) -> JournalStep:
@@ -222,21 +224,34 @@ def finish(entry: journal.Entry) -> Restored | None:
 def recover(folders: list[str]) -> list[Restored]:
     """Put back the labels of every dead VM in these folders, each as the user whose folder it is.
 
-    Raises:
-        JournalError: a journal could not be read; all others were followed before.
+    What fails is in the results, and keeps nobody from the rest: a label, a journal, a whole folder.
     """
     done: list[Restored] = []
-    unreadable: list[JournalError] = []
     for folder in folders:
         try:
             with _as_owner(folder):
-                entries = [entry for entry in journal.entries(folder) if state_of(entry) is not State.LIVE]
-                done.extend(result for entry in entries if (result := finish(entry)) is not None)
+                done.extend(_recovered(folder))
         except JournalError as error:
-            unreadable.append(error)
-    if unreadable:
-        raise unreadable[0]
+            done.append(_failed(folder, error))
     return done
+
+
+def _recovered(folder: str) -> Iterator[Restored]:
+    """Follow one folder of this process's user; yield what came of each VM that is not live."""
+    found = journal.listing(folder)
+    for bad in found.bad:
+        yield _failed(bad.path, bad.error)
+    for entry in found.entries:
+        try:
+            result = finish(entry) if state_of(entry) is not State.LIVE else None
+        except ConfinedQemuError as error:
+            result = _failed(entry.path, error)
+        if result is not None:
+            yield result
+
+
+def _failed(path: str, error: ConfinedQemuError) -> Restored:
+    return Restored(os.path.basename(path), path, (error,))
 
 
 @contextmanager

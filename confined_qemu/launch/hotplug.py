@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu.host import lsm, processes, survey
-from confined_qemu.labels import journal, label, restore
+from confined_qemu.labels import journal, label, restore, statefolders
 from confined_qemu.launch import session
 from confined_qemu.model import hostpaths
 from confined_qemu.model.errors import HostError, JournalError, LabelError, shell_word, why
@@ -119,7 +119,7 @@ def _find(name: str) -> _Vm:
         raise HostError("SELinux is disabled on this host, so no VM has labels")
     live = [
         _Vm(entry, pid)
-        for entry in restore.readable_entries(journal.readable_folders())
+        for entry in restore.readable_entries(statefolders.readable_folders())
         if (pid := restore.pid_of(entry)) is not None
     ]
     found = [vm for vm in live if vm.record.name == name] or [
@@ -203,7 +203,7 @@ def _facts(vm: _Vm, invocation: Invocation) -> Facts:
         kvm=KvmFacts(None, None),
         emulator=FileFacts("", "", FileKind.MISSING),
         files=survey.files((resource.path for resource in invocation.resources), selinux),
-        holders=restore.holders(journal.readable_folders(), without=vm.entry.path),
+        holders=restore.holders(statefolders.readable_folders(), without=vm.entry.path),
         uid=os.geteuid(),
         folder=os.getcwd(),
     )

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu.host import emulator, lsm, packages, processes, survey
-from confined_qemu.labels import journal, restore
+from confined_qemu.labels import journal, restore, statefolders
 from confined_qemu.launch import execute, pairs, spawn
 from confined_qemu.model import paths
 from confined_qemu.model.distribution import Family
@@ -149,7 +149,7 @@ def launch(
         facts = collect(invocation, caller, survey.selinux(scan=False))
         plan = accepted(make_plan(invocation, facts, _policy(mode)), warn)
         execute.become(plan, execute.perform(plan), caller.environment, _argv0(invocation, plan, caller))
-    folder = journal.user_folder(os.geteuid())
+    folder = statefolders.user_folder(os.geteuid())
     invocation = followed(invocation)
     with ExitStack() as held:
         plan, registry = _planned(invocation, caller, folder, held, warn)
@@ -194,10 +194,10 @@ def preview(invocation: Invocation, caller: Caller, pair: Pair | None = None) ->
         return make_plan(invocation, collect(invocation, caller, survey.selinux(scan=False)), _policy(mode))
     invocation = followed(invocation)
     facts = collect(
-        invocation, caller, survey.as_launched(survey.selinux()), restore.holders(journal.readable_folders())
+        invocation, caller, survey.as_launched(survey.selinux()), restore.holders(statefolders.readable_folders())
     )
     if pair is None or invocation.seclabel.type is SeclabelType.STATIC:
-        registry = pairs.open_registry(os.path.join(journal.state_folder(), paths.PAIRS))
+        registry = pairs.open_registry(os.path.join(statefolders.state_folder(), paths.PAIRS))
         facts = _reserved(registry, invocation, facts)
         os.close(registry)
     else:
@@ -214,7 +214,7 @@ def _planned(
 ) -> tuple[Plan, int]:
     """Return the plan and the descriptor that holds its pair; the folder's lock stays held."""
     facts = _settled(invocation, caller, folder, held)
-    registry = pairs.open_registry(os.path.join(journal.state_folder(), paths.PAIRS))
+    registry = pairs.open_registry(os.path.join(statefolders.state_folder(), paths.PAIRS))
     facts = _reserved(registry, invocation, facts)
     return accepted(make_plan(invocation, facts, lsm), warn), registry
 
@@ -261,7 +261,7 @@ def _names() -> dict[Context, str]:
     """Return the names of the live dynamic VMs that this user may see, by their contexts."""
     return {
         entry.record.context: entry.record.name
-        for entry in restore.readable_entries(journal.readable_folders())
+        for entry in restore.readable_entries(statefolders.readable_folders())
         if not entry.record.shared and restore.pid_of(entry) is not None
     }
 
@@ -286,7 +286,7 @@ def _settled(invocation: Invocation, caller: Caller, folder: str, held: ExitStac
             restore.finish(entry)
         held.enter_context(journal.locked(folder))
         if not dead(folder, invocation, handed):
-            return collect(invocation, caller, survey.selinux(), restore.holders(journal.readable_folders()))
+            return collect(invocation, caller, survey.selinux(), restore.holders(statefolders.readable_folders()))
         held.pop_all().close()
     raise JournalError(
         "labels that a dead VM left on these files cannot be put back",

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from confined_qemu.model.context import Context
 from confined_qemu.model.facts import FileKind, Identity
-from confined_qemu.model.frozen import dataclass, names
+from confined_qemu.model.frozen import dataclass, defaults, names
 from confined_qemu.model.steps import Bind, Create, JournalStep, KeepFolder, LabelTree, MakeFolder, Relabel, Sweep
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _FORMAT = 1
-_CONTEXTS = frozenset({"before", "after", "restore", "context", "file_context", "socket_context", "given"})
+MOST_STEPS = 10_000
+"""Steps of a VM; a launch has some hundreds."""
+_LONGEST = 4096
+"""Characters of a name, a path or a context: PATH_MAX bytes, where the kernel ends."""
+_LONGEST_WORD = 64
+_MOST_PIDS = 1 << 22
+"""The highest pid of a 64-bit Linux (proc(5), pid_max)."""
+_MOST = (1 << 64) - 1
+_ALL_BITS = 0o7777
+_NOT_FIELDS = frozenset({"step", "truncate"})
+"""`truncate` is in journals of older versions."""
 _STEPS: dict[str, type[JournalStep]] = {
     "relabel": Relabel,
     "create": Create,
@@ -91,46 +104,152 @@ def _plain_value(value: Any) -> Any:
 
 
 def decode(data: Any) -> Record:
-    """Return the record of a value that `encode` made; other values raise whatever Python raises for them."""
-    if data["format"] != _FORMAT:
-        raise ValueError(f"format {data['format']}")
+    """Return the record of a value that `encode` made.
+
+    Whoever owns the folder can write anything there, and root reads it: each field is of its type and in its bounds.
+
+    Raises:
+        ValueError, ValueProblem: it is no such value; the text quotes it, so it is to be made printable.
+    """
+    fields = _object(data, "a journal")
+    if fields.get("format") != _FORMAT:
+        raise ValueError(f"format {_shown(fields.get('format'))}")
     return Record(
-        str(data["name"]),
-        str(data["boot_id"]),
-        int(data["pid"]),
-        int(data["start_ticks"]),
-        str(data["accel"]),
-        Context.parse(data["context"]),
-        tuple(_step(dict(step)) for step in data["steps"]),
-        bool(data.get("shared", False)),
+        _text(fields.get("name"), "name"),
+        _word(fields.get("boot_id"), "boot_id"),
+        _number(fields.get("pid"), "pid", 1, _MOST_PIDS),
+        _number(fields.get("start_ticks"), "start_ticks"),
+        _word(fields.get("accel"), "accel"),
+        _context(fields.get("context"), "context"),
+        _steps(fields.get("steps")),
+        _truth(fields.get("shared", False), "shared"),
     )
 
 
 def decode_grants(data: Any) -> tuple[Grant, ...]:
-    """Return the grants of a value that `encode_grants` made; other values raise whatever Python raises for them."""
-    if data["format"] != _FORMAT:
-        raise ValueError(f"format {data['format']}")
-    return tuple(
-        Grant(_path(grant["path"]), tuple(_step(dict(step)) for step in grant["steps"])) for grant in data["grants"]
-    )
+    """Return the grants of a value that `encode_grants` made.
+
+    Raises:
+        ValueError, ValueProblem: as `decode`.
+    """
+    fields = _object(data, "a list of grants")
+    if fields.get("format") != _FORMAT:
+        raise ValueError(f"format {_shown(fields.get('format'))}")
+    rows = [_object(row, "a grant") for row in _rows(fields.get("grants"), "grants")]
+    return tuple(Grant(_text(row.get("path"), "path"), _steps(row.get("steps"))) for row in rows)
 
 
-def _path(value: Any) -> str:
-    if not isinstance(value, str) or "\0" in value:
-        raise ValueError(f"path {value!r}")
-    return value
+# ---- what a stranger may have written
+
+
+def _steps(value: Any) -> tuple[JournalStep, ...]:
+    return tuple(_step(_object(row, "a step")) for row in _rows(value, "steps"))
 
 
 def _step(values: dict[str, Any]) -> JournalStep:
-    kind = _STEPS[values.pop("step")]
-    values.pop("truncate", None)  # in journals of older versions
-    for name, value in values.items():
-        if name in _CONTEXTS and value is not None:
-            values[name] = Context.parse(value)
-        elif name == "identity" and value is not None:
-            values[name] = Identity(**value)
-        elif name == "kind":
-            values[name] = FileKind(value)
-        elif name == "path":
-            _path(value)
-    return kind(**values)
+    name = values.get("step")
+    kind = _STEPS.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise ValueError(f"step {_shown(name)}")
+    given = {key: value for key, value in values.items() if key not in _NOT_FIELDS}
+    if not given.keys() <= set(names(kind)):
+        raise ValueError(f"{name} has no {_shown(min(given.keys() - set(names(kind))))}")
+    missing = set(names(kind)) - given.keys() - set(defaults(kind))
+    if missing:
+        raise ValueError(f"{name} without {min(missing)}")
+    fields: dict[str, Any] = {
+        key: None if value is None and (kind, key) in _MAY_BE_NONE else _FIELDS[key](value, key)
+        for key, value in given.items()
+    }
+    return kind(**fields)
+
+
+def _object(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{_shown(value)} is not {what}")  # noqa: TRY004 - as all else that is wrong in a file
+    return value
+
+
+def _rows(value: Any, name: str) -> list[Any]:
+    if not isinstance(value, list) or len(value) > MOST_STEPS:
+        raise ValueError(f"{name} {_shown(value)}")
+    return value
+
+
+def _text(value: Any, name: str) -> str:
+    """Return a name or a path: what the kernel could have handed over, which is no NUL and no half of a character."""
+    if not isinstance(value, str) or "\0" in value or len(value) > _LONGEST:
+        raise ValueError(f"{name} {_shown(value)}")
+    value.encode("utf-8", "surrogateescape")  # a UnicodeError is a ValueError
+    return value
+
+
+def _word(value: Any, name: str) -> str:
+    """Return a short word of a machine's: it is printed and compared, and has no space and no escape sequence."""
+    if not isinstance(value, str) or len(value) > _LONGEST_WORD or not (value.isascii() and value.isprintable()):
+        raise ValueError(f"{name} {_shown(value)}")
+    return value
+
+
+def _number(value: Any, name: str, least: int = 0, most: int = _MOST) -> int:
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(f"{name} {_shown(value)}")
+    return value
+
+
+def _truth(value: Any, name: str) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} {_shown(value)}")  # noqa: TRY004 - as all else that is wrong in a file
+    return value
+
+
+def _context(value: Any, name: str) -> Context:
+    if not isinstance(value, str) or len(value) > _LONGEST:
+        raise ValueError(f"{name} {_shown(value)}")
+    return Context.parse(value)
+
+
+def _identity(value: Any, name: str) -> Identity:
+    fields = _object(value, name)
+    if not fields.keys() <= set(names(Identity)):
+        raise ValueError(f"{name} {_shown(value)}")
+    generation = fields.get("generation")
+    return Identity(
+        _number(fields.get("device"), "device"),
+        _number(fields.get("inode"), "inode"),
+        None if generation is None else _number(generation, "generation"),
+    )
+
+
+def _kind(value: Any, name: str) -> FileKind:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} {_shown(value)}")  # noqa: TRY004 - as all else that is wrong in a file
+    return FileKind(value)
+
+
+def _mode(value: Any, name: str) -> int:
+    return _number(value, name, 0, _ALL_BITS)
+
+
+def _shown(value: Any) -> str:
+    """Return a value as a message quotes it: its start, so that nobody's gigabyte is repeated."""
+    if isinstance(value, list | dict):
+        return f"({len(value)} values)"
+    return repr(value)[:_LONGEST_WORD]
+
+
+_FIELDS: dict[str, Callable[[Any, str], Any]] = {
+    "path": _text,
+    "inner": _text,
+    "name": _text,
+    "identity": _identity,
+    "kind": _kind,
+    "mode": _mode,
+    **dict.fromkeys(("links", "number", "count"), _number),
+    **dict.fromkeys(("exclusive", "remove", "remove_empty", "by_qemu", "deep"), _truth),
+    **dict.fromkeys(("before", "after", "restore", "context", "file_context", "socket_context", "given"), _context),
+}
+"""What reads a field of a step: one name means one thing in all of them."""
+_MAY_BE_NONE: frozenset[tuple[type, str]] = frozenset(
+    {(Relabel, "restore"), (Bind, "file_context"), (Bind, "socket_context"), (Bind, "inner"), (Sweep, "identity")}
+)
