@@ -15,7 +15,7 @@ from confined_qemu.launch import inputs
 from confined_qemu.model.errors import CommandLineError, HostError
 from confined_qemu.model.invocation import Accel, Invocation
 from confined_qemu.read.qemu import configs
-from confined_qemu.read.qemu.configs import DEFAULT, OPTION_OF, Group, parse
+from confined_qemu.read.qemu.configs import DEFAULT, OPTION_OF, ConfigGroup, parse
 from confined_qemu.read.qemu.options import OPTIONS
 from confined_qemu.read.qemu.reader import read
 from confined_qemu.read.settings import Settings, UnknownOptions
@@ -109,13 +109,13 @@ def test_a_file_as_a_launcher_of_vms_writes_it() -> None:
 
 
 LINES = {
-    '[drive "a]b"]\nfile = "x"': [Group("drive", 1, "id=a]b,file=x")],
-    '\n# c\n[machine]\n\tsmp.cpus\t=  "4"  junk': [Group("machine", 3, "smp.cpus=4")],
-    '[a]\n[b "c"]\nk ="v,w"\nk = ""': [Group("a", 1, ""), Group("b", 2, "id=c,k=")],
-    '[a]\nk = "{[#"\r\n': [Group("a", 1, "k={[#")],
+    '[drive "a]b"]\nfile = "x"': [ConfigGroup("drive", 1, "id=a]b,file=x")],
+    '\n# c\n[machine]\n\tsmp.cpus\t=  "4"  junk': [ConfigGroup("machine", 3, "smp.cpus=4")],
+    '[a]\n[b "c"]\nk ="v,w"\nk = ""': [ConfigGroup("a", 1, ""), ConfigGroup("b", 2, "id=c,k=")],
+    '[a]\nk = "{[#"\r\n': [ConfigGroup("a", 1, "k={[#")],
     "": [],
     "# x": [],
-    '[a]\nk = "v"': [Group("a", 1, "k=v")],
+    '[a]\nk = "v"': [ConfigGroup("a", 1, "k=v")],
 }
 
 

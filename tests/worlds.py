@@ -181,13 +181,13 @@ class World:
 
     def _folder(self, path: str) -> FolderFacts:
         self.files.setdefault(path, {}).setdefault("kind", "dir")
-        folder = self.file(Resource(path, Role.SHARE, Access.DIRECTORY, Sharing.UNLABELLED, "folder"))
+        folder = self.file(Resource(path, Role.SERVED, Access.DIRECTORY, Sharing.UNLABELLED, "folder"))
         entries = []
         for name, label in self.entries.get(path, {}).items():
             said: dict[str, Any] = {"label": label or str(folder.label)} if folder.label is not None else {}
             said |= self.files.get(f"{path}/{name}", {})
             self.files[f"{path}/{name}"] = said
-            resource = Resource(f"{path}/{name}", Role.SHARE, Access.READ_WRITE, Sharing.UNLABELLED, "entry")
+            resource = Resource(f"{path}/{name}", Role.SERVED, Access.READ_WRITE, Sharing.UNLABELLED, "entry")
             entries.append(self.file(resource))
         said = dict(self.looked.get(path, {}))
         for name in ("homes", "counts"):

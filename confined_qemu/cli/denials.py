@@ -19,7 +19,7 @@ from confined_qemu.model.policy import Answer
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from confined_qemu.denials.attribution import Ask, Group
+    from confined_qemu.denials.attribution import Ask, VmDenials
     from confined_qemu.denials.avc import Denial
     from confined_qemu.model.context import Context
     from confined_qemu.model.pastvm import PastVm
@@ -35,7 +35,7 @@ _KINDS = {"file": 0o100000, "dir": 0o040000, "chr_file": 0o020000, "blk_file": 0
 class Explained:
     """The denials, explained. `gap`: what could not be had any more."""
 
-    groups: tuple[Group, ...]
+    groups: tuple[VmDenials, ...]
     gap: str | None = None
 
 
@@ -109,7 +109,7 @@ def _booted() -> int:
     return (time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)) // 1_000_000
 
 
-def _explained(denials: Sequence[Denial], vms: Sequence[PastVm]) -> tuple[Group, ...]:
+def _explained(denials: Sequence[Denial], vms: Sequence[PastVm]) -> tuple[VmDenials, ...]:
     domains = lsm.policy_contexts().domains | {vm.context.type for vm in vms}
     with _asking() as ask:
         return tuple(grouped(denials, Known(vms, domains, ask, _default)))

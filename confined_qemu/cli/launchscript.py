@@ -89,7 +89,7 @@ def _works(number: int, domain: str) -> bool:
         and os.geteuid() in (0, found.st_uid)
         and lowest is not None
         and selinuxfs.allows(domain, lowest, kind, access)
-        and selinuxfs.relabel(number, lowest)
+        and selinuxfs.set_and_read_back(number, lowest)
     )
 
 

@@ -216,16 +216,16 @@ def _report(done: Sequence[object], *, as_json: bool, quiet: bool = False) -> in
 
 
 def _allow(chosen: argparse.Namespace, _: tuple[int, ...]) -> int:
-    from confined_qemu.launch import hotplug
+    from confined_qemu.launch import grants
 
-    line = hotplug.allow(chosen.name, chosen.path, readonly=chosen.readonly, form=chosen.format, warn=warn)
+    line = grants.allow(chosen.name, chosen.path, readonly=chosen.readonly, form=chosen.format, warn=warn)
     return answer(line)
 
 
 def _revoke(chosen: argparse.Namespace, _: tuple[int, ...]) -> int:
-    from confined_qemu.launch import hotplug
+    from confined_qemu.launch import grants
 
-    return answer(hotplug.revoke(chosen.name, chosen.path))
+    return answer(grants.revoke(chosen.name, chosen.path))
 
 
 # ---- the command line of the verbs

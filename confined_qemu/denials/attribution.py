@@ -82,7 +82,7 @@ class Line:
 
 
 @dataclass(slots=True)
-class Group:
+class VmDenials:
     """The denials of one VM (of its latest run: `vm`), of the launcher, or of a context that no known VM has."""
 
     title: str
@@ -133,15 +133,15 @@ class Known:
     default: Default
 
 
-def grouped(denials: Iterable[Denial], known: Known) -> list[Group]:
+def grouped(denials: Iterable[Denial], known: Known) -> list[VmDenials]:
     """Return the denials of VMs and of the launcher, explained: VMs first, in the order of their names."""
-    groups: dict[tuple[str, str], Group] = {}
+    groups: dict[tuple[str, str], VmDenials] = {}
     for denial in denials:
         vm = of_vm(denial, known.vms)
         key, title = _place(denial, vm, known.domains)
         if title is None:
             continue
-        group = groups.setdefault(key, Group(title, vm))
+        group = groups.setdefault(key, VmDenials(title, vm))
         group.vm = vm
         _add(group, denial, known)
     return [groups[key] for key in sorted(groups)]
@@ -157,7 +157,7 @@ def _place(denial: Denial, vm: PastVm | None, domains: frozenset[str]) -> tuple[
     return ("", ""), None
 
 
-def _add(group: Group, denial: Denial, known: Known) -> None:
+def _add(group: VmDenials, denial: Denial, known: Known) -> None:
     path = path_of(denial, known.vms)
     same: tuple[object, ...] = (
         denial.permissions,

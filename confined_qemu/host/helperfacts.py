@@ -54,7 +54,7 @@ def _folder(path: str, selinux: SelinuxFacts, use: helpers.FolderUse, held: froz
         return FolderFacts(folder)
     if use is not helpers.FolderUse.STATE:
         try:
-            return _share(folder, selinux, held, labelled=use is helpers.FolderUse.LABELLED)
+            return _share(folder, selinux, held, labelled=use is helpers.FolderUse.LABELLED_SHARE)
         except (HostError, OSError) as error:
             words = why(error) if isinstance(error, OSError) else error.what
             return FolderFacts(folder, problem=f"cannot be looked into: {words}")

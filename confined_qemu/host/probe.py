@@ -61,7 +61,7 @@ def follow(invocation: Invocation, *, confined: bool = True) -> Invocation:
         HostError: the launcher may not start qemu-img in its domain, or no process is to be had.
         LsmError: SELinux cannot be asked, or qemu-img ran in another context.
     """
-    walk = _Walk(os.getcwd(), _domain() if confined else None, time.monotonic() + LONGEST)
+    walk = _HeaderWalk(os.getcwd(), _domain() if confined else None, time.monotonic() + LONGEST)
     found = tuple(layer for resource in invocation.resources for layer in walk.disk(resource))
     return replace(invocation, resources=found, problems=(*invocation.problems, *walk.problems))
 
@@ -86,7 +86,7 @@ def _domain() -> Context | None:
 
 
 @dataclass
-class _Walk:
+class _HeaderWalk:
     """One invocation's images. `looked` counts those looked into, `end` is when that must be over (monotonic)."""
 
     folder: str

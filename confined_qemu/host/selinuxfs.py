@@ -127,7 +127,7 @@ def label_of(descriptor: int) -> str | None:
         return None
 
 
-def relabel(descriptor: int, wanted: str) -> bool:
+def set_and_read_back(descriptor: int, wanted: str) -> bool:
     """Label what a descriptor leads to, and tell whether the label is there afterwards."""
     try:
         set_label(f"/proc/self/fd/{descriptor}", wanted)

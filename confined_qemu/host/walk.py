@@ -50,11 +50,11 @@ def below(
     A folder for which `enter` says no is yielded and not entered; one that cannot be read is told to `unread`, with
     the error; one deeper than `DEEPEST` too (ENAMETOOLONG).
     """
-    yield from _Walk(mounts.number_of(top), unread, enter).through(top, shown, 1)
+    yield from _TreeWalk(mounts.number_of(top), unread, enter).through(top, shown, 1)
 
 
 @dataclass(frozen=True, slots=True)
-class _Walk:
+class _TreeWalk:
     mount: int | None
     unread: Callable[[str, OSError], None]
     enter: Callable[[TreeEntry], bool]

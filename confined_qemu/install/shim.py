@@ -30,7 +30,7 @@ _LIBVIRT = ("/usr/sbin/libvirtd", "/usr/sbin/virtqemud")
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class ShimResult:
     """What came of it: a line for each name, and what the user should know besides."""
 
     lines: tuple[str, ...]
@@ -40,7 +40,7 @@ class Done:
 # ---- a folder for PATH
 
 
-def install(folder: str, search: str) -> Done:
+def install(folder: str, search: str) -> ShimResult:
     """Link the emulator's names in `folder` to the launch script; `search` is PATH.
 
     Links, for the script's label makes the transition, and a copy named `qemu-system-*` could be labelled as QEMU.
@@ -58,7 +58,7 @@ def install(folder: str, search: str) -> Done:
     if not os.path.isdir(folder):
         raise HostError("no such folder", where=folder, hint=f"run: mkdir -p {shell_word(folder)}")
     lines = _link(folder, names)
-    return Done(lines, tuple(_unreached(names, folder, search)))
+    return ShimResult(lines, tuple(_unreached(names, folder, search)))
 
 
 def _link(folder: str, names: list[str]) -> tuple[str, ...]:
@@ -83,7 +83,7 @@ def _link(folder: str, names: list[str]) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def remove(folder: str) -> Done:
+def remove(folder: str) -> ShimResult:
     """Remove the links that `install` made in `folder`, and nothing else.
 
     Raises:
@@ -96,7 +96,7 @@ def remove(folder: str) -> Done:
             os.unlink(path)
         except OSError as error:
             raise HostError(f"cannot be removed: {why(error)}", where=path) from error
-    return Done(tuple(f"{path} removed" for path in ours) or (f"{folder}: no link of ours is there",))
+    return ShimResult(tuple(f"{path} removed" for path in ours) or (f"{folder}: no link of ours is there",))
 
 
 def _mend(path: str) -> str:
@@ -119,7 +119,7 @@ def _unreached(names: list[str], folder: str, search: str) -> Iterator[str]:
 # ---- the system's own
 
 
-def install_system() -> Done:
+def install_system() -> ShimResult:
     """Put the launch script in the place of the system's emulators: by dpkg-divert(1), else by links in `LOCAL`.
 
     Diverted, the real one stays in its folder, as `NAME.distrib`: there it has QEMU's label by the policy's own file
@@ -145,10 +145,10 @@ def install_system() -> Done:
             f"libvirt's domains name {first} too, and libvirt may not start the launch script; "
             f"give each of them <emulator>{first}{emulator.DIVERTED}</emulator>: virsh edit DOMAIN"
         )
-    return Done(tuple(lines), tuple(warnings))
+    return ShimResult(tuple(lines), tuple(warnings))
 
 
-def remove_system() -> Done:
+def remove_system() -> ShimResult:
     """Undo `install_system`: the real emulators get their names back.
 
     Raises:
@@ -158,7 +158,7 @@ def remove_system() -> Done:
     if not _has_divert():
         return remove(LOCAL)
     lines = [line for name in NAMES for line in _undivert(os.path.join(SYSTEM, name))]
-    return Done(tuple(lines) or (f"{SYSTEM}: nothing of ours is there",))
+    return ShimResult(tuple(lines) or (f"{SYSTEM}: nothing of ours is there",))
 
 
 def is_system() -> bool:
@@ -167,7 +167,7 @@ def is_system() -> bool:
     return any(_is_link_of_ours(os.path.join(folder, name)) for name in NAMES)
 
 
-def _install_local() -> Done:
+def _install_local() -> ShimResult:
     """Link the names in `LOCAL`, which no package writes to: upgrades of QEMU leave the links alone.
 
     Each link is made in one step, so a crash leaves whole ones, and doing it again makes the rest.
@@ -184,7 +184,7 @@ def _install_local() -> Done:
         )
     lines = _link(LOCAL, names)
     real = emulator.program(names[0], search)
-    return Done(
+    return ShimResult(
         lines,
         (
             f"this system has no dpkg-divert, so the links lie in {LOCAL}: who names {real} itself, "

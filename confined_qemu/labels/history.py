@@ -80,7 +80,7 @@ def _in_folder(folder: str) -> list[PastVm]:
     for entry in journal.listing(folder, reading=True).entries:
         with suppress(FileNotFoundError):  # it ended this moment: the history has it
             found.append(_vm(entry, end=None))
-    ended = list(_ended(folder))
+    ended = list(_past(folder))
     # one that was still in its journal a moment ago may be in both
     return [*ended, *(vm for vm in found if not any((vm.pid, vm.start) == (e.pid, e.start) for e in ended))]
 
@@ -101,7 +101,7 @@ def _now() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _ended(folder: str) -> Iterator[PastVm]:
+def _past(folder: str) -> Iterator[PastVm]:
     path = os.path.join(folder, _NAME)
     try:
         with statefolders.opened(folder, reading=True) as found:

@@ -67,10 +67,10 @@ def pid_of(entry: journal.Entry) -> int | None:
         return None
     if processes.start_ticks(record.pid) == record.start_ticks and not processes.is_zombie(record.pid):
         return record.pid
-    if record.shared and not journal.is_held(entry.path):
+    if record.static and not journal.is_held(entry.path):
         return None
     running = processes.running_as(record.context)
-    if record.shared:
+    if record.static:
         live = journal.live_path(entry.path)
         return next((pid for pid in running if processes.has_open(pid, live)), record.pid)
     return running[0] if running else None

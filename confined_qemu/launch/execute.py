@@ -34,7 +34,7 @@ _BEFORE_NUMBER = ("fd=", "addr.str=", '"str": "')
 
 
 @dataclass
-class Done:
+class Performed:
     """What came of the steps: descriptors that QEMU inherits, by name, and the relay's work."""
 
     numbers: dict[str, int] = field(default_factory=dict)
@@ -71,13 +71,13 @@ class Trees:
         trees.give(step, notes_path(self.journal, step.number), apart, self.progress)
 
 
-def perform(plan: Plan, leash: socket | None = None, hold: Hold | None = None, trees: Trees | None = None) -> Done:
+def perform(plan: Plan, leash: socket | None = None, hold: Hold | None = None, trees: Trees | None = None) -> Performed:
     """Do every step in order; `leash` is where the watcher learns of helpers, and QEMU will inherit `hold`.
 
     Raises:
         ConfinedQemuError: a step failed; helpers were ended, and the caller undoes what the journal names.
     """
-    done = Done(hold=hold)
+    done = Performed(hold=hold)
     try:
         _perform(plan, done, leash, trees)
     except BaseException:
@@ -86,7 +86,7 @@ def perform(plan: Plan, leash: socket | None = None, hold: Hold | None = None, t
     return done
 
 
-def _perform(plan: Plan, done: Done, leash: socket | None, trees: Trees | None) -> None:
+def _perform(plan: Plan, done: Performed, leash: socket | None, trees: Trees | None) -> None:
     # folders first: a socket may lie in one
     for step in plan.steps:
         match step:
@@ -116,7 +116,7 @@ def _retag(step: Retag) -> None:
         lsm.set_context(path, step.context, shown=f"descriptor {step.number}")
 
 
-def _bind(step: Bind, done: Done) -> None:
+def _bind(step: Bind, done: Performed) -> None:
     import socket
 
     inner_path = step.inner or step.path
@@ -203,7 +203,7 @@ def _high(number: int) -> int:
     return high
 
 
-def _relay_descriptor(step: Relay, done: Done) -> None:
+def _relay_descriptor(step: Relay, done: Performed) -> None:
     import socket
 
     same = os.fstat(step.number)
@@ -220,7 +220,7 @@ def _relay_descriptor(step: Relay, done: Done) -> None:
     done.swaps.append((_high(for_vm.detach()), step.number))
 
 
-def _start_relay(plan: Plan, done: Done) -> None:
+def _start_relay(plan: Plan, done: Performed) -> None:
     from confined_qemu.launch import spawn
 
     try:
@@ -241,7 +241,7 @@ def _start_relay(plan: Plan, done: Done) -> None:
         os.close(ours)
 
 
-def become(plan: Plan, done: Done, environment: Mapping[bytes, bytes], argv0: str) -> NoReturn:
+def become(plan: Plan, done: Performed, environment: Mapping[bytes, bytes], argv0: str) -> NoReturn:
     """Execute QEMU in this process, in the plan's context.
 
     Raises:

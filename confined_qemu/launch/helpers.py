@@ -43,7 +43,7 @@ class RunningHelper:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         except ProcessLookupError:
             return
-        _ended(self.pidfd, None)
+        _has_ended(self.pidfd, None)
 
 
 def start(step: StartHelper, user: str | None, leash: socket.socket | None) -> RunningHelper:
@@ -234,7 +234,7 @@ def _await_answer(step: StartHelper, mine: socket.socket, pidfd: int, log: int) 
     except OSError:
         pass  # it ended without an answer
     if left:
-        _ended(pidfd, _PATIENCE)
+        _has_ended(pidfd, _PATIENCE)
         raise HostError(f"{step.kind} ended at once: {_said(log)}", where=step.folder)
 
 
@@ -255,7 +255,7 @@ def _check(step: StartHelper, pid: int) -> None:
         raise HostError(f"{step.kind} runs as {found} and not as {step.context}; it was killed", where=step.program)
 
 
-def _ended(pidfd: int, seconds: float | None) -> bool:
+def _has_ended(pidfd: int, seconds: float | None) -> bool:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(None if seconds is None else seconds * 1000))

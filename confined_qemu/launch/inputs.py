@@ -163,12 +163,12 @@ def _config(path: str) -> str | None:
 
 def _with_trees(invocation: Invocation, trees: Sequence[str]) -> Invocation:
     """Return the invocation with its shares marked that lie in one of `trees`: they may be labelled."""
-    allowed = [os.path.realpath(tree) for tree in trees]
+    roots = [os.path.realpath(tree) for tree in trees]
 
     def marked(resource: Resource) -> Resource:
         real = os.path.realpath(resource.path)
-        wanted = any(real == tree or real.startswith(f"{tree.rstrip('/')}/") for tree in allowed)
-        return replace(resource, relabel=True) if wanted and resource.role is Role.FILESYSTEM else resource
+        wanted = any(real == tree or real.startswith(f"{tree.rstrip('/')}/") for tree in roots)
+        return replace(resource, label_tree=True) if wanted and resource.role is Role.SHARE else resource
 
     return replace(invocation, resources=tuple(marked(resource) for resource in invocation.resources))
 

@@ -154,7 +154,7 @@ def launch(
     with ExitStack() as held:
         plan, registry = _planned(invocation, caller, folder, held, warn)
         path, record = _journalled(folder, plan)
-        done = execute.Done()
+        done = execute.Performed()
         try:
             mine, its = _leash(plan)
             hold = journal.hold(path, plan.live) if plan.live is not None else None
@@ -262,7 +262,7 @@ def _names() -> dict[Context, str]:
     return {
         entry.record.context: entry.record.name
         for entry in restore.readable_entries(statefolders.readable_folders())
-        if not entry.record.shared and restore.pid_of(entry) is not None
+        if not entry.record.static and restore.pid_of(entry) is not None
     }
 
 
@@ -304,8 +304,8 @@ def dead(folder: str, invocation: Invocation, handed: Iterable[str] = ()) -> lis
         *handed,
     ]
     mine = {os.path.realpath(path) for path in used}
-    trees = {os.path.realpath(resource.path) for resource in invocation.resources if resource.relabel}
-    trees |= {os.path.realpath(helper.folder) for helper in invocation.helpers if helper.relabel}
+    trees = {os.path.realpath(resource.path) for resource in invocation.resources if resource.label_tree}
+    trees |= {os.path.realpath(helper.folder) for helper in invocation.helpers if helper.label_tree}
     return [
         entry
         for entry in journal.entries(folder)

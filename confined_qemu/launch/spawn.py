@@ -81,7 +81,7 @@ def watcher(journal_path: str, context: str, held: Iterable[int], channels: Chan
 
 
 def program(name: str, arguments: list[str], keep: Iterable[int]) -> None:
-    """Run one of our programs (`beside/`) as a process of its own, with the descriptors `keep`.
+    """Run one of our programs (`companions/`) as a process of its own, with the descriptors `keep`.
 
     Raises:
         HostError: it cannot be forked.

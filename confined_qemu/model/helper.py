@@ -35,7 +35,7 @@ class Helper:
     """The guest may only read the folder."""
     version: str = ""
     """The TPM's: `2.0`."""
-    relabel: bool = False
+    label_tree: bool = False
     """The folder and all that is in it may be labelled for the VM."""
 
 

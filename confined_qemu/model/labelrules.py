@@ -219,7 +219,7 @@ TABLE: tuple[Row, ...] = (
     ),
     Row(
         "helper program or script of QEMU's",
-        frozenset({Role.HELPER}), _EVERY_ACCESS, _ANYWHERE, _FILE, Sharing.UNLABELLED, End.NOTHING,
+        frozenset({Role.PROGRAM}), _EVERY_ACCESS, _ANYWHERE, _FILE, Sharing.UNLABELLED, End.NOTHING,
         "it is the system's, and the policy says whether a VM may run it",
         "the policy",
     ),

@@ -47,8 +47,8 @@ class Grant:
 class Record:
     """What the journal says of one VM. `pid` and `start_ticks` are the launcher's, which becomes QEMU.
 
-    `steps` are the launch's, `grants` what came later. `shared`: other VMs may run in its context too (static labels),
-    so that no context tells its processes: they hold its live file locked (`journal.hold`).
+    `steps` are the launch's, `grants` what came later. `static`: its label was chosen by hand, and other
+    VMs may have the same, so that no context tells its processes: they hold its live file locked (`journal.hold`).
     """
 
     name: str
@@ -58,7 +58,7 @@ class Record:
     accel: str
     context: Context
     steps: tuple[JournalStep, ...]
-    shared: bool = False
+    static: bool = False
     grants: tuple[Grant, ...] = ()
 
     @property
@@ -77,7 +77,7 @@ def encode(record: Record) -> dict[str, Any]:
         "start_ticks": record.start_ticks,
         "accel": record.accel,
         "context": str(record.context),
-        "shared": record.shared,
+        "shared": record.static,
         "steps": [_encode_step(step) for step in record.steps],
     }
 

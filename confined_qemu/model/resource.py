@@ -61,15 +61,17 @@ class Role(StrEnum):
     MEMORY = "memory"
     STATE = "state"
     SECRET = "secret"  # noqa: S105 - the name of a role
-    SHARE = "share"
-    FILESYSTEM = "filesystem"
+    SERVED = "share"
+    """A folder that QEMU itself serves (tftp, smb, an MTP device) or moves into (`-chroot`)."""
+    SHARE = "filesystem"
     """A folder that the guest mounts (9p, virtiofs): its whole tree counts; READ where the guest may only read it."""
     TPM = "tpm"
     TPM_STATE = "tpm_state"
     USB = "usb"
     EVDEV = "evdev"
     VFIO = "vfio"
-    HELPER = "helper"
+    PROGRAM = "helper"
+    """What QEMU runs or loads: a script of a network, a bridge helper, a TCG plugin."""
     HOST_DEVICE = "host_device"
     CONFIG = "config"
     EXTRA = "extra"
@@ -102,6 +104,8 @@ class Resource:
     format: str | None = None
     label: Context | None = None
     relabel: bool | None = None
+    label_tree: bool = False
+    """A share that is labelled for the VM with all that is in it."""
     stated: frozenset[Role] = frozenset()
     named_by: str | None = None
 

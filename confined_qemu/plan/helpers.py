@@ -43,26 +43,27 @@ class FolderUse(Enum):
 
     STATE = "state"
     """A TPM's."""
-    SHARED = "shared"
-    LABELLED = "labelled"
-    """Shared, and labelled with all that is in it."""
+    SHARE = "share"
+    LABELLED_SHARE = "labelled share"
+    """Labelled with all that is in it."""
 
 
 def shares(invocation: Invocation) -> list[Resource]:
     """Return the folders that QEMU itself shares (9p, `fat:`): those of which more than their own label counts."""
-    return [resource for resource in invocation.resources if resource.role is Role.FILESYSTEM]
+    return [resource for resource in invocation.resources if resource.role is Role.SHARE]
 
 
 def folders(invocation: Invocation) -> Mapping[str, FolderUse]:
     """Return each folder that must be looked into, and what it is."""
     found = {
-        resource.path: FolderUse.LABELLED if resource.relabel else FolderUse.SHARED for resource in shares(invocation)
+        resource.path: FolderUse.LABELLED_SHARE if resource.label_tree else FolderUse.SHARE
+        for resource in shares(invocation)
     }
     for helper in invocation.helpers:
         if helper.kind is HelperKind.SWTPM:
             found[helper.folder] = FolderUse.STATE
-        elif found.get(helper.folder) is not FolderUse.LABELLED:
-            found[helper.folder] = FolderUse.LABELLED if helper.relabel else FolderUse.SHARED
+        elif found.get(helper.folder) is not FolderUse.LABELLED_SHARE:
+            found[helper.folder] = FolderUse.LABELLED_SHARE if helper.label_tree else FolderUse.SHARE
     return found
 
 
@@ -81,7 +82,7 @@ class HelperPlanner:
     def plan(self) -> Outcome:
         """Return what happens."""
         for resource in shares(self.invocation):
-            self._shared_by_qemu(resource)
+            self._share_of_qemu(resource)
         for helper in self.invocation.helpers:
             self._helped(helper)
         self.found.last += self.starts
@@ -89,14 +90,14 @@ class HelperPlanner:
 
     # ---- shares
 
-    def _shared_by_qemu(self, resource: Resource) -> None:
+    def _share_of_qemu(self, resource: Resource) -> None:
         found, readonly = self.facts.folders[resource.path], resource.access is Access.READ
         if self._share(resource, found, self.process) and not readonly:
             self._sweep_what_qemu_makes(found.folder)
 
     def _share(self, resource: Resource, found: FolderFacts, who: Context | None) -> bool:
         """Decide about a folder that `who` shares; tell whether it is to be used with the labels that it has."""
-        outcome = self._labelled(resource, found, who) if resource.relabel else None
+        outcome = self._labelled(resource, found, who) if resource.label_tree else None
         given, restore = (outcome.context, outcome.restore) if outcome is not None else (None, None)
         self.found.resources.append(PlannedResource(resource, found.folder.path, given, restore))
         if outcome is not None:
@@ -207,7 +208,7 @@ class HelperPlanner:
     def _served(self, helper: Helper, found: FolderFacts, context: Context | None) -> None:
         access = Access.READ if helper.readonly else Access.DIRECTORY
         resource = Resource(
-            helper.folder, Role.FILESYSTEM, access, Sharing.UNLABELLED, helper.source, relabel=helper.relabel or None
+            helper.folder, Role.SHARE, access, Sharing.UNLABELLED, helper.source, label_tree=helper.label_tree
         )
         self._share(resource, found, context)
 

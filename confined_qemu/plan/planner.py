@@ -224,11 +224,11 @@ class _Draft:
     def _files(self) -> list[Resource]:
         """Return the resources without the sockets that the launcher makes or connects itself."""
         made = {(listener.path, listener.access) for listener in self.invocation.listeners}
-        shared = helpers.shares(self.invocation)
+        shares = helpers.shares(self.invocation)
         named = [
             r
             for r in self.invocation.resources
-            if (r.path, r.access) not in made and r not in shared and r.access is not Access.LISTEN
+            if (r.path, r.access) not in made and r not in shares and r.access is not Access.LISTEN
         ]
         return [*named, *self._handed_files().values()]
 

@@ -68,7 +68,7 @@ def _check(pid: int, pidfd: int, expected: str) -> None:
 
     deadline = time.monotonic() + _EXEC_PATIENCE
     while _context(pid) != expected:
-        if _ended(pidfd, 1):
+        if _has_ended(pidfd, 1):
             return
         if time.monotonic() > deadline:
             _kill(pidfd)
@@ -83,7 +83,7 @@ def _context(pid: int) -> str:
         return ""
 
 
-def _ended(pidfd: int, milliseconds: int) -> bool:
+def _has_ended(pidfd: int, milliseconds: int) -> bool:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(milliseconds))
@@ -112,7 +112,7 @@ def _await_others(expected: str, report: int) -> None:
             _tell(report, DAEMON)
             told = True
         for pidfd in others:
-            _ended(pidfd, -1)
+            _has_ended(pidfd, -1)
             os.close(pidfd)
 
 
@@ -129,9 +129,9 @@ def _end_helpers(leash: int) -> None:
             if not data:
                 return
             for pidfd in pidfds:
-                if not _ended(pidfd, _HELPER_PATIENCE):
+                if not _has_ended(pidfd, _HELPER_PATIENCE):
                     _kill(pidfd)
-                    _ended(pidfd, -1)
+                    _has_ended(pidfd, -1)
                 os.close(pidfd)
 
 

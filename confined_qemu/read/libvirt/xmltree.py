@@ -89,7 +89,7 @@ class _Stop(Exception):
     """The text is not read on; the problem is noted."""
 
 
-class _Builder:
+class _ElementBuilder:
     """Makes elements of expat's calls."""
 
     def __init__(self, parser: Any, problems: Problems, spaces: dict[str, str]) -> None:
@@ -149,7 +149,7 @@ def parse(text: str, problems: Problems, spaces: dict[str, str]) -> Element | No
         return None
     parser = expat.ParserCreate("utf-8", _SEPARATOR)
     parser.buffer_text = True
-    builder = _Builder(parser, problems, spaces)
+    builder = _ElementBuilder(parser, problems, spaces)
     try:
         parser.Parse(text.encode("utf-8"), True)  # noqa: FBT003 - expat's own: this is the last part
     except UnicodeEncodeError:

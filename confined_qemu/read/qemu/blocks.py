@@ -108,7 +108,7 @@ class Blocks:
     nodes: list[_Disk] = field(default_factory=list)
     users: dict[str, list[str]] = field(default_factory=dict)
     """The drivers of the devices that use a drive or a node, by its id or name."""
-    shared: set[str] = field(default_factory=set)
+    shareable_nodes: set[str] = field(default_factory=set)
     """The drives and nodes that a device opens with `share-rw=on`: it lets other programs write them."""
     flash: set[str] = field(default_factory=set)
     """Nodes that the machine takes as its firmware (`-machine pflash0=`)."""
@@ -144,7 +144,7 @@ class Blocks:
         """Note that a device uses a drive, and whether it shares it with other writers."""
         self.users.setdefault(node, []).append(driver)
         if shares:
-            self.shared.add(node)
+            self.shareable_nodes.add(node)
 
     def finish(self, collector: Collector, *, snapshot: bool) -> None:
         """Add every file to `collector`. `snapshot`: the command line has `-snapshot`.
@@ -192,7 +192,9 @@ class Blocks:
             values["driver"] = image
         protocol = image in PROTOCOLS
         stated = "raw" if protocol and image not in FILTERS else None
-        at = _At(drive.option, role, readonly or temporary, stated, shareable=values.get("id", "") in self.shared)
+        at = _At(
+            drive.option, role, readonly or temporary, stated, shareable=values.get("id", "") in self.shareable_nodes
+        )
         opened = bool(drive.file) or any("." in key or key in {"filename", "dir", "path"} for key in values)
         collector.needs_tmpdir |= temporary and opened
         if not drive.file:
@@ -237,7 +239,7 @@ class Blocks:
         image = next((at.format for at in parents if at.format is not None), "raw")
         values = {key: value for key, value in node.values.items() if key != "read-only"}
         stated = frozenset.intersection(*(at.stated for at in parents)) if parents else frozenset()
-        shareable = name in self.shared or any(at.shareable for at in parents)
+        shareable = name in self.shareable_nodes or any(at.shareable for at in parents)
         self._walk(collector, values, _At(node.option, role, readonly, image, stated=stated, shareable=shareable))
 
     def _walk(self, collector: Collector, values: dict[str, str], at: _At) -> None:
@@ -280,7 +282,7 @@ class Blocks:
             # `rw` is what QEMU writes back to the folder (`block/vvfat.c`)
             writes = truth(values, "rw") and not at.readonly
             kind = Access.DIRECTORY if writes else Access.READ
-            collector.add(values["dir"], Role.FILESYSTEM, kind, at.source("dir"))
+            collector.add(values["dir"], Role.SHARE, kind, at.source("dir"))
             collector.needs_tmpdir = True
         if driver == "blkdebug" and "config" in values:
             collector.add(values["config"], Role.CONFIG, Access.READ, at.source("config"))

@@ -40,7 +40,7 @@ OPTION_OF = {
 """The option that takes the keys of each group (`query-command-line-options`, and `vm_config_groups`)."""
 
 
-class Group(NamedTuple):
+class ConfigGroup(NamedTuple):
     """One group: the `number` of its line from 1, and its keys as a comma list, `id` first where it has one."""
 
     name: str
@@ -48,7 +48,7 @@ class Group(NamedTuple):
     value: str
 
 
-def parse(text: str, path: str) -> tuple[Group, ...]:
+def parse(text: str, path: str) -> tuple[ConfigGroup, ...]:
     """Return the groups of a file in order; of two equal keys in a group the last counts.
 
     Raises:
@@ -57,7 +57,7 @@ def parse(text: str, path: str) -> tuple[Group, ...]:
     return tuple(_groups(text, path))
 
 
-def _groups(text: str, path: str) -> Iterator[Group]:
+def _groups(text: str, path: str) -> Iterator[ConfigGroup]:
     import re
 
     name, start, items = "", 0, dict[str, str]()
@@ -70,7 +70,7 @@ def _groups(text: str, path: str) -> Iterator[Group]:
             )
         if line.startswith("["):
             if name:
-                yield Group(name, start, _list(items))
+                yield ConfigGroup(name, start, _list(items))
             found = re.fullmatch(_GROUP, line, re.ASCII)
             if found is None:
                 raise _wrong(path, number, "not a group", 'write [GROUP] or [GROUP "ID"]')
@@ -84,7 +84,7 @@ def _groups(text: str, path: str) -> Iterator[Group]:
             raise _wrong(path, number, "a key before the first [GROUP]", "write [GROUP] above it")
         items[found[1]] = found[2]
     if name:
-        yield Group(name, start, _list(items))
+        yield ConfigGroup(name, start, _list(items))
 
 
 def _list(items: dict[str, str]) -> str:

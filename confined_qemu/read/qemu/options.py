@@ -67,11 +67,11 @@ _ROM = Use(Role.OPTION_ROM, _READ)
 _LOG = Use(Role.LOG, _CREATE)
 _CONFIG = Use(Role.CONFIG, _READ)
 _MEMORY = Use(Role.MEMORY, _CREATE)
+_SERVED = Use(Role.SERVED, _DIR)
 _SHARE = Use(Role.SHARE, _DIR)
-_TREE = Use(Role.FILESYSTEM, _DIR)
 _SOCKET = Use(Role.SOCKET, _CONNECT)
 _BIND = Use(Role.SOCKET, Access.LISTEN)
-_HELPER = Use(Role.HELPER, _READ)
+_PROGRAM = Use(Role.PROGRAM, _READ)
 _DEVICE = Use(Role.HOST_DEVICE, Access.READ_WRITE)
 _VFIO = Use(Role.VFIO, Access.READ_WRITE)
 _EVDEV = Use(Role.EVDEV, Access.READ_WRITE)
@@ -83,7 +83,7 @@ _DEVICES = {
     "guest-loader:kernel": _KERNEL,
     "guest-loader:initrd": _INITRD,
     "hostdevice": Use(Role.USB, Access.READ_WRITE),
-    "rootdir": _SHARE,
+    "rootdir": _SERVED,
     "evdev": _EVDEV,
     "vfio-pci:host": _VFIO,
     "vfio-pci-nohotplug:host": _VFIO,
@@ -142,13 +142,13 @@ _AUDIO = {
 """`-audiodev` (`qapi/audio.json`)."""
 
 _NETWORK = {
-    "script": _HELPER,
-    "downscript": _HELPER,
-    "helper": _HELPER,
-    "tftp": _SHARE,
-    "smb": _SHARE,
+    "script": _PROGRAM,
+    "downscript": _PROGRAM,
+    "helper": _PROGRAM,
+    "tftp": _SERVED,
+    "smb": _SERVED,
     "vhostdev": _DEVICE,
-    "passt:path": _HELPER,
+    "passt:path": _PROGRAM,
     "map-path": _DEVICE,
 }
 """`-netdev`, `-nic` and `-net` (`qapi/net.json`); `stream`, `dgram` and `guestfwd` have code of their own."""
@@ -191,15 +191,15 @@ OPTIONS: dict[str, Option] = {
     "blockdev": Option(Kind.BLOCKDEV, "driver"),
     "boot": _list("order", {"splash": _FIRMWARE}),
     "chardev": Option(Kind.CHARDEV, "backend"),
-    "chroot": _path(_SHARE),
+    "chroot": _path(_SERVED),
     "D": _path(_LOG),
     "device": _list("driver", _DEVICES, strict=True),
     "display": Option(Kind.OWN, "type", keys={"rendernode": _DEVICE}),
     "drive": Option(Kind.DRIVE),
     "dtb": _path(_DTB),
     "dump-vmstate": _path(_LOG),
-    "fsdev": Option(Kind.OWN, "fsdriver", keys={"path": _TREE, "socket": _SOCKET}, strict=True),
-    "virtfs": Option(Kind.OWN, "fsdriver", keys={"path": _TREE, "socket": _SOCKET}, strict=True),
+    "fsdev": Option(Kind.OWN, "fsdriver", keys={"path": _SHARE, "socket": _SOCKET}, strict=True),
+    "virtfs": Option(Kind.OWN, "fsdriver", keys={"path": _SHARE, "socket": _SOCKET}, strict=True),
     "fw_cfg": _list("name", {"file": Use(Role.FW_CFG, _READ)}),
     "icount": _list("shift", {"rrfile": _LOG}, strict=True),
     "k": _path(_FIRMWARE),  # a layout, which is looked for as firmware is
@@ -209,10 +209,10 @@ OPTIONS: dict[str, Option] = {
     "object": Option(Kind.OWN, "qom-type", keys=_OBJECTS, strict=True),
     "option-rom": _list("romfile", {"romfile": _ROM}),
     "pidfile": _path(Use(Role.PIDFILE, _CREATE)),
-    "plugin": _list("file", {"file": _HELPER}),
+    "plugin": _list("file", {"file": _PROGRAM}),
     "qtest-log": _path(_LOG),
     "readconfig": _path(_CONFIG),
-    "run-with": _list(None, {"chroot": _SHARE}, strict=True),
+    "run-with": _list(None, {"chroot": _SERVED}, strict=True),
     "shim": _path(_KERNEL),
     "smbios": _list(None, {"file": Use(Role.SMBIOS, _READ), "path": Use(Role.SMBIOS, _READ)}),
     "spice": Option(

@@ -49,7 +49,7 @@ def network(collector: Collector, option: str, value: str) -> Socket | None:
     if kind == "tap" and not {"fd", "fds", "helper"} & last.keys():
         for key, script in _TAP_SCRIPTS.items():
             if key not in last:
-                collector.add(script, Role.HELPER, Access.READ, f"-{option} {key}=")
+                collector.add(script, Role.PROGRAM, Access.READ, f"-{option} {key}=")
         collector.add("/dev/net/tun", Role.HOST_DEVICE, Access.READ_WRITE, f"-{option} tap")
     collector.needs_tmpdir |= "smb" in last  # where Samba's configuration is written (`net/slirp.c`)
     if kind == "vde" and "sock" in last:
@@ -116,7 +116,7 @@ def filesystem(collector: Collector, option: str, value: str) -> None:
     values = objects(option, value, "fsdriver")
     last = dict(values)
     if truth(last, "readonly"):
-        collector.add(last.get("path", ""), Role.FILESYSTEM, Access.READ, f"-{option} path=")
+        collector.add(last.get("path", ""), Role.SHARE, Access.READ, f"-{option} path=")
         values = tuple((key, text) for key, text in values if key != "path")
     read_keys(collector, option, OPTIONS[option], values)
 

@@ -31,7 +31,7 @@ YES: Final = ("yes", "on", "true")
 NO: Final = ("no", "off", "false")
 
 
-class Kind(Protocol):
+class ValueKind(Protocol):
     """What a key may hold."""
 
     def read(self, node: Node, path: str, problems: Problems) -> Any:
@@ -41,7 +41,7 @@ class Kind(Protocol):
         """Return the JSON Schema of what `read` takes."""
 
 
-def _read(kind: Kind, node: Node, path: str, problems: Problems) -> Any:
+def _read(kind: ValueKind, node: Node, path: str, problems: Problems) -> Any:
     """Return the value of a node below another one, and remember its place."""
     problems.marks[path] = node.mark
     if isinstance(node, Lost):
@@ -184,7 +184,7 @@ class Choice:
 class ListOf:
     """A list of one kind."""
 
-    item: Kind
+    item: ValueKind
 
     def read(self, node: Node, path: str, problems: Problems) -> tuple[Any, ...] | _Bad:
         """Return the values, or `BAD` where one of them is."""
@@ -209,7 +209,7 @@ class Key:
     """
 
     name: str
-    kind: Kind
+    kind: ValueKind
     about: str
     aka: tuple[str, ...] = ()
     stand_in: Any = None

@@ -265,7 +265,7 @@ def _virtiofs(command: _Command, number: int, share: Share) -> None:
         command.path(share.dir),
         source,
         readonly=share.readonly,
-        relabel=share.relabel,
+        label_tree=share.relabel,
     )
     command.helpers.append(helper)
     bus = "device" if command.vm.machine == "microvm" else "pci"
@@ -329,7 +329,7 @@ def invocation(
     """Return QEMU's command line for a VM, with the files that the reader of command lines finds in it.
 
     `folder`, absolute, is where the VM's relative paths start; `config` and `unknown` are as for `reader.read`.
-    What no argument says is added here: labels of a disk's own, folders to relabel, files named later over QMP.
+    What no argument says is added here: labels of a disk's own, trees to label, files named later over QMP.
 
     Raises:
         ValueProblem: `folder` is not absolute.
@@ -344,7 +344,7 @@ def invocation(
 
     def completed(found: Resource) -> Resource:
         if found.source in shares:
-            return replace(found, relabel=True)
+            return replace(found, label_tree=True)
         own = known.get(found.source)
         return found if own is None else replace(found, label=own.label, relabel=own.relabel)
 

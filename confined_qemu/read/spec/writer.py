@@ -12,7 +12,7 @@ from confined_qemu.read.spec.table import SPEC
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from confined_qemu.read.spec.kinds import Kind
+    from confined_qemu.read.spec.kinds import ValueKind
     from confined_qemu.read.spec.vm import VM
 
 _PLAIN: Final = re.compile(r"[A-Za-z/][A-Za-z0-9_./+-]*|[1-9][0-9]*[KMGT]")
@@ -70,11 +70,11 @@ def _written(table: Table, value: Any, path: str) -> frozenset[str]:
     return frozenset(needed | {name for name in names if getattr(built, name) != whole[name]})
 
 
-def _nested(kind: Kind, value: Any) -> bool:
+def _nested(kind: ValueKind, value: Any) -> bool:
     return bool(value) if isinstance(kind, ListOf) else isinstance(kind, Table | WordOr)
 
 
-def _value(kind: Kind, value: Any, path: str, comments: Mapping[str, str]) -> Iterator[str]:
+def _value(kind: ValueKind, value: Any, path: str, comments: Mapping[str, str]) -> Iterator[str]:
     if isinstance(kind, ListOf):
         if not value:
             yield "[]"

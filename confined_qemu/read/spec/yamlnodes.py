@@ -133,7 +133,7 @@ def _strange_characters(text: str, problems: Problems) -> None:
             problems.add(mark, "", f"character U+{code:04X} is not printable", 'write it as "\\u…" in double quotes')
 
 
-class _Builder:
+class _NodeBuilder:
     """Makes nodes of the events of one document."""
 
     def __init__(self, events: Iterator[Any], problems: Problems) -> None:
@@ -226,7 +226,7 @@ def _document(text: str, problems: Problems) -> Node | None:
     if isinstance(next(events), kinds.StreamEndEvent):
         problems.add(Mark(1, 1), "", "the file is empty", "a spec starts with name: and disks:")
         return None
-    node = _Builder(events, problems).node(next(events), 1)
+    node = _NodeBuilder(events, problems).node(next(events), 1)
     next(events)  # the document's end
     if not isinstance(event := next(events), kinds.StreamEndEvent):
         hint = "one file describes one VM"

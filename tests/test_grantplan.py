@@ -12,7 +12,7 @@ from confined_qemu.model.invocation import Invocation
 from confined_qemu.model.plan import Plan
 from confined_qemu.model.resource import Access, Resource, Role
 from confined_qemu.model.steps import Create, JournalStep, LabelTree, Relabel
-from confined_qemu.plan import hotplug
+from confined_qemu.plan import grants
 from tests.fakes import VIRT_IMAGE
 from tests.worlds import World
 
@@ -36,8 +36,8 @@ def planned(
     invocation = Invocation("vm 1", "", (), (resource,))
     world.denied.append(NO_CONTENT)
     policy = world.rules()
-    running = hotplug.Running("vm 1", PROCESS, launched, granted)
-    return hotplug.plan(invocation, world.facts(invocation), running, policy)
+    running = grants.Running("vm 1", PROCESS, launched, granted)
+    return grants.plan(invocation, world.facts(invocation), running, policy)
 
 
 def given(world: World, after: Context, *, exclusive: bool) -> Relabel:
@@ -120,8 +120,8 @@ def test_a_damaged_format_refuses_the_whole() -> None:
     world = World()
     invocation = Invocation("vm", "", (), (wanted(),), problems=("its header is bad",))
     policy = world.rules()
-    running = hotplug.Running("vm", PROCESS, (), ())
-    assert hotplug.plan(invocation, world.facts(invocation), running, policy).refusals == ("its header is bad",)
+    running = grants.Running("vm", PROCESS, (), ())
+    assert grants.plan(invocation, world.facts(invocation), running, policy).refusals == ("its header is bad",)
 
 
 def test_permissive_says_it_and_goes_on() -> None:

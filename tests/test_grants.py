@@ -9,7 +9,7 @@ import pytest
 
 from confined_qemu.host import inodes, processes
 from confined_qemu.labels import journal, label, restore, statefolders
-from confined_qemu.launch import hotplug
+from confined_qemu.launch import grants
 from confined_qemu.model.errors import HostError, LsmError
 from confined_qemu.model.facts import FileKind
 from confined_qemu.model.mcs import Level
@@ -54,15 +54,15 @@ class Scene:
         """Start another VM of that name."""
         self.table.ticks[pid] = 1
         path, held = journal.write(
-            self.journals, Record(name, processes.boot_id(), pid, 1, "tcg", PROCESS, (), shared=True)
+            self.journals, Record(name, processes.boot_id(), pid, 1, "tcg", PROCESS, (), static=True)
         )
         os.close(held)
         return path
 
     def give(self) -> None:
         """Give the VM all three, as `allow` does."""
-        with hotplug._held(hotplug._find("vm")) as vm:
-            hotplug._give(vm, self.files[0], (*self.steps, self.create))
+        with grants._held(grants._find("vm")) as vm:
+            grants._give(vm, self.files[0], (*self.steps, self.create))
 
     def grants(self) -> tuple[Grant, ...]:
         """Return what the journal says."""
@@ -91,12 +91,12 @@ def test_given_and_taken_back(scene: Scene) -> None:
     scene.give()
     assert scene.now() == [True, True]
     assert os.path.exists(scene.new)
-    assert hotplug.revoke("vm", scene.files[0]) == f"vm: {scene.files[0]} is taken back"
+    assert grants.revoke("vm", scene.files[0]) == f"vm: {scene.files[0]} is taken back"
     assert scene.now() == [False, False]
     assert not os.path.exists(scene.new)
     assert scene.grants() == ()
     with pytest.raises(HostError, match="was not allowed"):
-        hotplug.revoke("vm", scene.files[0])
+        grants.revoke("vm", scene.files[0])
 
 
 def test_given_and_kept_to_the_end(scene: Scene) -> None:
@@ -133,7 +133,7 @@ def test_a_fault_anywhere_in_revoke(scene: Scene, call: int, what: BaseException
     scene.give()
     scene.labels.at(call, what)
     try:
-        hotplug.revoke("vm", scene.files[0])
+        grants.revoke("vm", scene.files[0])
     except (LsmError, Crash):
         assert len(scene.grants()) == 1
     scene.end()
@@ -155,9 +155,9 @@ def test_a_vm_that_ends_meanwhile_takes_it_along(scene: Scene, monkeypatch: pyte
 
 
 def test_a_vm_that_has_ended_before(scene: Scene) -> None:
-    found = hotplug._find("vm")
+    found = grants._find("vm")
     scene.end()
-    with pytest.raises(HostError, match="has ended"), hotplug._held(found):
+    with pytest.raises(HostError, match="has ended"), grants._held(found):
         pass
 
 
@@ -166,7 +166,7 @@ def test_not_while_it_is_open(scene: Scene) -> None:
     inode = os.stat(scene.files[1])
     scene.opened.add((inode.st_dev, inode.st_ino))
     with pytest.raises(HostError, match="has it open"):
-        hotplug.revoke("7", scene.files[0])
+        grants.revoke("7", scene.files[0])
     assert scene.now() == [True, True]
 
 
@@ -175,23 +175,23 @@ def test_what_was_replaced_is_left_alone(scene: Scene) -> None:
     os.rename(scene.files[0], f"{scene.files[0]}.old")
     with open(scene.files[0], "w", encoding="ascii"):
         scene.labels.give(scene.files[0], IMAGE)
-    hotplug.revoke("vm", scene.files[0])
+    grants.revoke("vm", scene.files[0])
     assert scene.now() == [True, False]
 
 
 def test_two_of_one_name_are_told_apart_by_pid(scene: Scene) -> None:
     scene.start(8)
     with pytest.raises(HostError, match="2 VMs are called vm") as raised:
-        hotplug._find("vm")
+        grants._find("vm")
     assert raised.value.hint == "name one by its pid: 7, 8"
-    assert hotplug._find("8").pid == 8
+    assert grants._find("8").pid == 8
     with pytest.raises(HostError, match="no confined VM of yours runs that is called 9"):
-        hotplug._find("9")
+        grants._find("9")
 
 
 def test_a_name_is_stronger_than_a_pid(scene: Scene) -> None:
     scene.start(9, name="7")
-    assert hotplug._find("7").pid == 9
+    assert grants._find("7").pid == 9
 
 
 def test_which_files_a_process_has_open(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from confined_qemu.model.invocation import Invocation, Seclabel, SeclabelType
 from confined_qemu.model.record import Grant
 from confined_qemu.model.resource import PROBED, Access, Role
 from confined_qemu.model.steps import Bind, Create, JournalStep, Relabel
-from confined_qemu.plan import hotplug
+from confined_qemu.plan import grants
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -70,8 +70,8 @@ def allow(name: str, path: str, *, readonly: bool, form: str | None, warn: Calla
         facts = _facts(vm, invocation)
         record = vm.record
         granted = tuple(step for grant in record.grants for step in grant.steps)
-        running = hotplug.Running(record.name, record.context, record.steps, granted)
-        plan = session.accepted(hotplug.plan(invocation, facts, running, lsm), warn)
+        running = grants.Running(record.name, record.context, record.steps, granted)
+        plan = session.accepted(grants.plan(invocation, facts, running, lsm), warn)
         steps = tuple(step for step in plan.steps if isinstance(step, JournalStep))
         if steps:
             _give(vm, facts.files[path].real, steps)
@@ -94,7 +94,7 @@ def revoke(name: str, path: str) -> str:
         record = vm.record
         grant = next((grant for grant in record.grants if grant.path == real), None)
         if grant is None:
-            _not_granted(record, real)
+            _refuse_not_granted(record, real)
         others = tuple(other for other in record.grants if other is not grant)
         kept = (*record.steps, *(step for other in others for step in other.steps))
         going = tuple(step for step in grant.steps if not any(_same(step, other) for other in kept))
@@ -156,11 +156,11 @@ def _held(vm: _Vm) -> Iterator[_Vm]:
         entry = journal.Entry(vm.entry.path, record) if record is not None else None
         pid = restore.pid_of(entry) if entry is not None else None
         if entry is None or pid is None:
-            _ended(vm)
+            _refuse_ended(vm)
         yield _Vm(entry, pid)
 
 
-def _ended(vm: _Vm) -> NoReturn:
+def _refuse_ended(vm: _Vm) -> NoReturn:
     raise HostError(f"the VM {vm.record.name} (pid {vm.pid}) has ended", hint="its labels go back by themselves")
 
 
@@ -172,7 +172,7 @@ def _enter_folder(vm: _Vm) -> None:
     try:
         os.chdir(f"/proc/{vm.pid}/cwd")
     except FileNotFoundError:
-        _ended(vm)
+        _refuse_ended(vm)
     except OSError as error:
         raise HostError(f"QEMU's working directory cannot be entered: {why(error)}", where=f"/proc/{vm.pid}") from error
 
@@ -182,8 +182,8 @@ def _invocation(vm: _Vm, path: str, *, readonly: bool, form: str | None) -> Invo
     resource = hostpaths.resource(path, Role.EXTRA, access, _SOURCE, format=form or PROBED)
     if resource is None:
         raise LabelError("names no file of the host", where=path)
-    kind = SeclabelType.STATIC if vm.record.shared else SeclabelType.DYNAMIC
-    seclabel = Seclabel(kind, relabel=True, label=vm.record.context if vm.record.shared else None)
+    kind = SeclabelType.STATIC if vm.record.static else SeclabelType.DYNAMIC
+    seclabel = Seclabel(kind, relabel=True, label=vm.record.context if vm.record.static else None)
     return Invocation(vm.record.name, "", (), (resource,), seclabel=seclabel, user=_user(vm))
 
 
@@ -192,7 +192,7 @@ def _user(vm: _Vm) -> str | None:
     try:
         owner = os.stat(f"/proc/{vm.pid}").st_uid
     except FileNotFoundError:
-        _ended(vm)
+        _refuse_ended(vm)
     return str(owner) if owner != os.geteuid() else None
 
 
@@ -222,7 +222,7 @@ def _give(vm: _Vm, real: str, steps: tuple[JournalStep, ...]) -> None:
         for step in steps:
             label.apply(step, _no_sockets)
         if restore.pid_of(vm.entry) is None:
-            _ended(vm)
+            _refuse_ended(vm)
     except BaseException:
         if not label.undo_all(steps, restore.held_by_others(vm.entry.path)):
             journal.write_grants(vm.entry.path, before)
@@ -236,7 +236,7 @@ def _no_sockets(step: Bind) -> NoReturn:
 # ---- revoke
 
 
-def _not_granted(record: Record, real: str) -> NoReturn:
+def _refuse_not_granted(record: Record, real: str) -> NoReturn:
     if any(os.path.realpath(step.path) == real for step in record.steps):
         raise HostError(
             f"the VM {record.name} was started with it, so its label goes back when the VM ends", where=real
