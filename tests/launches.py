@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from confined_qemu.host import helperfacts, kvm, lsm, mounts, processes, survey
 from confined_qemu.labels import restore, statefolders
-from confined_qemu.launch import helpers, inputs, pairs, session, spawn
+from confined_qemu.launch import collect, helpers, inputs, pairs, session, spawn
 from confined_qemu.launch.companions import watch
 from confined_qemu.model import paths
 from confined_qemu.model.context import Context
@@ -275,7 +275,7 @@ class Host:
 
     def _started(self, invocation: Invocation, report: int, descriptors: tuple[int, ...]) -> Vm:
         before = set(os.listdir("/proc/self/fd"))
-        caller = session.Caller({b"PATH": b"/nowhere", b"HOME": b"/x"}, descriptors, "qemu", report)
+        caller = collect.Caller({b"PATH": b"/nowhere", b"HOME": b"/x"}, descriptors, "qemu", report)
         try:
             session.launch(invocation, caller, self._warn)
         except Executed as executed:

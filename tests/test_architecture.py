@@ -279,11 +279,11 @@ def test_a_libvirt_domain_loads_expat_and_no_yaml(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("form", "looked"), [("raw", False), ("qcow2", True)])
 def test_a_raw_disk_costs_nothing_of_what_reads_headers(tmp_path: Path, form: str, *, looked: bool) -> None:
     code = (
-        "from confined_qemu.launch import session\n"
+        "from confined_qemu.launch import collect\n"
         "from confined_qemu.model.invocation import Invocation\n"
         "from confined_qemu.model.resource import Access, Resource, Role, Sharing\n"
         f"disk = Resource('/nowhere', Role.DISK, Access.READ, Sharing.CONTENT, 'disk', {form!r})\n"
-        "session.followed(Invocation('x', 'qemu', (), (disk,)), confined=False)\nend()"
+        "collect.followed(Invocation('x', 'qemu', (), (disk,)), confined=False)\nend()"
     )
     found = loaded(code, ["x"], tmp_path)
     assert ({f"{PACKAGE}.read.headers", f"{PACKAGE}.host.probe"} <= found) is looked

@@ -21,7 +21,7 @@ from confined_qemu.cli import command as cli
 from confined_qemu.cli import launcher, launchverbs, output, unconfined
 from confined_qemu.host import lsm, packages
 from confined_qemu.labels import journal, statefolders
-from confined_qemu.launch import run, session
+from confined_qemu.launch import collect, run, session
 from confined_qemu.model import paths
 from confined_qemu.model.distribution import Family
 from confined_qemu.model.errors import ConfinedQemuError, LsmError
@@ -230,7 +230,7 @@ def test_a_module_that_is_not_installed_is_one_line_and_125(
 def test_the_emulators_names_are_the_emulator(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     started: list[str] = []
 
-    def launch(invocation: object, caller: session.Caller, *_: object) -> NoReturn:
+    def launch(invocation: object, caller: collect.Caller, *_: object) -> NoReturn:
         started.append(f"{getattr(invocation, 'emulator', '')} as {caller.argv0}")
         raise Executed(0)
 

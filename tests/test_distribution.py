@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from confined_qemu.host import packages
-from confined_qemu.launch import session
+from confined_qemu.launch import collect
 from confined_qemu.model import distribution
 from confined_qemu.model.distribution import Family, Package
 from confined_qemu.model.facts import FileFacts, FileKind
@@ -69,6 +69,6 @@ def program(kind: FileKind) -> FileFacts:
 def test_a_launch_asks_only_where_something_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([Family.FEDORA])  # one, so a question too many has none
     monkeypatch.setattr(packages, "family", lambda: next(answers))
-    assert session._distribution({}) is Family.UNKNOWN
-    assert session._distribution({HelperKind.SWTPM: program(FileKind.REGULAR)}) is Family.UNKNOWN
-    assert session._distribution({HelperKind.SWTPM: program(FileKind.MISSING)}) is Family.FEDORA
+    assert collect._distribution({}) is Family.UNKNOWN
+    assert collect._distribution({HelperKind.SWTPM: program(FileKind.REGULAR)}) is Family.UNKNOWN
+    assert collect._distribution({HelperKind.SWTPM: program(FileKind.MISSING)}) is Family.FEDORA

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from confined_qemu.host import lsm
 from confined_qemu.host.inherited import initial
-from confined_qemu.launch import session
+from confined_qemu.launch import collect, session
 from confined_qemu.model.facts import SelinuxFacts, SelinuxMode
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.policy import NO_POLICY
@@ -35,20 +35,20 @@ def plan(
     Raises:
         ConfinedQemuError: the host or the policy's folder cannot be read.
     """
-    caller = session.Caller(initial(), descriptors, "")
+    caller = collect.Caller(initial(), descriptors, "")
     if policy_root is not None:
         if session.needs_labels(invocation, SelinuxMode.ENFORCING):
-            invocation = session.followed(invocation, confined=False)
+            invocation = collect.followed(invocation, confined=False)
         return make_plan(invocation, _elsewhere(invocation, caller, policy_root, pair), NO_POLICY)
     return session.preview(invocation, caller, pair)
 
 
-def _elsewhere(invocation: Invocation, caller: session.Caller, policy_root: str, pair: Pair | None) -> Facts:
+def _elsewhere(invocation: Invocation, caller: collect.Caller, policy_root: str, pair: Pair | None) -> Facts:
     """Return facts as on a host that enforces this policy and whose files carry no label yet."""
     from confined_qemu.model.mcs import Pair as MakePair
 
     contexts = lsm.policy_contexts(policy_root)
     here = SelinuxFacts(SelinuxMode.DISABLED)
-    facts = session.collect(invocation, caller, here)
+    facts = collect.collect(invocation, caller, here)
     there = SelinuxFacts(SelinuxMode.ENFORCING, contexts=contexts, in_domain=True)
     return replace(facts, selinux=there, elsewhere=True, pair=pair or MakePair(*_EXAMPLE), uid=os.geteuid())

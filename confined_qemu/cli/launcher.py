@@ -37,8 +37,8 @@ def _serve(argv0: str, arguments: Sequence[str]) -> int:
 
 def _drop_in(argv0: str, arguments: Sequence[str], descriptors: tuple[int, ...]) -> int:
     from confined_qemu.host import settingsfiles
-    from confined_qemu.launch import inputs, session
+    from confined_qemu.launch import collect, inputs, session
 
     settings, _ = settingsfiles.load(os.environ)
     invocation = inputs.from_arguments(os.path.basename(argv0), arguments, settings=settings)
-    session.launch(invocation, session.Caller(initial(), descriptors, argv0), warn, progress)
+    session.launch(invocation, collect.Caller(initial(), descriptors, argv0), warn, progress)

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from confined_qemu.launch.session import Caller
     from confined_qemu.model.invocation import Invocation
     from confined_qemu.read.settings import Settings
 
@@ -40,7 +39,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _exec(chosen: argparse.Namespace, descriptors: tuple[int, ...]) -> int:
-    from confined_qemu.launch import inputs, session
+    from confined_qemu.launch import collect, inputs, session
 
     invocation = inputs.from_arguments(
         chosen.emulator,
@@ -49,7 +48,7 @@ def _exec(chosen: argparse.Namespace, descriptors: tuple[int, ...]) -> int:
         confinement=chosen.confinement,
         settings=settings_of(chosen),
     )
-    session.launch(invocation, session.Caller(initial(), descriptors, chosen.emulator), warn, progress)
+    session.launch(invocation, collect.Caller(initial(), descriptors, chosen.emulator), warn, progress)
 
 
 def settings_of(chosen: argparse.Namespace) -> Settings:
@@ -85,9 +84,9 @@ def _run(chosen: argparse.Namespace, descriptors: tuple[int, ...]) -> int:
 
 
 def _become(invocation: Invocation, descriptors: tuple[int, ...], report: int) -> NoReturn:
-    from confined_qemu.launch import session
+    from confined_qemu.launch import collect, session
 
-    caller: Caller = session.Caller(initial(), descriptors, "", report)
+    caller = collect.Caller(initial(), descriptors, "", report)
     os._exit(guarded(lambda: session.launch(invocation, caller, warn, progress)))
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu.host import lsm, processes, survey
 from confined_qemu.labels import journal, label, restore, statefolders
-from confined_qemu.launch import session
+from confined_qemu.launch import collect, conflicts, session
 from confined_qemu.model import hostpaths
 from confined_qemu.model.errors import HostError, JournalError, LabelError, shell_word, why
 from confined_qemu.model.facts import Facts, FileFacts, FileKind, KvmFacts, SelinuxMode
@@ -59,11 +59,11 @@ def allow(name: str, path: str, *, readonly: bool, form: str | None, warn: Calla
     path = os.path.join(os.getcwd(), path)
     found = _find(name)
     _enter_folder(found)
-    invocation = session.followed(_invocation(found, path, readonly=readonly, form=form))
-    for entry in session.dead(found.folder, invocation):
+    invocation = collect.followed(_invocation(found, path, readonly=readonly, form=form))
+    for entry in conflicts.dead(found.folder, invocation):
         restore.finish(entry)
     with _held(found) as vm:
-        if session.dead(vm.folder, invocation):
+        if conflicts.dead(vm.folder, invocation):
             raise JournalError(
                 "labels that a dead VM left on it cannot be put back", where=path, hint="run: confined-qemu recover"
             )

@@ -262,9 +262,9 @@ def planned(arguments: Sequence[str]) -> tuple[tuple[str, str, str], ...]:
 
     Relative names start at the working directory, which is QEMU's.
     """
-    from confined_qemu.launch import inputs, session
+    from confined_qemu.launch import collect, inputs
 
-    found = session.followed(inputs.from_arguments(QEMU, arguments), confined=False)
+    found = collect.followed(inputs.from_arguments(QEMU, arguments), confined=False)
     assert found.problems == (), found.problems
     files = [(one.path, one.access.value, one.role.value) for one in found.resources]
     files += [(one.path, one.access.value, "socket") for one in found.listeners]

@@ -1,0 +1,98 @@
+"""Collects what a plan is made from: what the caller handed over, what images name, what the host says of it all."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from confined_qemu.host import emulator, packages, survey
+from confined_qemu.model import paths
+from confined_qemu.model.distribution import Family
+from confined_qemu.model.facts import Facts, FileKind
+from confined_qemu.model.frozen import dataclass
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from confined_qemu.model.facts import FileFacts, FolderFacts, Holder, Identity, SelinuxFacts
+    from confined_qemu.model.helper import HelperKind
+    from confined_qemu.model.invocation import Invocation
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """What the caller handed over, taken before anything else was opened."""
+
+    environment: Mapping[bytes, bytes]
+    descriptors: tuple[int, ...]
+    argv0: str
+    report: int = -1
+    """Where the watcher tells `run` how it went; -1 without."""
+
+
+def followed(invocation: Invocation, *, confined: bool = True) -> Invocation:
+    """Return the invocation with the files that its images name in their headers; `confined` as in `probe.follow`.
+
+    Raises:
+        HostError, LsmError: the headers cannot be read safely.
+    """
+    if not any(resource.layered for resource in invocation.resources):
+        return invocation
+    from confined_qemu.host import probe
+
+    return probe.follow(invocation, confined=confined)
+
+
+def collect(
+    invocation: Invocation,
+    caller: Caller,
+    selinux: SelinuxFacts,
+    holders: Mapping[Identity, tuple[Holder, ...]] | None = None,
+) -> Facts:
+    """Return the facts about this invocation, without a pair."""
+    search = survey.environment_text(caller.environment, "PATH")
+    program = emulator.find(invocation.emulator, search)
+    served, programs = _helped(invocation, selinux, holders or {})
+    named = [resource.path for resource in invocation.resources]
+    return Facts(
+        selinux=selinux,
+        kvm=survey.accelerator(),
+        emulator=survey.file(program, selinux),
+        files=survey.files([*named, *survey.handed_files(caller.descriptors)], selinux),
+        folders=served,
+        programs=programs,
+        distribution=_distribution(programs),
+        holders=holders or {},
+        descriptors=survey.descriptors(caller.descriptors, selinux),
+        instance=str(os.getpid()),
+        uid=os.geteuid(),
+        folder=os.getcwd(),
+        runtime_folder=_runtime_folder(caller),
+        temporary_folder=survey.environment_text(caller.environment, "TMPDIR") or "/var/tmp",  # noqa: S108 - QEMU's own
+    )
+
+
+def _distribution(programs: Mapping[HelperKind, FileFacts]) -> Family:
+    """Return the host's family of distributions where something is to be installed; nobody else asks."""
+    missing = any(program.kind is FileKind.MISSING for program in programs.values())
+    return packages.family() if missing else Family.UNKNOWN
+
+
+def _helped(
+    invocation: Invocation, selinux: SelinuxFacts, holders: Mapping[Identity, tuple[Holder, ...]]
+) -> tuple[Mapping[str, FolderFacts], Mapping[HelperKind, FileFacts]]:
+    """Return the folders that are shared or served, and the programs that serve them; most VMs have none."""
+    from confined_qemu.plan import helpers
+
+    if not helpers.folders(invocation):
+        return {}, {}
+    from confined_qemu.host import helperfacts
+
+    return helperfacts.folders(invocation, selinux, holders), helperfacts.programs(invocation, selinux)
+
+
+def _runtime_folder(caller: Caller) -> str:
+    if os.geteuid() == 0:
+        return paths.RUNTIME
+    base = survey.environment_text(caller.environment, "XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
+    return os.path.join(base, "confined-qemu")

@@ -1,0 +1,133 @@
+"""Who stands in a VM's way: dead VMs whose labels are on its files, and live ones that hold its categories."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from confined_qemu.host import survey
+from confined_qemu.labels import journal, restore, statefolders
+from confined_qemu.launch import pairs
+from confined_qemu.model.errors import JournalError
+from confined_qemu.model.facts import Occupant
+from confined_qemu.model.frozen import replace
+from confined_qemu.model.invocation import SeclabelType
+from confined_qemu.model.mcs import Window
+from confined_qemu.model.steps import JournalStep, LabelTree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from contextlib import ExitStack
+
+    from confined_qemu.model.context import Context
+    from confined_qemu.model.facts import Facts
+    from confined_qemu.model.invocation import Invocation
+
+_TRIES = 3
+"""How often a launch that meets a VM in the act of ending waits for it and looks again."""
+
+
+def reserved(registry: int, invocation: Invocation, facts: Facts) -> Facts:
+    """Return the facts with a dynamic VM's new pair, or with who is in the way of a static VM's level."""
+    label = invocation.seclabel.label
+    if invocation.seclabel.type is SeclabelType.STATIC and label is not None:
+        return replace(facts, occupants=_occupants(registry, facts, label))
+    caller = facts.selinux.caller
+    window = Window.of(caller.range if caller is not None else None)
+    return replace(facts, pair=pairs.reserve(registry, window, _taken(facts), _any_below))
+
+
+def _occupants(registry: int, facts: Facts, label: Context) -> tuple[Occupant, ...]:
+    """Reserve a static level, and return who has a part of it to itself: our dynamic VMs, and VMs of others."""
+    if label.range is None:
+        return ()
+    mine = label.range.high.categories
+    contexts = facts.selinux.contexts
+    domains = {label.type} | (contexts.domains if contexts is not None else set())
+    meeting = [
+        (process, process.context.range.low)
+        for process in facts.selinux.live
+        if process.context.type in domains
+        and process.context.range is not None
+        and pairs.meet(mine, process.context.range.low.categories)
+        and pairs.use_of(registry, process.context.range.low.categories) is not pairs.PairUse.STATIC
+    ]
+    names = _names() if meeting else {}
+    found = [Occupant(names.get(process.context), process.pid, level) for process, level in meeting]
+    if not pairs.reserve_level(registry, mine) and not found:
+        # it is on its way: it has its pair, and no process at it yet
+        starting = (
+            Occupant(name, None, context.range.low)
+            for context, name in _names().items()
+            if context.range is not None and pairs.meet(mine, context.range.low.categories)
+        )
+        found.append(next(starting, Occupant(None, None, label.range.high)))
+    return tuple(found)
+
+
+def _names() -> dict[Context, str]:
+    """Return the names of the live dynamic VMs that this user may see, by their contexts."""
+    return {
+        entry.record.context: entry.record.name
+        for entry in restore.readable_entries(statefolders.readable_folders())
+        if not entry.record.static and restore.pid_of(entry) is not None
+    }
+
+
+def _any_below(count: int) -> int:
+    """Return a number that no VM can foresee, without the start-up time of the `random` module."""
+    return int.from_bytes(os.urandom(8), "little") % count
+
+
+def _taken(facts: Facts) -> list[frozenset[int]]:
+    """Return the category sets that a new pair must not lie in: live processes', and those on the images."""
+    contexts = [process.context for process in facts.selinux.live]
+    contexts += [found.label for found in facts.files.values() if found.label is not None]
+    return [context.range.low.categories for context in contexts if context.range is not None]
+
+
+def settle(invocation: Invocation, descriptors: Iterable[int], folder: str, held: ExitStack) -> None:
+    """Do what dead VMs left to do on the files of this one, or among `descriptors`; then hold the folder's lock.
+
+    Raises:
+        JournalError: it cannot be done.
+    """
+    for _ in range(_TRIES):
+        handed = survey.handed_files(descriptors)
+        for entry in dead(folder, invocation, handed):
+            restore.finish(entry)
+        held.enter_context(journal.locked(folder))
+        if not dead(folder, invocation, handed):
+            return
+        held.pop_all().close()
+    raise JournalError(
+        "labels that a dead VM left on these files cannot be put back",
+        where=folder,
+        hint="run: confined-qemu recover",
+    )
+
+
+def dead(folder: str, invocation: Invocation, handed: Iterable[str] = ()) -> list[journal.Entry]:
+    """Return the dead VMs of this user whose labels are still on a file of this invocation or one `handed` over."""
+    used = [
+        *(resource.path for resource in invocation.resources),
+        *(listener.path for listener in invocation.listeners),
+        *(helper.folder for helper in invocation.helpers),
+        *handed,
+    ]
+    mine = {os.path.realpath(path) for path in used}
+    trees = {os.path.realpath(resource.path) for resource in invocation.resources if resource.label_tree}
+    trees |= {os.path.realpath(helper.folder) for helper in invocation.helpers if helper.label_tree}
+    return [
+        entry
+        for entry in journal.entries(folder)
+        if restore.pid_of(entry) is None and any(_meets(step, mine, trees) for step in entry.record.all_steps)
+    ]
+
+
+def _meets(step: JournalStep, mine: set[str], trees: set[str]) -> bool:
+    """Tell whether a step is about one of these files; a tree's is about all that lie in it."""
+    path = os.path.realpath(step.path)
+    if isinstance(step, LabelTree) and any(one.startswith(f"{path}/") for one in mine):
+        return True
+    return path in mine or any(path.startswith(f"{tree}/") for tree in trees)
