@@ -13,7 +13,7 @@ mmdebstrap qemu-system-x86 qemu-utils policycoreutils e2fsprogs openssh-client x
 binutils busybox-static
 secilc setools strace attr cpio ovmf mandoc
 "
-tools="ruff mypy pytest hypothesis jsonschema types-PyYAML types-psutil types-jsonschema hatchling build wheel"
+tools="ruff mypy pytest pytest-xdist hypothesis jsonschema types-PyYAML types-psutil types-jsonschema hatchling build wheel"
 
 say() { echo "setup: $*" >&2; }
 fail() { echo "error: $*" >&2; exit 125; }
@@ -52,9 +52,12 @@ make_venv() {
         # Two commands at once make it once. The stamp comes last: without it the next run starts anew.
         flock 9
         [ "$(cat "$venv/stamp" 2>/dev/null)" != "$stamp" ] || exit 0
-        rm -rf "$venv"
-        /usr/bin/python3 -m venv --system-site-packages "$venv"
-        "$venv/bin/pip" install --quiet --disable-pip-version-check $tools
+        # One that works is added to: others may be using it.
+        "$venv/bin/pip" install --quiet --disable-pip-version-check $tools 2>/dev/null || {
+            rm -rf "$venv"
+            /usr/bin/python3 -m venv --system-site-packages "$venv"
+            "$venv/bin/pip" install --quiet --disable-pip-version-check $tools
+        }
         echo "$stamp" >"$venv/stamp"
     ) 9>"$cache/venv.lock" || fail "the virtual environment $venv could not be made; the reason is above"
 }

@@ -83,6 +83,8 @@ SUITE_LIMIT = 1500.0
 ATTEMPTS = 2
 CONSOLE_TAIL = 30
 PLUGIN = ["-p", "integration.guestlib.counting", "-p", "no:cacheprovider"]
+ALL_CORES = ["-n", "logical"]
+"""pytest-xdist's; the other tests of this machine use what there is one of, and run one by one."""
 NOTHING_SELECTED = 5  # pytest's exit code, expected of some parts with -k
 FAILED_TO_RUN = 125
 
@@ -174,7 +176,7 @@ def _start_guest(part: Part) -> "subprocess.Popen[bytes]":
 
 
 def _host_parts(selection: list[str]) -> Counts:
-    return _host("tests", selection) + _host("integration/buildhost", selection)
+    return _host("tests", [*ALL_CORES, *selection]) + _host("integration/buildhost", selection)
 
 
 def _host(folder: str, selection: list[str]) -> Counts:
