@@ -60,7 +60,9 @@ FOLLOWED = {
     ("/usr/share/base", "qcow2"): ["/usr/share/base backing ro unlabelled qcow2"],
     ("nbd://host/x", "raw"): [],
     ("https://host/x", "qcow2"): [],
-    ("nbd:unix:/run/x", "raw"): [],
+    ("nbd:unix:/run/x", "raw"): ["/run/x socket connect unlabelled None"],
+    ("nbd+unix:///e?socket=/run/y", "raw"): ["/run/y socket connect unlabelled None"],
+    ("json:{'driver':'raw','file':{'driver':'file','filename':'/b'}}", "raw"): ["/b backing ro content raw"],
     (json_name(driver="raw", file=FILE), "raw"): ["/b backing ro content raw"],
     (json_name(driver="qcow2", file={"driver": "file", "filename": "b"}), None): ["/cwd/b backing ro content qcow2"],
     (json_name(**{"driver": "qcow2", "file.driver": "file", "file.filename": "/b"}), "qcow2"): [
@@ -82,6 +84,32 @@ FOLLOWED = {
 @pytest.mark.parametrize(("name", "form"), FOLLOWED)
 def test_backing_names(name: str, form: str | None) -> None:
     assert shown(read(backing(name, form))) == FOLLOWED[name, form]
+
+
+def test_a_server_that_a_header_names_is_told() -> None:
+    for name in ("nbd://host/x", "https://host/x"):
+        assert read(backing(name, "raw")).remarks == (
+            f"/img/top (disks[0].file): its header names {name}, which QEMU connects to",
+        )
+    assert read(backing("b", "raw")).remarks == read(backing("nbd:unix:/run/x", "raw")).remarks == ()
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("-hda", "-drive file=/d/t,format=qcow2 in the place of -hda"),
+        ("-hdc", "-drive file=/d/t,format=qcow2,index=2 in the place of -hdc"),
+        ("-hda (disk image)", "-drive file=/d/t,format=qcow2 in the place of -hda (disk image)"),
+        ("-cdrom", "-drive file=/d/t,format=qcow2,media=cdrom in"),
+        ("-fdb", "-drive file=/d/t,format=qcow2,if=floppy,index=1 in"),
+        ("-pflash", "-drive file=/d/t,format=qcow2,if=pflash in"),
+        ("-drive file=", "state it: format=qcow2, or"),
+        ("disks[0].file", "state it: format=qcow2, or"),
+    ],
+)
+def test_a_format_is_asked_for_in_words_that_the_option_can_take(source: str, words: str) -> None:
+    found = read(backing("b") | {"format": "qcow2"}, replace(TOP, path="/d/t", source=source, format=PROBED))
+    assert words in found.problems[0]
 
 
 REFUSED = {

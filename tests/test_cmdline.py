@@ -159,7 +159,10 @@ FILES = {
     "-object secret,id=s,file=s": ["s secret ro private"],
     "-object secret,id=s,data=/base64": [],
     '-object {"qom-type":"secret","id":"s","file":"a,b"}': ["a,b secret ro private"],
-    "-object tls-creds-x509,id=t,dir=/srv/pki,endpoint=server": ["/srv/pki secret dir unlabelled"],
+    "-object tls-creds-anon,id=t,dir=/srv/pki,endpoint=server": [
+        "/srv/pki/dh-params.pem config ro content",
+        "/srv/pki secret dir unlabelled",
+    ],
     "-object rng-random,id=r,filename=/dev/urandom": ["/dev/urandom host_device ro unlabelled"],
     "-object input-linux,id=i,evdev=/dev/input/event1": ["/dev/input/event1 evdev rw private"],
     "-device virtio-net-pci,romfile=r": ["r option_rom ro content"],
@@ -184,7 +187,10 @@ FILES = {
     "-device virtio-9p-pci,fsdev=f,mount_tag=/dev/root": [],
     "-global virtio-net-pci.romfile=r": ["r option_rom ro content"],
     "-global driver=virtio-net-pci,property=romfile,value=r": ["r option_rom ro content"],
-    "-tpmdev passthrough,id=t,path=/dev/tpm1": ["/dev/tpm1 tpm rw private"],
+    "-tpmdev passthrough,id=t,path=/dev/tpm1,cancel-path=/dev/null": [
+        "/dev/tpm1 tpm rw private",
+        "/dev/null tpm wo unlabelled",
+    ],
     # shares and networks
     "-fsdev local,id=f,path=/,security_model=none": ["/ filesystem dir unlabelled"],
     "-fsdev local,id=f,path=/usr,security_model=none,readonly=on": ["/usr filesystem ro unlabelled"],
@@ -193,6 +199,7 @@ FILES = {
     "-netdev user,id=n,tftp=/t,bootfile=/pxe.0,smb=/d,hostfwd=tcp::2-:2": [
         "/t share dir unlabelled",
         "/d share dir unlabelled",
+        "/usr/sbin/smbd helper ro unlabelled",
     ],
     "-netdev user,id=n,guestfwd=tcp:10.0.2.9:1-unix:/s": ["/s socket connect unlabelled"],
     "-nic tap,script=no,downscript=no": ["/dev/net/tun host_device rw unlabelled"],
@@ -499,7 +506,7 @@ REFUSED = {
     "-drive a,,b=c": "comma",
     "-blockdev driver=raw,file=/x": "block node",
     "-blockdev {": "JSON",
-    "-blockdev {'driver':'file'}": "double quotes",
+    "-blockdev {'driver':'file'": "JSON",
     "-chardev {": "JSON",
     "-netdev stream,id=n,server=on,addr.type=unix,addr.path=s,addr.abstract=on": "abstract",
     "-chardev socket,id=c,path=a,abstract=on,server=on": "abstract",

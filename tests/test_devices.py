@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from confined_qemu.host import devices
+from confined_qemu.model import hostpaths
 from confined_qemu.model.errors import HostError
 from confined_qemu.model.facts import FileKind, Identity
 
@@ -109,3 +110,70 @@ def test_a_device_is_itself_under_any_name() -> None:
     assert devices.identity(stat.S_IFCHR, SDA) == Identity.of_device(FileKind.CHARACTER, SDA)
     assert devices.identity(stat.S_IFBLK, SDA) != devices.identity(stat.S_IFCHR, SDA)
     assert devices.identity(stat.S_IFREG, SDA) is None
+
+
+# ---- devices that are named otherwise than by their nodes
+
+STICK, DONGLE, TWIN = ("1-2", 5), ("1-2.3", 7), ("3-1", 2)
+
+
+@pytest.fixture
+def usb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A hub, a stick behind it, a dongle at the stick's number of port, and its twin on another bus."""
+
+    def plug(name: str, number: int, vendor: str, product: str, kind: str = "00") -> None:
+        folder = tmp_path / name
+        folder.mkdir()
+        words = {"busnum": name[0], "devnum": number, "idVendor": vendor, "idProduct": product, "bDeviceClass": kind}
+        for key, value in words.items():
+            (folder / key).write_text(f"{value}\n")
+
+    monkeypatch.setattr(devices, "_USB", str(tmp_path))
+    plug("usb1", 1, "1d6b", "0002", "09")
+    plug("1-1", 2, "05e3", "0610", "09")
+    plug(*STICK, "0951", "1666")
+    plug(*DONGLE, "1a86", "7523")
+    plug(*TWIN, "1a86", "7523")
+    (tmp_path / "1-2:1.0").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("wanted", "node"),
+    [
+        ({"bus": "1", "port": "2"}, "/dev/bus/usb/001/005"),
+        ({"bus": "1", "port": "2.3"}, "/dev/bus/usb/001/007"),
+        ({"port": "1"}, "/dev/bus/usb/003/002"),
+        ({"vendor": "1a86", "product": "7523"}, "/dev/bus/usb/001/007"),
+        ({"vendor": "1a86", "bus": "3"}, "/dev/bus/usb/003/002"),
+        ({"vendor": "0951"}, "/dev/bus/usb/001/005"),
+        ({"addr": "2"}, "/dev/bus/usb/003/002"),
+    ],
+)
+@pytest.mark.usefixtures("usb")
+def test_a_usb_device_is_found_by_what_it_is_called(wanted: dict[str, str], node: str) -> None:
+    assert devices.node(hostpaths.usb_device(wanted)) == (node, None)
+
+
+@pytest.mark.parametrize("wanted", [{"port": "9"}, {"vendor": "05e3"}, {"bus": "2", "port": "2"}, {"unknown": "1"}])
+def test_a_usb_device_that_is_not_there_or_a_hub_is_told(usb: Path, wanted: dict[str, str]) -> None:
+    assert usb.exists()
+    path = hostpaths.usb_device(wanted)
+    assert devices.node(path) == (path, "there is no such USB device; see: lsusb")
+
+
+def test_a_device_with_its_own_vfio_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = f"{tmp_path}/{hostpaths.VFIO_DEVICE}"
+    monkeypatch.setattr(hostpaths, "is_vfio_device", lambda path: path == folder)
+    assert "VFIO has no node for this device" in str(devices.node(folder)[1])
+    (tmp_path / hostpaths.VFIO_DEVICE / "vfio4").mkdir(parents=True)
+    assert devices.node(folder) == ("/dev/vfio/devices/vfio4", None)
+
+
+def test_the_first_render_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_RENDER", str(tmp_path))
+    assert devices.node(hostpaths.RENDER_NODE) == (f"{tmp_path}/renderD128", None)
+    for name in ("card0", "renderD130", "renderD129"):
+        (tmp_path / name).write_text("")
+    assert devices.node(hostpaths.RENDER_NODE) == (f"{tmp_path}/renderD129", None)
+    assert devices.node("/dev/dri/renderD130") == ("/dev/dri/renderD130", None)

@@ -59,10 +59,24 @@ def test_what_is_every_processs_is_never_relabelled(role: Role, access: Access, 
     assert labelrules.sharing(role, access, place, shareable=True) is Sharing.UNLABELLED
 
 
-@pytest.mark.parametrize("role", sorted(set(Role) - labelrules.OWN_DEVICES))
+@pytest.mark.parametrize("role", sorted(set(Role) - labelrules.OWN_DEVICES - {Role.EXTRA, Role.MEMORY}))
 @pytest.mark.parametrize("access", Access)
-def test_no_other_role_relabels_a_character_device(role: Role, access: Access) -> None:
-    assert FileKind.CHARACTER not in labelrules.kinds(role, access)
+@pytest.mark.parametrize("place", sorted(set(Place) - {Place.OWN_DEVICE}))
+def test_no_other_role_relabels_a_character_device(role: Role, access: Access, place: Place) -> None:
+    assert FileKind.CHARACTER not in labelrules.kinds(role, access, place)
+
+
+@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize("access", Access)
+def test_a_device_of_one_vm_is_private_whatever_it_is_used_for_and_a_shared_one_never(
+    role: Role, access: Access
+) -> None:
+    own = labelrules.row(role, access, Place.OWN_DEVICE, kind=FileKind.CHARACTER)
+    shared = labelrules.row(role, access, Place.SHARED_DEVICE, kind=FileKind.CHARACTER)
+    assert own is not None
+    assert own.sharing is Sharing.PRIVATE
+    assert shared is not None
+    assert shared.sharing is Sharing.UNLABELLED
 
 
 # ---- places
@@ -73,6 +87,49 @@ PLACES = {
     "//dev//./sda": Place.DEVICE,
     "/srv/../dev/sda": Place.DEVICE,
     "/dev/mqueue/x": Place.ELSEWHERE,
+    **dict.fromkeys(
+        (
+            "/dev/dax0.0",
+            "/dev/kvmfr0",
+            "/dev/hidraw3",
+            "/dev/sg1",
+            "/dev/bsg/0:0:0:0",
+            "/dev/ng0n1",
+            "/dev/tpmrm0",
+            "/dev/bus/usb/001/002",
+            "/dev/input/event7",
+            "/dev/vfio/12",
+            "/dev/vfio/noiommu-3",
+            "/dev/vfio/devices/vfio0",
+            "/dev/vhost-vdpa-0",
+            "/dev/tap7",
+            "/dev/uio0",
+        ),
+        Place.OWN_DEVICE,
+    ),
+    **dict.fromkeys(
+        (
+            "/dev/net/tun",
+            "/dev/vhost-net",
+            "/dev/vhost-vsock",
+            "/dev/vhost-scsi",
+            "/dev/vfio/vfio",
+            "/dev/iommu",
+            "/dev/sgx_vepc",
+            "/dev/sgx_provision",
+            "/dev/sev",
+            "/dev/udmabuf",
+            "/dev/dri/renderD128",
+            "/dev/snd/controlC0",
+            "/dev/dsp",
+            "/dev/dsp1",
+            "/dev/kvm",
+            "/dev/pts/3",
+            "/dev/hwrng",
+        ),
+        Place.SHARED_DEVICE,
+    ),
+    **dict.fromkeys(("/dev/sgx", "/dev/input", "/dev/ttyS0", "/dev/daxes", "/dev/vhost", "/dev/fuse"), Place.DEVICE),
     "/dev/mqueue/../sda": Place.DEVICE,
     "/dev/hugepages": Place.ELSEWHERE,
     "/dev/./null": Place.KERNEL,
@@ -126,6 +183,17 @@ def test_no_text_breaks_it_or_makes_a_device_of_what_is_none(path: str, role: Ro
         (("/dev/tun", Role.HOST_DEVICE, Access.READ_WRITE), "/srv/tun", FileKind.CHARACTER, Sharing.UNLABELLED),
         (("/sys/bus/x/iommu_group", Role.VFIO, Access.READ_WRITE), "/dev/vfio/7", FileKind.CHARACTER, Sharing.PRIVATE),
         (("/proc/self/fd/3", Role.LOG, Access.CREATE), "/srv/x", FileKind.REGULAR, Sharing.UNLABELLED),
+        (("/srv/x", Role.DISK, Access.READ), "/dev/sg1", FileKind.CHARACTER, Sharing.PRIVATE),
+        (("/dev/usbkey", Role.EXTRA, Access.READ_WRITE), "/dev/bus/usb/001/002", FileKind.CHARACTER, Sharing.PRIVATE),
+        (("/dev/ttyUSB0", Role.EXTRA, Access.READ_WRITE), "/dev/ttyUSB0", FileKind.CHARACTER, Sharing.PRIVATE),
+        (("/dev/net/tun", Role.EXTRA, Access.READ_WRITE), "/dev/net/tun", FileKind.CHARACTER, Sharing.UNLABELLED),
+        (("/srv/dax", Role.MEMORY, Access.READ_WRITE), "/dev/dax0.0", FileKind.CHARACTER, Sharing.PRIVATE),
+        (
+            ("/sys/bus/usb/devices/port=1", Role.USB, Access.READ_WRITE),
+            "/dev/bus/usb/001/002",
+            FileKind.CHARACTER,
+            Sharing.PRIVATE,
+        ),
         (("/mnt/huge", Role.MEMORY, Access.CREATE), "/mnt/huge", FileKind.DIRECTORY, Sharing.UNLABELLED),
         (("/mnt/huge", Role.MEMORY, Access.CREATE), "/mnt/huge", FileKind.REGULAR, Sharing.PRIVATE),
         (("/srv/x", Role.MEMORY, Access.CREATE), "/srv/x", FileKind.MISSING, Sharing.PRIVATE),

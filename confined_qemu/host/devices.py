@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import os
 import stat
+from typing import TYPE_CHECKING
 
 from confined_qemu.host import mounts
+from confined_qemu.model import hostpaths
 from confined_qemu.model.errors import HostError, printable, why
 from confined_qemu.model.facts import FileKind, Identity
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _BLOCK = "/sys/dev/block"
 _MOUNTS = "/proc/self/mountinfo"
 _SWAPS = "/proc/swaps"
 _VFIO = "/dev/vfio"
+_USB = "/sys/bus/usb/devices"
+_BUS = "/dev/bus/usb"
+_RENDER = "/dev/dri"
+_HUB = "09"
+"""The class of a hub (`bDeviceClass`)."""
 
 
 def identity(mode: int, number: int) -> Identity | None:
@@ -23,6 +33,64 @@ def identity(mode: int, number: int) -> Identity | None:
     if stat.S_ISBLK(mode):
         return Identity.of_device(FileKind.BLOCK, number)
     return Identity.of_device(FileKind.CHARACTER, number) if stat.S_ISCHR(mode) else None
+
+
+def node(path: str) -> tuple[str, str | None]:
+    """Return the node that a name in sysfs or a pattern stands for, or why there is none; another path as it is."""
+    if hostpaths.is_iommu_group(path):
+        return vfio_node(path)
+    if hostpaths.is_vfio_device(path):
+        return _vfio_device(path)
+    wanted = hostpaths.usb_wanted(path)
+    if wanted is not None:
+        return _usb_node(path, wanted)
+    if path == hostpaths.RENDER_NODE:
+        numbered = sorted(name for name in _names(_RENDER) if name.startswith("renderD"))
+        return os.path.join(_RENDER, numbered[0] if numbered else "renderD128"), None
+    return path, None
+
+
+def _vfio_device(folder: str) -> tuple[str, str | None]:
+    """Return the node of a device that VFIO hands out by itself, for an iommufd."""
+    names = _names(folder)
+    if not names:
+        return folder, "VFIO has no node for this device; give it to the driver vfio-pci, on Linux 6.6 or later"
+    return os.path.join(_VFIO, "devices", names[0]), None
+
+
+def _usb_node(path: str, wanted: Mapping[str, str]) -> tuple[str, str | None]:
+    """Return the node of the first USB device that is as `wanted`; no hub is one, as in QEMU."""
+    found = [numbers for name in _names(_USB) if (numbers := _usb_numbers(name, wanted)) is not None]
+    if not found:
+        return path, "there is no such USB device; see: lsusb"
+    bus, address = min(found)
+    return f"{_BUS}/{bus:03}/{address:03}", None
+
+
+def _usb_numbers(name: str, wanted: Mapping[str, str]) -> tuple[int, int] | None:
+    """Return bus and address of a USB device's folder in sysfs (`1-2.3`) that is as `wanted`."""
+    bus, dash, port = name.partition("-")
+    folder = os.path.join(_USB, name)
+    if not (dash and bus.isdecimal()) or ":" in name or _word(folder, "bDeviceClass") == _HUB:
+        return None
+    found = {
+        "bus": _word(folder, "busnum"),
+        "addr": _word(folder, "devnum"),
+        "port": port,
+        "vendor": _word(folder, "idVendor"),
+        "product": _word(folder, "idProduct"),
+    }
+    numbers = found["bus"], found["addr"]
+    if not all(number.isdecimal() for number in numbers) or any(found.get(key) != wanted[key] for key in wanted):
+        return None
+    return int(numbers[0]), int(numbers[1])
+
+
+def _word(folder: str, name: str) -> str:
+    try:
+        return _read(os.path.join(folder, name)).strip()
+    except HostError:
+        return ""  # unplugged meanwhile
 
 
 def vfio_node(link: str) -> tuple[str, str | None]:

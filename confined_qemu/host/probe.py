@@ -63,7 +63,8 @@ def follow(invocation: Invocation, *, confined: bool = True) -> Invocation:
     """
     walk = _HeaderWalk(os.getcwd(), _domain() if confined else None, time.monotonic() + LONGEST)
     found = tuple(layer for resource in invocation.resources for layer in walk.disk(resource))
-    return replace(invocation, resources=found, problems=(*invocation.problems, *walk.problems))
+    problems, remarks = (*invocation.problems, *walk.problems), (*invocation.remarks, *walk.remarks)
+    return replace(invocation, resources=found, problems=problems, remarks=remarks)
 
 
 def _domain() -> Context | None:
@@ -94,6 +95,7 @@ class _HeaderWalk:
     end: float
     looked: int = 0
     problems: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     def disk(self, resource: Resource) -> Iterator[Resource]:
         """Yield a resource and every layer below it."""
@@ -122,6 +124,7 @@ class _HeaderWalk:
         else:
             names = self._names(layer, path, found)
             self.problems += names.problems
+            self.remarks += names.remarks
             for below in names.layers:
                 yield below.image
                 if below.image.layered:

@@ -9,7 +9,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from confined_qemu.host import devices, inodes, kvm, lsm, mounts, processes
-from confined_qemu.model import hostpaths, paths, policynames
+from confined_qemu.model import paths, policynames
 from confined_qemu.model.errors import HostError, LsmError, why
 from confined_qemu.model.facts import DescriptorFacts, FileFacts, FileKind, Identity, SelinuxFacts, SelinuxMode
 from confined_qemu.model.frozen import replace
@@ -74,8 +74,8 @@ def file(name: str, selinux_facts: SelinuxFacts, table: mounts.Mounts | None = N
     """Return what the host says of one file. Links are followed by hand-over to the kernel, then left behind."""
     path = os.path.join(os.getcwd(), name)
     problem = "a path cannot hold a NUL byte" if "\0" in name else None
-    if hostpaths.is_iommu_group(path) and problem is None:
-        path, problem = devices.vfio_node(path)
+    if problem is None:
+        path, problem = devices.node(path)
     if problem is not None:
         return FileFacts(path, path, FileKind.MISSING, problem=problem)
     real = os.path.realpath(path)

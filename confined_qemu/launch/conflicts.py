@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from confined_qemu.host import survey
+from confined_qemu.host import devices, survey
 from confined_qemu.labels import journal, restore, statefolders
 from confined_qemu.launch import pairs
 from confined_qemu.model.errors import JournalError
@@ -115,7 +115,7 @@ def dead(folder: str, invocation: Invocation, handed: Iterable[str] = ()) -> lis
         *(helper.folder for helper in invocation.helpers),
         *handed,
     ]
-    mine = {os.path.realpath(path) for path in used}
+    mine = {os.path.realpath(devices.node(path)[0]) for path in used}
     trees = {os.path.realpath(resource.path) for resource in invocation.resources if resource.label_tree}
     trees |= {os.path.realpath(helper.folder) for helper in invocation.helpers if helper.label_tree}
     return [

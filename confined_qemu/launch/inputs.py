@@ -174,11 +174,19 @@ def _with_trees(invocation: Invocation, trees: Sequence[str]) -> Invocation:
 
 
 def _chosen(invocation: Invocation, name: str | None, confinement: str | None) -> Invocation:
+    if any(resource.otherwise or _is_data_folder(resource) for resource in invocation.resources):
+        from confined_qemu.host import searched
+
+        invocation = searched.found(invocation)
     if name is not None:
         invocation = replace(invocation, name=name)
     if confinement is not None:
         invocation = replace(invocation, confinement=Confinement(confinement))
     return invocation
+
+
+def _is_data_folder(resource: Resource) -> bool:
+    return resource.role is Role.FIRMWARE and resource.access is Access.DIRECTORY
 
 
 def _text(path: str) -> str:

@@ -6,12 +6,16 @@ Pure: the path's text decides, nothing is looked up.
 from __future__ import annotations
 
 import posixpath
+from typing import TYPE_CHECKING
 
 from confined_qemu.model import labelrules
 from confined_qemu.model.facts import FileKind
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.labelrules import Place
 from confined_qemu.model.resource import Access, Resource, Role, Sharing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 SYSTEM_TREES = (
     *("/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/run", "/sbin", "/sys", "/usr"),
@@ -24,6 +28,7 @@ _SYSTEM = ("/usr/", "/etc/")
 _KERNEL_FILES = ("/proc/", "/sys/")
 _DEVICES = "/dev/"
 _NOT_DEVICES = ("/dev/shm/", "/dev/hugepages/", "/dev/mqueue/")  # noqa: S108 - looked at, never written
+_NODES = frozenset({Place.DEVICE, Place.OWN_DEVICE, Place.SHARED_DEVICE})
 _STREAMS = ("/dev/stdin", "/dev/stdout", "/dev/stderr")
 _DESCRIPTOR_FOLDERS = frozenset({"/proc/self/fd", "/proc/thread-self/fd", "/dev/fd"})
 _COMMON = frozenset(
@@ -32,6 +37,25 @@ _COMMON = frozenset(
 """Every process's devices: not a VM's, even where one is named as a disk."""
 _MAY_BE_MISSING = frozenset({"/etc/qemu-ifdown"})
 """What QEMU runs by itself, and goes on without (`net/tap.c`)."""
+_OWN_FOLDERS = ("bsg/", "bus/usb/", "vfio/devices/")
+_OWN_NUMBERED = (
+    *("dax", "hidraw", "input/event", "kvmfr", "ng", "sg", "tap", "tpm", "tpmrm", "uio", "usb/hiddev"),
+    *("vfio/", "vfio/noiommu-", "vhost-vdpa-"),
+)
+"""Nodes of one VM, by the beginning of their names in /dev; a number follows."""
+_SHARED_FOLDERS = ("dma_heap/", "dri/", "net/", "pts/", "snd/")
+_SHARED_NODES = frozenset(
+    """
+    hpet hwrng iommu kvm mshv sev sgx_enclave sgx_provision sgx_vepc udmabuf vfio/vfio vhost-net vhost-scsi vhost-vsock
+    """.split()  # noqa: SIM905 - a table, not a line for each word
+)
+"""Nodes whose driver keeps its users apart, by their names in /dev."""
+_SHARED_NUMBERED = ("audio", "dsp", "mixer", "nvidia")
+RENDER_NODE = "/dev/dri/renderD*"
+"""Stands for the first render node, which QEMU and Mesa take where none is named (`ui/egl-helpers.c`)."""
+_USB_DEVICES = "/sys/bus/usb/devices/"
+VFIO_DEVICE = "vfio-dev"
+"""In a device's folder in sysfs, a folder named as its own node (`/dev/vfio/devices/vfioN`), for iommufd."""
 
 
 IOMMU_GROUP = "iommu_group"
@@ -48,6 +72,31 @@ def pci_folder(device: str) -> str:
 def is_iommu_group(path: str) -> bool:
     """Tell whether `path` is a device's link to its IOMMU group."""
     return path.startswith("/sys/") and path.endswith(f"/{IOMMU_GROUP}")
+
+
+def is_vfio_device(path: str) -> bool:
+    """Tell whether `path` is the folder in sysfs that names a device's own node of VFIO."""
+    return path.startswith("/sys/") and path.endswith(f"/{VFIO_DEVICE}")
+
+
+def usb_device(wanted: Mapping[str, str]) -> str:
+    """Return what stands for a USB device that is named otherwise than by its node: `/sys/…/vendor=1a86,product=7523`.
+
+    The keys are `bus` and `addr` (decimal), `port` (`2.3`), `vendor` and `product` (four hexadecimal digits).
+    """
+    return _USB_DEVICES + ",".join(f"{key}={value}" for key, value in wanted.items())
+
+
+def usb_wanted(path: str) -> Mapping[str, str] | None:
+    """Return what `usb_device` was given, None where `path` is none of its names."""
+    if not path.startswith(_USB_DEVICES) or "=" not in path:
+        return None
+    return dict(part.split("=", 1) for part in path.removeprefix(_USB_DEVICES).split(","))
+
+
+def stands_for_a_node(path: str) -> bool:
+    """Tell whether `path` is a name in sysfs by which the host finds a device's node."""
+    return is_iommu_group(path) or is_vfio_device(path) or usb_wanted(path) is not None
 
 
 def descriptor_set(path: str) -> bool:
@@ -82,8 +131,20 @@ def place(path: str) -> Place:
     if normal in _COMMON or normal.startswith(_KERNEL_FILES):
         return Place.KERNEL
     if normal.startswith(_DEVICES) and not f"{normal}/".startswith(_NOT_DEVICES):
-        return Place.DEVICE
+        return _device(normal.removeprefix(_DEVICES))
     return Place.SYSTEM if normal.startswith(_SYSTEM) else Place.ELSEWHERE
+
+
+def _device(name: str) -> Place:
+    """Return whose a node is, by its name in /dev."""
+    if name.startswith(_OWN_FOLDERS) or _numbered(name, _OWN_NUMBERED):
+        return Place.OWN_DEVICE
+    shared = name in _SHARED_NODES or name.startswith(_SHARED_FOLDERS) or _numbered(name, _SHARED_NUMBERED)
+    return Place.SHARED_DEVICE if shared or name in _SHARED_NUMBERED else Place.DEVICE
+
+
+def _numbered(name: str, beginnings: tuple[str, ...]) -> bool:
+    return any(name.startswith(one) and name[len(one) : len(one) + 1].isdigit() for one in beginnings)
 
 
 def resource(  # noqa: PLR0913 - the fields of a Resource
@@ -95,15 +156,21 @@ def resource(  # noqa: PLR0913 - the fields of a Resource
     shareable: bool = False,
     format: str | None = None,  # noqa: A002 - the name that the field has
     stated: frozenset[Role] = frozenset(),
+    optional: bool = False,
+    otherwise: tuple[str, ...] = (),
 ) -> Resource | None:
     """Return what the plan must know of `path`, or None where it names no file of the host.
 
-    No file: the empty path, and `/dev/fdset/N`. How it is labelled is `svirt_table`'s decision.
+    No file: the empty path, and `/dev/fdset/N`. How it is labelled is `svirt_table`'s decision. Nobody makes a
+    device's node that is missing.
     """
     if path == "" or descriptor_set(path):
         return None
-    sharing = labelrules.sharing(role, access, place(path), shareable=shareable)
-    return Resource(path, role, access, sharing, source, format, stated=stated)
+    where = place(path)
+    if access is Access.CREATE and where in _NODES:
+        access = Access.READ_WRITE
+    sharing = labelrules.sharing(role, access, where, shareable=shareable)
+    return Resource(path, role, access, sharing, source, format, stated=stated, optional=optional, otherwise=otherwise)
 
 
 def may_be_missing(wanted: Resource) -> bool:
@@ -113,7 +180,7 @@ def may_be_missing(wanted: Resource) -> bool:
     (`qemu_find_file`).
     """
     looked_up = wanted.role in _LOOKED_UP and "/" not in wanted.path
-    return looked_up or wanted.path in _MAY_BE_MISSING
+    return looked_up or wanted.optional or wanted.path in _MAY_BE_MISSING
 
 
 def settled(found: Resource, real: str, kind: FileKind) -> Resource:
@@ -125,7 +192,7 @@ def settled(found: Resource, real: str, kind: FileKind) -> Resource:
     written, shareable = place(found.path), found.sharing is Sharing.SHARED
     if found.sharing is not labelrules.sharing(found.role, found.access, written, shareable=shareable):
         return found
-    stays = written in (Place.DESCRIPTOR, Place.KERNEL) and found.role is not Role.VFIO  # found by way of sysfs
+    stays = written in (Place.DESCRIPTOR, Place.KERNEL) and not stands_for_a_node(found.path)
     there = written if stays else place(real)
     known = None if kind is FileKind.MISSING else kind
     rule = labelrules.row(found.role, found.access, there, shareable=shareable, kind=known)

@@ -18,7 +18,11 @@ class Place(StrEnum):
 
     ELSEWHERE = "elsewhere"
     DEVICE = "device"
-    """In /dev, and none of the common ones."""
+    """In /dev, and none of those below."""
+    OWN_DEVICE = "own device"
+    """A node in /dev that is one VM's while it runs: a USB device, guest memory of its own, a disk's generic node."""
+    SHARED_DEVICE = "shared device"
+    """A node in /dev whose driver keeps its users apart: /dev/net/tun, /dev/vhost-net, /dev/vfio/vfio."""
     SYSTEM = "system"
     """In /usr or /etc."""
     KERNEL = "kernel"
@@ -51,7 +55,8 @@ _SOCKET = frozenset({FileKind.SOCKET})
 _NODE = frozenset({FileKind.CHARACTER})
 _ANYTHING = frozenset(FileKind)
 _ANYWHERE = frozenset({Place.ELSEWHERE, Place.SYSTEM})
-_WITH_DEVICES = _ANYWHERE | {Place.DEVICE}
+_WITH_DEVICES = _ANYWHERE | {Place.DEVICE, Place.OWN_DEVICE, Place.SHARED_DEVICE}
+_UNKNOWN_DEVICES = _ANYWHERE | {Place.DEVICE}
 _EVERY_ROLE = frozenset(Role)
 _EVERY_ACCESS = frozenset(Access)
 _READ = frozenset({Access.READ})
@@ -97,6 +102,19 @@ TABLE: tuple[Row, ...] = (
         _EVERY_ROLE, _EVERY_ACCESS, frozenset({Place.KERNEL}), _ANYTHING, Sharing.UNLABELLED, End.NOTHING,
         "they are the host's, and a boolean of the policy opens them (`virt_use_sysfs`)",
         "the policy; libvirt relabels a TPM's cancel file there",
+    ),
+    Row(
+        "device of one VM: USB, hidraw, evdev, a VFIO group or device, TPM, vDPA, DAX, kvmfr, a disk's SCSI or NVMe "
+        "generic node",
+        _EVERY_ROLE, _EVERY_ACCESS, frozenset({Place.OWN_DEVICE}), _NODE, Sharing.PRIVATE, End.BACK,
+        "such a node is one VM's while it runs; the policy's booleans would open all of its type to all VMs",
+        f"{_LIBVIRT}: hostdev, input, TPM, nvdimm, SCSI host devices",
+    ),
+    Row(
+        "device that VMs share (`/dev/net/tun`, `/dev/vhost-net`, `/dev/vfio/vfio`, `/dev/sgx_vepc`, a render node)",
+        _EVERY_ROLE, _EVERY_ACCESS, frozenset({Place.SHARED_DEVICE}), _NODE, Sharing.UNLABELLED, End.NOTHING,
+        "one label for all its users would shut out all but one VM; the policy says whether VMs may use it",
+        "the policy; libvirt relabels /dev/sgx_vepc for one VM",
     ),
     Row(
         "disk with `shareable: yes`",
@@ -198,10 +216,11 @@ TABLE: tuple[Row, ...] = (
         "Linux, selinux_socket_unix_stream_connect",
     ),
     Row(
-        "USB device, evdev, VFIO group, TPM",
-        OWN_DEVICES, frozenset({Access.READ_WRITE, Access.WRITE}), _WITH_DEVICES, _NODE, Sharing.PRIVATE, End.BACK,
-        "such a node is one VM's while it runs; the policy's booleans would open all of its type to all VMs",
-        f"{_LIBVIRT}: hostdev, input, TPM",
+        "other character device that is passed through, is guest memory, or is opened while the VM runs",
+        OWN_DEVICES | {Role.MEMORY, Role.EXTRA}, frozenset({Access.READ, Access.READ_WRITE, Access.WRITE}),
+        _UNKNOWN_DEVICES, _NODE, Sharing.PRIVATE, End.BACK,
+        "it is taken for one VM's, as the devices above",
+        f"{_LIBVIRT}: hostdev, input, nvdimm",
     ),
     Row(
         "folder of a TPM's state and what lies in it",
@@ -224,11 +243,11 @@ TABLE: tuple[Row, ...] = (
         "the policy",
     ),
     Row(
-        "device that VMs share (`/dev/net/tun`, `/dev/vhost-net`, `/dev/vfio/vfio`, `/dev/sgx_vepc`, a terminal)",
-        _EVERY_ROLE - _DISKS - OWN_DEVICES, _EVERY_ACCESS, _WITH_DEVICES, _NODE | {FileKind.BLOCK},
+        "other device (a terminal, a serial port, `/dev/hwrng`)",
+        _EVERY_ROLE - _DISKS - OWN_DEVICES, _EVERY_ACCESS, _UNKNOWN_DEVICES, _NODE | {FileKind.BLOCK},
         Sharing.UNLABELLED, End.NOTHING,
-        "one label for all its users would shut out all but one VM; the policy says whether VMs may use it",
-        "the policy; libvirt relabels /dev/sgx_vepc for one VM",
+        "it is the host's, and the policy says whether VMs may use it",
+        "the policy (`virt_use_comm`)",
     ),
 )  # fmt: skip
 """In order: the first row that covers a file is its rule."""
@@ -247,7 +266,7 @@ def sharing(role: Role, access: Access, place: Place, *, shareable: bool = False
     return found.sharing if found is not None else Sharing.UNLABELLED
 
 
-def kinds(role: Role, access: Access) -> frozenset[FileKind]:
-    """Return what a file must be to get a label in this role."""
-    rows = (row for row in TABLE if role in row.roles and access in row.accesses)
+def kinds(role: Role, access: Access, place: Place) -> frozenset[FileKind]:
+    """Return what a file in this place must be to get a label in this role."""
+    rows = (row for row in TABLE if role in row.roles and access in row.accesses and place in row.places)
     return frozenset().union(*(row.kinds for row in rows if row.sharing is not Sharing.UNLABELLED))

@@ -93,7 +93,8 @@ class Resource:
     for an image without one, None for what is no image. `stated` holds the layers (backing, data file) that the
     command line names in the place of the header's. `named_by` is the image whose header names this file, None
     where a person did. `label` is a context of the user's own, `relabel` False keeps the label that the file
-    has; None leaves both to the VM's seclabel.
+    has; None leaves both to the VM's seclabel. `optional` is what QEMU does without where it is missing or denied.
+    `otherwise` are the names that QEMU tries, in order, where this one is not there (in the folders of `-L`).
     """
 
     path: str
@@ -108,6 +109,8 @@ class Resource:
     """A share that is labelled for the VM with all that is in it."""
     stated: frozenset[Role] = frozenset()
     named_by: str | None = None
+    optional: bool = False
+    otherwise: tuple[str, ...] = ()
 
     @property
     def layered(self) -> bool:

@@ -26,6 +26,10 @@ _STRENGTH = (Sharing.UNLABELLED, Sharing.CONTENT, Sharing.PRIVATE, Sharing.SHARE
 _MODES = {Role.PIDFILE: 0o600, Role.MEMORY: 0o644}
 """How QEMU makes files (`util/oslib-posix.c`, `softmmu/physmem.c`); all others as open(2) with 0666 does."""
 _NAME_FILES = "; name the files in it: what is missing is made for the VM"
+_COPY_VARIABLES = (
+    "the system's file for all VMs cannot be written; use a copy for this VM (cp {} ./VARS.fd), or readonly=on if "
+    "it is the firmware's code"
+)
 _IN_TREES = frozenset({FileKind.REGULAR, FileKind.DIRECTORY})
 
 
@@ -77,21 +81,30 @@ class FilePlanner:
     def decide(self, wanted: Wanted) -> Outcome:
         """Return what happens to this file."""
         resource, found = wanted.resource, wanted.found
-        problem = f"{found.problem}{_named(resource)}" if found.problem is not None else None
-        problem = problem or found.used or self._stranger(wanted)
+        without = resource.optional and found.kind is FileKind.MISSING
+        problem = None if without else self._problem(wanted)
         if problem is not None:
             return _refused(wanted, problem)
         if found.kind is FileKind.MISSING:
             return self._missing(wanted)
         if resource.sharing is Sharing.UNLABELLED:
             return self._left_alone(wanted)
-        if found.kind not in labelrules.kinds(resource.role, resource.access):
+        if found.kind not in labelrules.kinds(resource.role, resource.access, hostpaths.place(found.real)):
             instead = _NAME_FILES if resource.role is Role.EXTRA and found.kind is FileKind.DIRECTORY else ""
             return _refused(wanted, f"a {openings.word(found.kind)} cannot be used as {resource.role}{instead}")
         relabel = self.invocation.seclabel.relabel if resource.relabel is None else resource.relabel
         if not relabel and resource.label is None:
             return self._kept(wanted)
         return self._labelled(wanted)
+
+    def _problem(self, wanted: Wanted) -> str | None:
+        """Return why this file cannot be used at all."""
+        resource, found = wanted.resource, wanted.found
+        if found.problem is not None:
+            return f"{found.problem}{_named(resource)}"
+        if resource.role is Role.NVRAM and _writes(resource) and hostpaths.place(found.real) is labelrules.Place.SYSTEM:
+            return _COPY_VARIABLES.format(shell_word(found.real))
+        return found.used or self._stranger(wanted)
 
     def _stranger(self, wanted: Wanted) -> str | None:
         """Return why a header may not name this file: root would hand an image what its owner may not open."""
@@ -174,11 +187,12 @@ class FilePlanner:
         missing = self.policy.denied(self.process, found.label, found.kind, openings.needs(resource))
         if not missing:
             return Outcome()
-        return Outcome(
-            denials=(
-                f"{found.path} ({resource.source}): {self.process} may not {' and '.join(missing)} "
-                f"what is labelled {found.label}; {self._mend_label(wanted)}",
-            )
+        line = (
+            f"{found.path} ({resource.source}): {self.process} may not {' and '.join(missing)} "
+            f"what is labelled {found.label}; {self._mend_label(wanted)}"
+        )
+        return (
+            Outcome(warnings=(f"{line}; QEMU goes on without it",)) if resource.optional else Outcome(denials=(line,))
         )
 
     def _mend_label(self, wanted: Wanted) -> str:

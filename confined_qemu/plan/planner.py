@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from confined_qemu.model import hostpaths, policynames
 from confined_qemu.model.errors import printable
-from confined_qemu.model.facts import SelinuxMode
+from confined_qemu.model.facts import FileKind, SelinuxMode
 from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.invocation import Accel, Confinement, Invocation, SeclabelType
 from confined_qemu.model.plan import AccelChoice, Plan, PlannedResource
@@ -218,6 +218,8 @@ class _Draft:
         for resource in files:
             found = self.facts.files[resource.path]
             outcome = outcomes[found.identity or found.real]
+            if resource.optional and found.kind is FileKind.MISSING:
+                continue  # QEMU does without it
             settled = hostpaths.settled(resource, found.real, found.kind)
             self.found.resources.append(PlannedResource(settled, found.path, outcome.context, outcome.restore))
 

@@ -13,6 +13,7 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from confined_qemu.model import hostpaths
+from confined_qemu.model.commas import escape
 from confined_qemu.model.errors import CommandLineError
 from confined_qemu.model.frozen import dataclass, replace
 from confined_qemu.model.resource import PROBED, Access, Resource, Role, Sharing
@@ -25,6 +26,16 @@ if TYPE_CHECKING:
 _SAYS_FORMAT = frozenset({"qcow2"})
 """Formats whose header has a place for the backing file's format (qed's says raw or nothing, qcow's nothing at all)."""
 _FOLLOWED = frozenset({Role.BACKING, Role.DATA_FILE})
+_WHOLE = {
+    **{f"-hd{letter}": f",index={number}" if number else "" for number, letter in enumerate("abcd")},
+    "-cdrom": ",media=cdrom",
+    "-fda": ",if=floppy",
+    "-fdb": ",if=floppy,index=1",
+    "-mtdblock": ",if=mtd",
+    "-pflash": ",if=pflash",
+    "-sd": ",if=sd",
+}
+"""Options whose whole value is a disk's name, and what `-drive` calls them."""
 _LOST = "\N{REPLACEMENT CHARACTER}"
 """What QEMU's JSON writer puts in the place of bytes that are not UTF-8 (`qobject/json-writer.c`)."""
 
@@ -53,6 +64,8 @@ class Names:
 
     layers: tuple[Layer, ...] = ()
     problems: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    """What is no file of the host: a server of another machine's."""
 
 
 class _HeaderError(Exception):
@@ -70,7 +83,7 @@ def names(answer: str, layer: Layer, folder: str) -> Names:
         if layer.image.format == PROBED:
             _refuse_probed(info, layer, folder)
             return Names()
-        return Names(tuple(_named(info, layer, folder)))
+        return Names(tuple(_named(info, layer, folder)), remarks=tuple(_servers(info, layer)))
     except (ValueError, RecursionError):
         return Names(problems=(layer.problem("qemu-img's answer about this image cannot be read"),))
     except _HeaderError as error:
@@ -85,6 +98,19 @@ def _named(info: dict[str, Any], layer: Layer, folder: str) -> Iterator[Layer]:
         yield _layer(layer, posixpath.join(folder, _local(name, "an extent")), f"extent {number + 1}")
     if Role.BACKING not in image.stated and (name := _text(info, "backing-filename")):
         yield from _backing(name, _text(info, "backing-filename-format"), layer, folder)
+
+
+def _servers(info: dict[str, Any], layer: Layer) -> Iterator[str]:
+    """Yield a line where the backing file is a server's: QEMU connects to what a header names."""
+    name = _text(info, "backing-filename")
+    if Role.BACKING in layer.image.stated or not name:
+        return
+    try:
+        found = header_files(layer.root, expand("backing file", name), None)
+    except CommandLineError:
+        return  # that is a problem, said elsewhere
+    if not found:
+        yield layer.problem(f"its header names {name}, which QEMU connects to")
 
 
 def _data_name(info: dict[str, Any]) -> str:
@@ -102,13 +128,21 @@ def _refuse_probed(info: dict[str, Any], layer: Layer, folder: str) -> None:
     image, found = layer.image, _text(info, "format")
     if not (info.get("backing-filename") or _data_name(info) or _extents(info, posixpath.join(folder, image.path))):
         return
-    mend = f"state it: format={found}, or format=raw if it is a raw disk"
+    mend = f"state it: {_with_format(image, found)}, or format=raw if it is a raw disk"
     if image.named_by is not None:
         mend = f"convert {image.named_by} above it to qcow2, which states it: qemu-img convert -B … -F {found}"
     raise _HeaderError(
         f"format not stated: QEMU would detect {found} and open the files that the header names, "
         f"and a guest may have written that header; {mend}"
     )
+
+
+def _with_format(image: Resource, form: str) -> str:
+    """Return how the format is said: options such as `-hda` have no place for it."""
+    words = _WHOLE.get(image.source.partition(" ")[0]) if "=" not in image.source else None
+    if words is None:
+        return f"format={form}"
+    return f"-drive file={shlex.quote(escape(image.path))},format={form}{words} in the place of {image.source}"
 
 
 def _layer(layer: Layer, path: str, what: str) -> Layer:
@@ -137,7 +171,9 @@ def _backing(name: str, form: str, layer: Layer, folder: str) -> Iterator[Layer]
         raise _HeaderError(f"the backing file that its header names cannot be used: {error.what}") from error
     for resource in found:
         if resource.access is Access.CONNECT:
-            continue  # a server's socket keeps its label, and the policy decides
+            # a server's socket keeps its label, and the policy decides
+            yield Layer(replace(resource, named_by=image.path), layer.root, layer.depth + 1)
+            continue
         if resource.role not in _FOLLOWED or resource.access is not Access.READ:
             raise _HeaderError(
                 f"its header wants {resource.path} as {resource.role} ({resource.access}); a header may only name "

@@ -56,7 +56,16 @@ _CONTENTS = {
     "raw": bytes(_SIZE),
 }
 """What a plain file holds, by its kind."""
-_KINDS = (*_CONTENTS, "chain", "data", "vmdk", "dir", "keys", "fifo", "peer", "shut", "new")
+_FOLDERS = {
+    "dir": (b"a", ("a",)),
+    "roms": (bytes(1 << 16), ("rom.bin", "bios-256k.bin", "keymaps/en-us")),
+    "keys": (
+        b"a:0123456789abcdef0123456789abcdef\n",
+        ("keys.psk", "ca-cert.pem", "server-cert.pem", "server-key.pem"),
+    ),
+}
+"""What every file of a folder holds, and their names, by its kind."""
+_KINDS = (*_CONTENTS, *_FOLDERS, "chain", "data", "vmdk", "fifo", "single", "peer", "shut", "new")
 _MADE = re.compile(rf"(?<![\w-])(?:{'|'.join(_KINDS)})-\w+(?::colon)?")
 
 OWN = {
@@ -156,13 +165,11 @@ class Place:
         kind = name.partition("-")[0]
         if kind == "new" or os.path.exists(path) or os.path.exists(f"{path}.in"):
             return
-        if kind == "dir":
-            os.mkdir(path)
-            _write(os.path.join(path, "a"), b"a")
-        elif kind == "keys":
-            os.mkdir(path)
-            for file in ("keys.psk", "ca-cert.pem", "server-cert.pem", "server-key.pem"):
-                _write(os.path.join(path, file), b"a:0123456789abcdef0123456789abcdef\n")
+        if kind in _FOLDERS:
+            self._folder(path, *_FOLDERS[kind])
+        elif kind == "single":
+            os.mkfifo(path)
+            self._held.append(os.open(path, os.O_RDWR | os.O_NONBLOCK))
         elif kind in {"peer", "shut"}:
             self._socket(folder, name, listening=kind == "peer")
         elif kind == "fifo":
@@ -176,6 +183,13 @@ class Place:
             self._image(folder, name, kind)
         else:
             _write(path, _CONTENTS.get(kind, b"text\n"))
+
+    @staticmethod
+    def _folder(path: str, data: bytes, names: Sequence[str]) -> None:
+        for name in names:
+            file = os.path.join(path, name)
+            os.makedirs(os.path.dirname(file), exist_ok=True)
+            _write(file, data)
 
     def _image(self, folder: str, name: str, kind: str) -> None:
         path = os.path.join(folder, name)
@@ -250,8 +264,9 @@ def _unopened(run: Run, plan: Sequence[tuple[str, str, str]], opened: Sequence[O
     seen = {one.path for one in opened}
     return [
         path
-        for path, access, _ in plan
+        for path, access, role in plan
         if access != "temporary"
+        and role != OPTIONAL
         and os.path.basename(path) not in run.unopened
         and not any(one == path or one.startswith(f"{path}/") for one in seen)
     ]
@@ -266,12 +281,14 @@ def planned(arguments: Sequence[str]) -> tuple[tuple[str, str, str], ...]:
 
     found = collect.followed(inputs.from_arguments(QEMU, arguments), confined=False)
     assert found.problems == (), found.problems
-    files = [(one.path, one.access.value, one.role.value) for one in found.resources]
+    files = [(one.path, one.access.value, OPTIONAL if one.optional else one.role.value) for one in found.resources]
     files += [(one.path, one.access.value, "socket") for one in found.listeners]
     files += [(os.environ["TMPDIR"], "temporary", "")] if found.needs_tmpdir else []
     return tuple((os.path.normpath(os.path.join(os.getcwd(), path)), access, role) for path, access, role in files)
 
 
+OPTIONAL = "optional"
+"""In the place of the role of what QEMU opens if it is there, or does without."""
 _COVERS = {
     "ro": "rx",
     "rw": "rw",
@@ -291,6 +308,8 @@ def missing(opened: Sequence[Opened], plan: Sequence[tuple[str, str, str]]) -> l
 def _own(one: Opened) -> bool:
     if one.path == os.getcwd():
         return one.want == "r"  # libpmem walks through sysfs, and remembers where it was
+    if one.path.endswith((".in", ".out")) and not os.path.exists(one.path):
+        return True  # two pipes are looked for before one
     if _PROTOCOL.match(one.path.removeprefix(os.getcwd())):
         return not os.path.exists(one.path)  # is `nbd:…` a device of the host? (`find_hdev_driver`)
     return one.path.startswith(tuple(OWN)) or one.path in _EXACT

@@ -33,6 +33,7 @@ _NO_KEY = "it is written and never read"
 
 NOT_RUN = {
     **dict.fromkeys(("h", "help", "version", "audio-help"), _PRINTS),
+    **dict.fromkeys(("accel device", "accel rapl-helper-socket"), _LATER),
     **dict.fromkeys(("perfmap", "jitdump", "run-with", "run-with chroot"), _LATER),
     **{f"{name} {key}": _LATER for name in ("netdev", "nic", "net") for key in ("passt:path", "map-path")},
     **dict.fromkeys(("device vhostdev", "object igvm-cfg:file", "object sev-snp-guest:sev-device"), _LATER),
@@ -49,7 +50,6 @@ NOT_RUN = {
     "object authz-listfile:filename": "QEMU 7.2 knows its name in the schema or as an object, and not as both",
     **dict.fromkeys(("device vfio-pci:host", "device vfio-pci-nohotplug:host"), NO_DEVICE),
     **{f"device u2f-emulated:{key}": _NO_MODULE for key in ("dir", "cert", "privkey", "entropy", "counter")},
-    **{f"{name} {key}": _NO_MODULE for name in ("audiodev", "audio") for key in ("pa:server", "server")},
     **{f"audio oss:{key}": "-audiodev's" for key in ("in.dev", "out.dev")},
     **{f"object sev-guest:{key}": _NO_SEV for key in ("sev-device", "dh-cert-file", "session-file")},
     "object tls-cipher-suites:dir": _NO_KEY,

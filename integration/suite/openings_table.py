@@ -44,6 +44,7 @@ def _dies(name: str, *lines: str, unopened: Mapping[str, str] | None = None) -> 
 
 
 NO_DEVICE = "it is found in sysfs by its address, and there is no such device"
+_ASKS = "run when the guest asks"
 _LAZY_TFTP = "the user network looks into its folder when the guest asks"
 
 TABLE = (
@@ -199,7 +200,9 @@ TABLE = (
     *(_dies(f"{name} vdpa", f"-{name} vhost-vdpa,vhostdev=<,raw-@a>,id=@a") for name in ("netdev", "nic")),
     *(
         replace(
-            _run(f"{name} smb", f"-{name} user,smb=<,dir-@a>,id=@a", unopened={"dir-@a": "Samba opens it"}),
+            _run(
+                f"{name} smb", f"-{name} user,smb=<,dir-@a>,id=@a", unopened={"dir-@a": "Samba opens it", "smbd": _ASKS}
+            ),
             end=End.EITHER,  # it lives where Samba is installed
         )
         for name in ("netdev", "nic", "net")
@@ -293,6 +296,21 @@ TABLE = (
         for name in ("machine", "M")
     ),
     _run("bios", "-bios <bios-@a>"),
+    _run("bios by -L", "-L <dir-@a> -L <roms-@b> -bios rom.bin", unopened={"dir-@a": "rom.bin is not there"}),
+    _run("firmware that nobody names", "-L roms-@a"),
+    _run(
+        "JSON in single quotes",
+        "-blockdev {'driver':'raw','node-name':'@s','file':{'driver':'file','filename':'raw-@s'}}",
+        "-drive if=none,id=@t,file=json:{'driver':'raw',,'file':{'driver':'file',,'filename':'raw-@t'}}",
+    ),
+    _run("one pipe for both ways", "-chardev pipe,id=@a,path=<,single-@a> -serial pipe:single-@b"),
+    _run("a migration by a program", "-incoming exec:cat"),
+    _dies("a replay", "-icount shift=1,rr=replay,rrfile=text-@a"),
+    _run(
+        "a program for the guest's network",
+        "-netdev user,id=@a,guestfwd=tcp:10.0.2.4:80-cmd:script-@a",
+        unopened={"script-@a": _ASKS},
+    ),
     _run("firmware", "-machine firmware=<,bios-@a>"),
     _run("M's firmware", "-M firmware=bios-@a"),
     # ---- displays, sound, traces, the process

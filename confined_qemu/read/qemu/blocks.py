@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from confined_qemu.model import hostpaths
 from confined_qemu.model.errors import CommandLineError
 from confined_qemu.model.frozen import dataclass, field, replace
+from confined_qemu.model.labelrules import Place
 from confined_qemu.model.resource import PROBED, Access, Role
 from confined_qemu.read.qemu.collector import Collector
 from confined_qemu.read.qemu.filenames import FILES, FILTERS, PROTOCOLS, expand
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     from confined_qemu.model.resource import Resource
 
-_REFERENCES = frozenset({"backing", "bottom", "data-file", "file", "image", "log", "raw", "target", "test"})
+_REFERENCES = frozenset({"backing", "bottom", "data-file", "file", "header", "image", "log", "raw", "target", "test"})
 """Keys whose plain value is another node's name, never a path."""
 _NO_FILES = frozenset(
     "cookie export filename header id image name namespace node-name path pool url user volume".split()  # noqa: SIM905
@@ -274,23 +276,11 @@ class Blocks:
         if "filename" in values:
             image = at.format if driver is None or driver in FILES | FILTERS else driver
             source = at.source("filename")
-            form = image or PROBED
+            # QEMU looks into no disk that it reaches by SCSI commands (`block.c`, `find_image_format`)
+            form = image or ("raw" if hostpaths.place(values["filename"]) is Place.OWN_DEVICE else PROBED)
             collector.add(
                 values["filename"], at.role, access, source, format=form, stated=at.stated, shareable=at.shareable
             )
-        if driver == "vvfat" and "dir" in values:
-            # `rw` is what QEMU writes back to the folder (`block/vvfat.c`)
-            writes = truth(values, "rw") and not at.readonly
-            kind = Access.DIRECTORY if writes else Access.READ
-            collector.add(values["dir"], Role.SHARE, kind, at.source("dir"))
-            collector.needs_tmpdir = True
-        if driver == "blkdebug" and "config" in values:
-            collector.add(values["config"], Role.CONFIG, Access.READ, at.source("config"))
-        if driver == "rbd":
-            for key in ("conf", "keyring"):
-                collector.add(values.get(key, ""), Role.CONFIG, Access.READ, at.source(key))
-        if driver == "gluster" and values.get("logfile", "-") != "-":
-            collector.add(values["logfile"], Role.LOG, Access.CREATE, at.source("logfile"))
         if driver in _NAMED_PATHS and "path" in values:
             kind = _NAMED_PATHS[driver]
             if kind is Access.CONNECT:
@@ -299,6 +289,28 @@ class Blocks:
                 # a vDPA device is a character device that its own driver shares out
                 role = Role.HOST_DEVICE if driver == "virtio-blk-vhost-vdpa" else at.role
                 collector.add(values["path"], role, access, at.source("path"), format="raw")
+        _of_driver(collector, values, driver, at)
+
+
+def _of_driver(collector: Collector, values: dict[str, str], driver: str | None, at: _At) -> None:
+    """Add what one driver alone opens."""
+    if driver == "vvfat" and "dir" in values:
+        # `rw` is what QEMU writes back to the folder (`block/vvfat.c`)
+        writes = truth(values, "rw") and not at.readonly
+        kind = Access.DIRECTORY if writes else Access.READ
+        collector.add(values["dir"], Role.SHARE, kind, at.source("dir"))
+        collector.needs_tmpdir = True
+    if driver == "blkdebug" and "config" in values:
+        collector.add(values["config"], Role.CONFIG, Access.READ, at.source("config"))
+    if driver == "rbd":
+        for key, role in (("conf", Role.CONFIG), ("keyring", Role.SECRET)):
+            collector.add(values.get(key, ""), role, Access.READ, at.source(key))
+    if driver == "nvme" and "device" in values:
+        collector.vfio(values["device"], at.source("device"), config=False)
+    if driver == "virtio-blk-vfio-pci" and "path" in values:
+        collector.vfio(values["path"], at.source("path"))
+    if driver == "gluster" and values.get("logfile", "-") != "-":
+        collector.add(values["logfile"], Role.LOG, Access.CREATE, at.source("logfile"))
 
 
 def header_files(source: str, values: dict[str, str], image: str | None) -> tuple[Resource, ...]:
@@ -322,6 +334,7 @@ def _read_here(driver: str | None) -> frozenset[str]:
         "blkverify": {"x-image", "x-raw"},
         "rbd": {"conf", "keyring"},
         "gluster": {"logfile"},
+        "nvme": {"device"},
     }
     return frozenset(keys.get(driver or "", set()))
 

@@ -116,7 +116,7 @@ def compat(option: str, value: str) -> dict[str, str]:
         value = value.removeprefix("mon:")
         found["mux"] = "on"
     backend, colon, rest = value.partition(":")
-    if colon and backend in {"file", "pipe"}:
+    if colon and backend in {"file", "pipe", "pty"}:
         return {"backend": backend, "path": rest, **found}
     if colon and backend == "unix":
         return {"backend": "socket", **found, **dict(pairs(option, rest, "path"))}
@@ -143,22 +143,33 @@ def files(collector: Collector, values: dict[str, str], source: str, *, rewritte
         collector.add(values.get("input-path", ""), Role.CHARDEV, Access.READ, f"{source} input-path=")
     elif backend == "pipe" and path:
         for end in (".in", ".out"):
-            collector.add(path + end, Role.CHARDEV, Access.READ_WRITE, place)
+            # without the two it is one pipe for both ways (`chardev/char-pipe.c`)
+            collector.add(path + end, Role.CHARDEV, Access.READ_WRITE, place, otherwise=(path,))
+    elif backend == "pty" and path:
+        raise CommandLineError(
+            f"{source} pty: a VM may not make the link {path!r}",
+            hint="leave the path out; QEMU prints the terminal's name, and QMP's query-chardev returns it",
+        )
     elif backend in _TTYS:
         collector.add(path, Role.CHARDEV, Access.READ_WRITE, place)
     elif backend == "socket" and path:
-        server = truth(values, "server")
-        if truth(values, "abstract"):
-            if server:
-                raise CommandLineError(
-                    f"{place}{path!r}: any VM may connect to an abstract socket", hint="leave abstract=on out"
-                )
-        else:
-            made = rewritten and "fd" not in values
-            if made and server:
-                return Access.LISTEN
-            collector.add(path, Role.SOCKET, Access.LISTEN if server else Access.CONNECT, place)
-            # QEMU connects anew by the path alone (chardev/char-socket.c: reconnect is incompatible with fd)
-            if made and not any(values.get(key, "0") != "0" for key in ("reconnect", "reconnect-ms")):
-                return Access.CONNECT
+        return _socket(collector, values, place, rewritten=rewritten)
+    return None
+
+
+def _socket(collector: Collector, values: dict[str, str], place: str, *, rewritten: bool) -> Access | None:
+    path, server = values["path"], truth(values, "server")
+    if truth(values, "abstract"):
+        if server:
+            raise CommandLineError(
+                f"{place}{path!r}: any VM may connect to an abstract socket", hint="leave abstract=on out"
+            )
+    else:
+        made = rewritten and "fd" not in values
+        if made and server:
+            return Access.LISTEN
+        collector.add(path, Role.SOCKET, Access.LISTEN if server else Access.CONNECT, place)
+        # QEMU connects anew by the path alone (chardev/char-socket.c: reconnect is incompatible with fd)
+        if made and not any(values.get(key, "0") != "0" for key in ("reconnect", "reconnect-ms")):
+            return Access.CONNECT
     return None

@@ -42,6 +42,8 @@ class Collector:
     """What becomes of a path where no file is expected."""
     origins: Mapping[int, str] = field(default_factory=dict)
     """The spec's key that asks for the files of an argument, by the argument's number."""
+    guards: frozenset[str] = frozenset()
+    """The ids of the objects that guard the guest's memory from the host (`-machine confidential-guest-support=`)."""
     position: int = 0
     arguments: list[str] = field(default_factory=list)
     listeners: list[Listener] = field(default_factory=list)
@@ -64,10 +66,14 @@ class Collector:
         shareable: bool = False,
         format: str | None = None,  # noqa: A002 - the name that the field has
         stated: frozenset[Role] = frozenset(),
+        optional: bool = False,
+        otherwise: tuple[str, ...] = (),
     ) -> None:
         """Add a file by the rules of `hostpaths.resource`, unless the path names none."""
-        source = self.origin or source
-        found = hostpaths.resource(path, role, access, source, shareable=shareable, format=format, stated=stated)
+        found = hostpaths.resource(
+            path, role, access, self.origin or source, shareable=shareable, format=format, stated=stated,
+            optional=optional, otherwise=otherwise,
+        )  # fmt: skip
         if found is not None:
             self._found.append((self.position, found))
 
@@ -78,21 +84,33 @@ class Collector:
 
     def use(self, path: str, use: Use, source: str) -> None:
         """Add one file, or each of a list of files, as the table of options says."""
-        if use.role is Role.VFIO:
-            self._vfio(path, source)
-            return
         for single in path.split(use.many) if use.many is not None else (path,):
             self.add(single, use.role, use.access, source)
 
-    def _vfio(self, device: str, source: str) -> None:
-        """Add what QEMU opens for a device that it passes through (`hw/vfio/pci.c`): the group and the container.
+    def vfio(self, device: str, source: str, *, cdev: bool = False, config: bool = True) -> None:
+        """Add what QEMU opens for a device that it passes through: the group and the container (`hw/vfio/pci.c`).
 
-        It finds the group in sysfs, by the device's address (`01:00.0`) or folder.
+        It finds the group in sysfs, by the device's address (`01:00.0`) or folder. `cdev`: with an iommufd it opens the
+        device's own node instead (`hw/vfio/iommufd.c`). `config`: it reads the device's configuration space in sysfs,
+        which the NVMe driver of the block layer does not (`util/vfio-helpers.c`).
         """
         folder = hostpaths.pci_folder(device)
-        self.add(f"{folder}/{hostpaths.IOMMU_GROUP}", Role.VFIO, Access.READ_WRITE, source)
-        self.add(f"{folder}/config", Role.HOST_DEVICE, Access.READ, source)
-        self.add("/dev/vfio/vfio", Role.HOST_DEVICE, Access.READ_WRITE, source)
+        node = hostpaths.VFIO_DEVICE if cdev else hostpaths.IOMMU_GROUP
+        self.add(f"{folder}/{node}", Role.VFIO, Access.READ_WRITE, source)
+        if config:
+            self.add(f"{folder}/config", Role.HOST_DEVICE, Access.READ, source)
+        if not cdev:
+            self.add("/dev/vfio/vfio", Role.HOST_DEVICE, Access.READ_WRITE, source)
+
+    def program(self, path: str, source: str, *, otherwise: tuple[str, ...] = ()) -> None:
+        """Add a program or script that QEMU runs; what that opens in its turn nobody can know."""
+        self.add(path, Role.PROGRAM, Access.READ, source, otherwise=otherwise)
+        self.remarks.append(
+            printable(
+                f"{path} ({self.origin or source}): QEMU runs it, confined like the VM; files that it opens are not "
+                "labelled unless CONFINED_QEMU_EXTRA_PATHS or extra_files names them"
+            )
+        )
 
     def socket(self, found: Socket) -> None:
         """Add a socket for the launcher to make or to connect, and the argument that takes it."""
@@ -138,8 +156,9 @@ class Collector:
 
 _TEXT = frozenset(
     """
-    append bootargs data desc domainname host-data hostname id id-auth id-block in.name iv mount_tag name osk
-    out.name priority product serial tag username vendor
+    append bootargs data desc domainname guest-visible-workarounds host-data hostname id id-auth id-block identity
+    in.name iv match mount_tag mrconfigid mrowner mrownerconfig name osk out.name priority product serial service tag
+    username vendor
     """.split()  # noqa: SIM905 - a table, not a line for each word
 )
 """Keys of strict lists whose value is text, base64 or the guest's own path (virtme's `mount_tag=/dev/root`)."""
@@ -155,10 +174,13 @@ def read_keys(
     Raises:
         CommandLineError: an absolute path stands under a key that is not known to name none.
     """
-    driver = dict(values).get(spec.implied or "", "")
+    last = dict(values)
+    driver = last.get(spec.implied or "", "")
     for key, value in values:
         use = spec.keys.get(f"{driver}:{key}") or spec.keys.get(key)
-        if use is not None:
+        if use is not None and use.role is Role.VFIO:
+            collector.vfio(value, f"-{option} {key}=", cdev=bool(last.get("iommufd")))
+        elif use is not None:
             collector.use(value, use, f"-{option} {key}=")
         elif spec.strict and key not in known and key != spec.implied:
             collector.unknown_path(option, key, value, _TEXT)

@@ -17,7 +17,7 @@ FILES = frozenset({"file", "host_device", "host_cdrom"})
 """Drivers whose `filename` is a file of the host."""
 _REMOTE = frozenset(
     """
-    ftp ftps http https iscsi iser nfs nvme null-aio null-co sheepdog sheepdog+tcp sheepdog+unix ssh
+    ftp ftps http https iscsi iser nfs null-aio null-co sheepdog sheepdog+tcp sheepdog+unix ssh
     gluster gluster+tcp gluster+rdma nbd+tcp nbds nbds+tcp
     """.split()  # noqa: SIM905 - a table, not a line for each word
 )
@@ -35,7 +35,7 @@ PROTOCOLS = (
     | FILTERS
     | frozenset(
         """
-    gluster+unix io_uring nbd nbd+unix nbds+unix nvme-io_uring rbd virtio-blk-vfio-pci virtio-blk-vhost-user
+    gluster+unix io_uring nbd nbd+unix nbds+unix nvme nvme-io_uring rbd virtio-blk-vfio-pci virtio-blk-vhost-user
     virtio-blk-vhost-vdpa vvfat
     """.split()  # noqa: SIM905 - a table, not a line for each word
     )
@@ -134,12 +134,18 @@ def _blkverify(rest: str) -> dict[str, str]:
     return {"driver": "blkverify", "x-raw": raw, "x-image": image}
 
 
+def _nvme(rest: str) -> dict[str, str]:
+    """Read `nvme://0000:01:00.0/NAMESPACE` (`block/nvme.c`)."""
+    return {"driver": "nvme", "device": rest.removeprefix("//").partition("/")[0]}
+
+
 _READERS: dict[str, Callable[[str], dict[str, str]]] = {
     "fat": _fat,
     "nbd": _nbd,
     "nbd+unix": _nbd_unix,
     "nbds+unix": _nbd_unix,
     "gluster+unix": _gluster_unix,
+    "nvme": _nvme,
     "rbd": _rbd,
     "blkdebug": _blkdebug,
     "blkverify": _blkverify,

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from confined_qemu.model.commas import split
+from confined_qemu.model.commas import escape, split
 from confined_qemu.model.errors import CommandLineError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 _YES = frozenset({"on", "yes", "true", "y"})
 _DEEP = 64
@@ -50,6 +50,16 @@ def _pairs(option: str, value: str, implied: str | None) -> Iterator[tuple[str, 
             yield key, "on"
 
 
+def around(value: str, implied: str | None, key: str, also: Sequence[str] = ()) -> tuple[str, str]:
+    """Return a comma list's items before and after the last `key`; other items with that key or `also` are left out."""
+    items = split(value)
+    keys = [found for found, _ in pairs(key, value, implied)]  # one for each item
+    place = max(number for number, found in enumerate(keys) if found == key)
+    kept = [(number, escape(item)) for number, item in enumerate(items) if keys[number] not in {key, *also}]
+    before = "".join(f"{item}," for number, item in kept if number < place)
+    return before, "".join(f",{item}" for number, item in kept if number > place)
+
+
 def objects(option: str, value: str, implied: str | None = None) -> tuple[tuple[str, str], ...]:
     """Return the pairs of a comma list, or of a JSON object where `value` begins with `{`.
 
@@ -65,17 +75,45 @@ def json_pairs(option: str, text: str) -> tuple[tuple[str, str], ...]:
     Raises:
         CommandLineError: it is no JSON object.
     """
+    value = load_json(option, text)
+    if not isinstance(value, dict):
+        raise CommandLineError(f"-{option} {text!r}: not a JSON object", hint="write {…}")
+    try:
+        return tuple(_leaves("", value))
+    except RecursionError as error:
+        raise _invalid(option, text) from error
+
+
+def load_json(option: str, text: str) -> Any:
+    """Return the value of a JSON text, in which QEMU takes strings in single quotes too (`qobject/json-lexer.c`).
+
+    Raises:
+        CommandLineError: it is no JSON.
+    """
     import json
 
     try:
-        value = json.loads(text)
-        if not isinstance(value, dict):
-            raise CommandLineError(f"-{option} {text!r}: not a JSON object", hint="write {…}")
-        return tuple(_leaves("", value))
+        return json.loads(_double_quoted(text) if "'" in text else text)
     except (ValueError, RecursionError) as error:
-        raise CommandLineError(
-            f"-{option} {text!r}: invalid JSON", hint='write {"key": "value"}, with double quotes'
-        ) from error
+        raise _invalid(option, text) from error
+
+
+def _invalid(option: str, text: str) -> CommandLineError:
+    return CommandLineError(f"-{option} {text!r}: invalid JSON", hint='write {"key": "value"}')
+
+
+def _double_quoted(text: str) -> str:
+    """Return a JSON text with every string in double quotes; an apostrophe may be escaped in either kind of string."""
+    import re
+
+    def part(match: re.Match[str]) -> str:
+        return {r"\'": "'", '"': r"\""}.get(match[0], match[0])
+
+    def string(match: re.Match[str]) -> str:
+        inner = re.sub(r"""\\.|\"""", part, match[0][1:-1], flags=re.DOTALL)
+        return f'"{inner}"'
+
+    return re.sub(r"""\"(?:\\.|[^"\\])*\"|'(?:\\.|[^'\\])*'""", string, text, flags=re.DOTALL)
 
 
 def _leaves(prefix: str, value: Any, left: int = 2 * _DEEP) -> Iterator[tuple[str, str]]:

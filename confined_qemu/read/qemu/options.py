@@ -89,7 +89,7 @@ _DEVICES = {
     "vfio-pci-nohotplug:host": _VFIO,
     "sysfsdev": _VFIO,
     "vhostdev": _DEVICE,
-    "hidraw": _DEVICE,
+    "hidraw": Use(Role.USB, Access.READ_WRITE),
     "sdrfile": Use(Role.FW_CFG, _READ),
     "frudatafile": Use(Role.FW_CFG, _READ),
     "jsonfile": Use(Role.NVRAM, _CREATE),
@@ -136,10 +136,8 @@ _AUDIO = {
     "wav:path": _LOG,
     "oss:in.dev": _DEVICE,
     "oss:out.dev": _DEVICE,
-    "pa:server": _SOCKET,
-    "server": _SOCKET,
 }
-"""`-audiodev` (`qapi/audio.json`)."""
+"""`-audiodev` (`qapi/audio.json`); ALSA's and sndio's devices have names of their own, and `pa` has code of its own."""
 
 _NETWORK = {
     "script": _PROGRAM,
@@ -165,7 +163,7 @@ def _list(implied: str | None, keys: Mapping[str, Use], *, strict: bool = False)
 
 
 _NAMES = """
-    accel action add-fd append compat cpu d dfilter echr g iscsi loadvm m mon msg name numa overcommit
+    action add-fd append compat d dfilter echr g iscsi loadvm m mon msg name numa overcommit
     prom-env rotate rtc runas sandbox seed semihosting-config set smp usbdevice uuid vga watchdog-action xen-domid
 """
 """Options whose value is a number, a word, an id, or the guest's own."""
@@ -184,8 +182,9 @@ OPTIONS: dict[str, Option] = {
     **dict.fromkeys(_OLD_CHARDEVS, Option(Kind.LEGACY)),
     **dict.fromkeys(("M", "machine"), _MACHINE),
     **dict.fromkeys(("netdev", "nic", "net"), Option(Kind.OWN, "type", keys=_NETWORK, strict=True)),
-    **dict.fromkeys(("audiodev", "audio"), _list("driver", _AUDIO, strict=True)),
-    **dict.fromkeys(("global", "incoming", "initrd", "vnc"), Option(Kind.OWN)),
+    **dict.fromkeys(("audiodev", "audio"), Option(Kind.OWN, "driver", keys=_AUDIO, strict=True)),
+    **dict.fromkeys(("cpu", "global", "incoming", "initrd", "vnc"), Option(Kind.OWN)),
+    "accel": _list("accel", {"device": _DEVICE, "rapl-helper-socket": _SOCKET}, strict=True),
     "acpitable": _list(None, {"file": _TABLES, "data": _TABLES}, strict=True),
     "bios": _path(_FIRMWARE),
     "blockdev": Option(Kind.BLOCKDEV, "driver"),
@@ -193,7 +192,7 @@ OPTIONS: dict[str, Option] = {
     "chardev": Option(Kind.CHARDEV, "backend"),
     "chroot": _path(_SERVED),
     "D": _path(_LOG),
-    "device": _list("driver", _DEVICES, strict=True),
+    "device": Option(Kind.OWN, "driver", keys=_DEVICES, strict=True),
     "display": Option(Kind.OWN, "type", keys={"rendernode": _DEVICE}),
     "drive": Option(Kind.DRIVE),
     "dtb": _path(_DTB),
@@ -201,7 +200,7 @@ OPTIONS: dict[str, Option] = {
     "fsdev": Option(Kind.OWN, "fsdriver", keys={"path": _SHARE, "socket": _SOCKET}, strict=True),
     "virtfs": Option(Kind.OWN, "fsdriver", keys={"path": _SHARE, "socket": _SOCKET}, strict=True),
     "fw_cfg": _list("name", {"file": Use(Role.FW_CFG, _READ)}),
-    "icount": _list("shift", {"rrfile": _LOG}, strict=True),
+    "icount": Option(Kind.OWN, "shift", keys={"rrfile": _LOG}, strict=True),
     "k": _path(_FIRMWARE),  # a layout, which is looked for as firmware is
     "kernel": _path(_KERNEL),
     "L": _path(Use(Role.FIRMWARE, _DIR)),
@@ -209,7 +208,7 @@ OPTIONS: dict[str, Option] = {
     "object": Option(Kind.OWN, "qom-type", keys=_OBJECTS, strict=True),
     "option-rom": _list("romfile", {"romfile": _ROM}),
     "pidfile": _path(Use(Role.PIDFILE, _CREATE)),
-    "plugin": _list("file", {"file": _PROGRAM}),
+    "plugin": Option(Kind.OWN, "file", keys={"file": _PROGRAM}, strict=True),
     "qtest-log": _path(_LOG),
     "readconfig": _path(_CONFIG),
     "run-with": _list(None, {"chroot": _SERVED}, strict=True),
@@ -226,9 +225,10 @@ OPTIONS: dict[str, Option] = {
             "rendernode": _DEVICE,
         },
     ),
-    "tpmdev": _list(
+    "tpmdev": Option(
+        Kind.OWN,
         "type",
-        {
+        keys={
             "path": Use(Role.TPM, Access.READ_WRITE),
             "cancel-path": Use(Role.TPM, Access.WRITE),
         },

@@ -10,7 +10,7 @@ import posixpath
 from typing import TYPE_CHECKING
 
 from confined_qemu.model.errors import CommandLineError, printable
-from confined_qemu.model.frozen import dataclass, field
+from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.invocation import Accel, Invocation
 from confined_qemu.model.resource import Access, Role
 from confined_qemu.read.qemu import chardevs, sequence, special
@@ -24,9 +24,11 @@ from confined_qemu.read.settings import UnknownOptions
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from confined_qemu.model.resource import Resource
     from confined_qemu.read.qemu.sequence import Item
 
 _DEFAULT_NAME = "qemu"
+_GUARDS = ("confidential-guest-support", "memory-encryption")
 _FLASH = ("pflash0", "pflash1")
 
 
@@ -56,17 +58,18 @@ def read(  # noqa: PLR0913 - what a caller may want otherwise
     if origins is None and is_query(arguments):
         return Invocation(name or _DEFAULT_NAME, emulator, tuple(arguments), query=True)
     items = sequence.take_apart(arguments, config)
-    reading = _Reading(Collector(_ids(items), unknown, origins=origins or {}), last=_last(items))
+    reading = _Reading(Collector(_ids(items), unknown, origins=origins or {}, guards=_guards(items)), last=_last(items))
     for item in items:
         reading.take(item)
     reading.blocks.finish(reading.collector, snapshot=reading.snapshot)
     collector = reading.collector
     executed = tuple(collector.arguments)
+    folders = [item.value for item in _all(items) if item.option == "L" and item.value is not None]
     return Invocation(
         name=reading.name or name or _DEFAULT_NAME,
         emulator=emulator,
         arguments=executed,
-        resources=collector.resources,
+        resources=tuple(_looked_for(resource, folders) for resource in collector.resources),
         listeners=tuple(collector.listeners),
         accel=_accel(reading.accels, emulator),
         needs_tmpdir=collector.needs_tmpdir,
@@ -83,10 +86,25 @@ def _all(items: Sequence[Item]) -> Iterator[Item]:
         yield from item.inside
 
 
+def _looked_for(resource: Resource, folders: Sequence[str]) -> Resource:
+    """Return a resource with the names under `-L` by which QEMU finds it where it is not in its working directory."""
+    found = resource.role in {Role.FIRMWARE, Role.OPTION_ROM} and resource.access is Access.READ
+    if not found or not folders or resource.path.startswith("/"):
+        return resource
+    inner = "keymaps/" if resource.source == "-k" else ""
+    return replace(resource, otherwise=tuple(f"{folder}/{inner}{resource.path}" for folder in folders))
+
+
 def _ids(items: Sequence[Item]) -> frozenset[str]:
     """Return the ids that the command line gives its own character devices."""
     lists = (item.value for item in _all(items) if item.option == "chardev" and item.value is not None)
     return frozenset(text for value in lists for key, text in pairs("chardev", value) if key == "id")
+
+
+def _guards(items: Sequence[Item]) -> frozenset[str]:
+    """Return the ids of the objects that the machine takes to guard the guest's memory."""
+    machines = [item.meant or "" for item in _all(items) if item.option in {"M", "machine"}]
+    return frozenset(text for value in machines for key, text in objects("machine", value, "type") if key in _GUARDS)
 
 
 def _last(items: Sequence[Item]) -> dict[str, int]:
@@ -152,6 +170,8 @@ class _Reading:
             chardevs.legacy(self.collector, option, argument, value)
         elif spec.kind is Kind.OWN:
             made = special.READERS[option](self.collector, option, value)
+            if option == "device":
+                self._used(value)
             self.collector.arguments.append(argument)
             if made is None:
                 self.collector.arguments.append(value)
@@ -194,8 +214,6 @@ class _Reading:
                 self.blocks.blockdev(collector.position, value)
             case _ if option == "name":
                 self.name = dict(pairs(option, value, "guest")).get("guest", self.name)
-            case _ if option == "accel":
-                self.accels.append(dict(pairs(option, value, "accel")).get("accel", ""))
 
     def _path(self, option: str, spec: Option, value: str) -> None:
         if option == "D" and "%" in value:
@@ -216,7 +234,13 @@ class _Reading:
             if "accel" in last:
                 self._machine_accel(last["accel"])
             self.blocks.flash.update(last[key] for key in _FLASH if key in last)
-        elif option == "device" and "drive" in last:
+        elif option == "accel":
+            self.accels.append(last.get("accel", ""))
+
+    def _used(self, value: str) -> None:
+        """Note which drive a device uses."""
+        last = dict(objects("device", value, "driver"))
+        if "drive" in last:
             self.blocks.device(last.get("driver", ""), last["drive"], shares=truth(last, "share-rw"))
 
     def _machine_accel(self, value: str) -> None:

@@ -1,15 +1,16 @@
-"""Options of QEMU whose values need more than the table of options says: networks, displays, migration. Pure."""
+"""Options of QEMU whose values need more than the table of options says: displays, migration, objects. Pure."""
 
 from __future__ import annotations
 
+import posixpath
 from typing import TYPE_CHECKING
 
-from confined_qemu.model.commas import escape, split
-from confined_qemu.model.errors import CommandLineError
+from confined_qemu.model.commas import split
+from confined_qemu.model.errors import printable
 from confined_qemu.model.resource import Access, Role, Takes
-from confined_qemu.read.qemu import chardevs
+from confined_qemu.read.qemu import networks, nodes
 from confined_qemu.read.qemu.collector import Socket, read_keys
-from confined_qemu.read.qemu.keyvals import child, json_pairs, objects, pairs, truth
+from confined_qemu.read.qemu.keyvals import around, child, json_pairs, objects, pairs, truth
 from confined_qemu.read.qemu.options import OPTIONS
 
 if TYPE_CHECKING:
@@ -18,93 +19,22 @@ if TYPE_CHECKING:
     from confined_qemu.read.qemu.collector import Collector
 
 _UNIX = "unix:"
-_NETWORK_KEYS = ("bootfile", "guestfwd", "hostfwd", "path", "sock")
-_TAP_SCRIPTS = {"script": "/etc/qemu-ifup", "downscript": "/etc/qemu-ifdown"}
-"""What QEMU runs where it is told nothing else (`net/tap.c`)."""
-_NODES = {"iommufd": "/dev/iommu", "memory-backend-epc": "/dev/sgx_vepc"}
-"""What objects open that name no file (`backends/iommufd.c`, `hostmem-epc.c`)."""
+_EXEC = "exec:"
+_CREDENTIALS = {
+    "tls-creds-x509": (
+        *("ca-cert.pem", "ca-crl.pem", "server-cert.pem", "server-key.pem", "client-cert.pem", "client-key.pem"),
+        "dh-params.pem",
+    ),
+    "tls-creds-psk": ("keys.psk", "dh-params.pem"),
+    "tls-creds-anon": ("dh-params.pem",),
+}
+"""The files that QEMU opens in such an object's folder (`crypto/tlscreds*.c`)."""
+_SPICE_KEYS = {
+    "x509-cacert-file": "ca-cert.pem",
+    "x509-cert-file": "server-cert.pem",
+    "x509-key-file": "server-key.pem",
+}
 _DIRECTORIES = ("/dev/hugepages", "/dev/hugepages/")
-
-
-def network(collector: Collector, option: str, value: str) -> Socket | None:
-    """Read `-netdev`, `-nic` and `-net`: scripts, helpers, shares, and sockets of `stream` and `dgram`.
-
-    Returns the socket that the launcher makes.
-
-    Raises:
-        CommandLineError: the list cannot be read, or an unknown key holds a path.
-    """
-    values = objects(option, value, "type")
-    known = [*_NETWORK_KEYS, "addr.path", "local.path", "remote.path"]
-    last = dict(values)
-    kept = [(key, "" if key.endswith("script") and text == "no" else text) for key, text in values]
-    read_keys(collector, option, OPTIONS[option], kept, known)
-    made, kind = None, last.get("type")
-    if kind in {"stream", "dgram"}:
-        listens = truth(last, "server") and kind == "stream"
-        access = Access.LISTEN if listens else Access.CONNECT
-        made = _stream(collector, option, value, values, access)
-        collector.add(last.get("local.path", ""), Role.SOCKET, Access.LISTEN, f"-{option} local.path=")
-        collector.add(last.get("remote.path", ""), Role.SOCKET, Access.CONNECT, f"-{option} remote.path=")
-    if kind == "tap" and not {"fd", "fds", "helper"} & last.keys():
-        for key, script in _TAP_SCRIPTS.items():
-            if key not in last:
-                collector.add(script, Role.PROGRAM, Access.READ, f"-{option} {key}=")
-        collector.add("/dev/net/tun", Role.HOST_DEVICE, Access.READ_WRITE, f"-{option} tap")
-    collector.needs_tmpdir |= "smb" in last  # where Samba's configuration is written (`net/slirp.c`)
-    if kind == "vde" and "sock" in last:
-        # the switch's folder; its socket is in it (libvdeplug)
-        collector.add(f"{last['sock']}/ctl", Role.SOCKET, Access.CONNECT, f"-{option} sock=")
-    for key, text in values:
-        # guestfwd=tcp:ADDRESS:PORT-DEVICE, in the old syntax of character devices (`net/slirp.c`)
-        if key.startswith("guestfwd") and "-" in text:
-            device = chardevs.compat(option, text.partition("-")[2])
-            chardevs.files(collector, device, f"-{option} guestfwd=")
-    return made
-
-
-def _stream(
-    collector: Collector, option: str, value: str, values: Sequence[tuple[str, str]], access: Access
-) -> Socket | None:
-    """Return the socket of a `stream` (`net/stream.c`): QEMU takes a descriptor in the place of its address.
-
-    Raises:
-        CommandLineError: an abstract socket would listen, which SELinux cannot keep from other VMs.
-    """
-    last = dict(values)
-    path, source = last.get("addr.path", ""), f"-{option} addr.path="
-    if not path or last.get("addr.type", "unix") != "unix":
-        return None
-    if truth(last, "addr.abstract"):
-        if access is Access.LISTEN:
-            raise CommandLineError(
-                f"{source}{path!r}: any VM may connect to an abstract socket", hint="leave addr.abstract=on out"
-            )
-        return None
-    again = any(last.get(key, "0") != "0" for key in ("reconnect", "reconnect-ms"))
-    if access is Access.CONNECT or option != "netdev":
-        collector.add(path, Role.SOCKET, access, source)
-    if option != "netdev" or again:
-        return None  # QEMU connects anew by the path alone
-    name = chardevs.plain_name(last.get("id", ""), "netdev")
-    if value.startswith("{"):
-        import json
-
-        others = {key: item for key, item in json.loads(value).items() if key != "addr"}
-        before = json.dumps({**others, "addr": None}, ensure_ascii=False).removesuffix("null}")
-        return Socket(name, path, source, f'{before}{{"type": "fd", "str": "', '"}}', access, given=value)
-    before, after = _around(value, "type", "addr.path", also=("addr.type", "addr.abstract", "addr.tight"))
-    return Socket(name, path, source, f"{before}addr.type=fd,addr.str=", after, access, given=value)
-
-
-def _around(value: str, implied: str | None, key: str, also: Sequence[str] = ()) -> tuple[str, str]:
-    """Return a comma list's items before and after the last `key`; other items with that key or `also` are left out."""
-    items = split(value)
-    keys = [found for found, _ in pairs(key, value, implied)]  # one for each item
-    place = max(number for number, found in enumerate(keys) if found == key)
-    kept = [(number, escape(item)) for number, item in enumerate(items) if keys[number] not in {key, *also}]
-    before = "".join(f"{item}," for number, item in kept if number < place)
-    return before, "".join(f",{item}" for number, item in kept if number > place)
 
 
 def filesystem(collector: Collector, option: str, value: str) -> None:
@@ -135,7 +65,7 @@ def vnc(collector: Collector, option: str, value: str) -> Socket | None:
     if truth(values, "reverse"):
         collector.add(path, Role.SOCKET, Access.CONNECT, source)
         return None
-    before, after = _around(value, "vnc", "vnc")
+    before, after = around(value, "vnc", "vnc")
     return Socket("vnc", path, source, f"{before}vnc={_UNIX}", after, takes=Takes.LISTED_PATH, given=value)
 
 
@@ -150,7 +80,9 @@ def display(collector: Collector, option: str, value: str) -> Socket | None:
         return None if found is None else found._replace(before=f"vnc={found.before}", given=value)
     values = objects(option, value, "type")
     read_keys(collector, option, OPTIONS[option], values)
-    bus(collector, dict(values).get("addr", ""), f"-{option} addr=")
+    last = dict(values)
+    bus(collector, last.get("addr", ""), f"-{option} addr=")
+    nodes.screen(collector, option, last, last.get("type", ""))
     return None
 
 
@@ -172,10 +104,15 @@ def spice(collector: Collector, option: str, value: str) -> Socket | None:
     values = pairs(option, value)
     read_keys(collector, option, OPTIONS[option], values)
     last = dict(values)
+    nodes.screen(collector, option, last, "spice")
+    if "x509-dir" in last:
+        # what is named one by one comes in the place of the folder's (`ui/spice-core.c`)
+        names = [name for key, name in _SPICE_KEYS.items() if key not in last]
+        _credentials(collector, last["x509-dir"], names, f"-{option} x509-dir=")
     path = last.get("addr", "")
     if not truth(last, "unix") or not path:
         return None
-    before, after = _around(value, None, "addr")
+    before, after = around(value, None, "addr")
     source = f"-{option} addr="
     return Socket("spice", path, source, f"{before}addr=", after, takes=Takes.LISTED_PATH, given=value)
 
@@ -197,11 +134,15 @@ def incoming(collector: Collector, option: str, value: str) -> Socket | None:
                 collector.add(text, Role.SOCKET, Access.LISTEN, source)
             elif name == "filename":
                 collector.add(text, Role.STATE, Access.READ, source)
-            elif child(last, f"{place}.args") == {}:
+            elif key.endswith(".args.0"):
+                collector.program(text, source)
+            elif ".args." not in key and child(last, f"{place}.args") == {}:
                 collector.unknown_path(option, key, text)
     elif value.startswith(_UNIX) and value != _UNIX:
         path, source = value.removeprefix(_UNIX), f"-{option} {_UNIX}"
         return Socket("incoming", path, source, _UNIX, "", takes=Takes.PATH, given=value)
+    elif value.startswith(_EXEC):
+        collector.program("/bin/sh", f"-{option} {_EXEC}")
     elif value.startswith("file:"):
         path = value.removeprefix("file:").partition(",offset=")[0]
         collector.add(path, Role.STATE, Access.READ, f"-{option} file:")
@@ -219,6 +160,14 @@ def initrd(collector: Collector, option: str, value: str) -> None:
         collector.add(path, Role.INITRD, Access.READ, f"-{option}")
 
 
+def _credentials(collector: Collector, folder: str, names: Sequence[str], source: str) -> None:
+    """Add the files of a folder of TLS credentials; which of them are needed depends, and QEMU says what it misses."""
+    for name in names if folder else ():
+        secret = name.endswith(("-key.pem", ".psk"))
+        role = Role.SECRET if secret else Role.CONFIG
+        collector.add(posixpath.join(folder, name), role, Access.READ, source, optional=True)
+
+
 def memory(collector: Collector, path: str, source: str, *, readonly: bool = False) -> None:
     """Add a file of guest memory; QEMU makes one that has no name in a folder such as `/dev/hugepages`."""
     if path.endswith("/") or path in _DIRECTORIES:
@@ -227,6 +176,78 @@ def memory(collector: Collector, path: str, source: str, *, readonly: bool = Fal
         collector.add(path, Role.MEMORY, Access.READ, source)
     else:
         collector.add(path, Role.MEMORY, Access.CREATE, source)
+
+
+def device(collector: Collector, option: str, value: str) -> None:
+    """Read `-device DRIVER,…`.
+
+    Raises:
+        CommandLineError: the list cannot be read, or an unknown key holds a path.
+    """
+    values = objects(option, value, "driver")
+    read_keys(collector, option, OPTIONS[option], values)
+    nodes.device(collector, option, dict(values))
+
+
+def audio(collector: Collector, option: str, value: str) -> None:
+    """Read `-audiodev DRIVER,…` and `-audio`.
+
+    Raises:
+        CommandLineError: the list cannot be read, or an unknown key holds a path.
+    """
+    values = objects(option, value, "driver")
+    last = dict(values)
+    driver = last.get("driver", "")
+    named = [f"{way}.dev" for way in ("in", "out")] if driver != "oss" else []  # ALSA's and sndio's names are no paths
+    read_keys(collector, option, OPTIONS[option], values, [*named, "server"] if driver == "pa" else named)
+    nodes.sound(collector, option, last)
+    for server in last.get("server", "").split() if driver == "pa" else ():
+        # `{MACHINE}unix:/PATH`, `/PATH`, or a host's name (PulseAudio's server strings)
+        path = server.rpartition("}")[2].removeprefix(_UNIX)
+        if path.startswith("/"):
+            collector.add(path, Role.SOCKET, Access.CONNECT, f"-{option} server=")
+
+
+def icount(collector: Collector, option: str, value: str) -> None:
+    """Read `-icount …,rr=record|replay,rrfile=` (`replay/replay.c`): a recording holds what the guest was told."""
+    values = objects(option, value, "shift")
+    last = dict(values)
+    if last.get("rr") == "replay":
+        collector.add(last.get("rrfile", ""), Role.STATE, Access.READ, f"-{option} rrfile=")
+        values = tuple((key, text) for key, text in values if key != "rrfile")
+    read_keys(collector, option, OPTIONS[option], values)
+
+
+def plugin(collector: Collector, option: str, value: str) -> None:
+    """Read `-plugin FILE,NAME=VALUE…`: a plugin may open what its arguments name.
+
+    Raises:
+        CommandLineError: an argument is an absolute path.
+    """
+    values = pairs(option, value, "file")
+    read_keys(collector, option, OPTIONS[option], values)
+    others = [key for key, text in values if key != "file" and not _says_no_file(text)]
+    if others:
+        collector.remarks.append(
+            printable(
+                f"-{option} {', '.join(others)}: a plugin may open what its arguments name, and that gets no label"
+            )
+        )
+
+
+def _says_no_file(text: str) -> bool:
+    return text in {"on", "off", "yes", "no", "true", "false"} or text[:1].isdigit() or text.startswith("/")
+
+
+def tpmdev(collector: Collector, option: str, value: str) -> None:
+    """Read `-tpmdev TYPE,…`.
+
+    Raises:
+        CommandLineError: the list cannot be read, or an unknown key holds a path.
+    """
+    values = pairs(option, value, "type")
+    read_keys(collector, option, OPTIONS[option], values)
+    nodes.tpm(collector, option, dict(values))
 
 
 def object_(collector: Collector, option: str, value: str) -> None:
@@ -243,9 +264,10 @@ def object_(collector: Collector, option: str, value: str) -> None:
         memory(collector, last.get("mem-path", ""), f"-{option} mem-path=", readonly=truth(last, "readonly"))
         read_keys(collector, option, OPTIONS[option], rest)
         return
+    if kind in _CREDENTIALS:
+        _credentials(collector, last.get("dir", ""), _CREDENTIALS[kind], f"-{option} dir=")
     read_keys(collector, option, OPTIONS[option], values)
-    if kind in _NODES and not last.get("fd"):
-        collector.add(_NODES[kind], Role.HOST_DEVICE, Access.READ_WRITE, f"-{option} {kind}")
+    nodes.object_(collector, option, last)
     if kind == "dbus-vmstate":
         bus(collector, last.get("addr", ""), f"-{option} addr=")
 
@@ -265,11 +287,18 @@ def global_(collector: Collector, option: str, value: str) -> None:
 
 
 READERS: dict[str, Callable[[Collector, str, str], Socket | None]] = {
-    "netdev": network,
+    "netdev": networks.network,
+    "device": device,
+    "audiodev": audio,
+    "audio": audio,
+    "cpu": nodes.processor,
+    "icount": icount,
+    "plugin": plugin,
+    "tpmdev": tpmdev,
     "fsdev": filesystem,
     "virtfs": filesystem,
-    "nic": network,
-    "net": network,
+    "nic": networks.network,
+    "net": networks.network,
     "vnc": vnc,
     "display": display,
     "spice": spice,

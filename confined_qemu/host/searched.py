@@ -1,0 +1,79 @@
+"""Which of several names QEMU opens: its search order (`-L`) followed on the host, as `system/datadir.c` does it."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from typing import TYPE_CHECKING
+
+from confined_qemu.model import hostpaths
+from confined_qemu.model.errors import HostError, why
+from confined_qemu.model.frozen import replace
+from confined_qemu.model.labelrules import Place
+from confined_qemu.model.resource import Access, Role
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from confined_qemu.model.invocation import Invocation
+    from confined_qemu.model.resource import Resource
+
+_BY_THEMSELVES = (
+    *("bios*.bin", "efi-*.rom", "kvmvapic.bin", "linuxboot*.bin", "multiboot*.bin", "pvh.bin", "pxe-*.rom"),
+    *("qboot.rom", "sgabios.bin", "vapic.bin", "vgabios*.bin", "keymaps/*"),
+)
+"""What QEMU for x86 loads from its data folders without being told to (`pc-bios`)."""
+_MOST = 4096
+"""Entries of a folder that are looked at."""
+
+
+def found(invocation: Invocation) -> Invocation:
+    """Return the invocation with the files that QEMU will find, in the place of the names that it looks for.
+
+    The folders of `-L` that are no part of the system give their firmware too, which QEMU takes before its own.
+
+    Raises:
+        HostError: such a folder cannot be read.
+    """
+    resources: list[Resource] = []
+    for resource in invocation.resources:
+        resources.append(_settled(resource))
+        if resource.role is Role.FIRMWARE and resource.access is Access.DIRECTORY:
+            resources += _firmware(resource)
+    return replace(invocation, resources=tuple(dict.fromkeys(resources)))
+
+
+def _settled(resource: Resource) -> Resource:
+    names = (resource.path, *resource.otherwise)
+    there = next((name for name in names if os.path.exists(name)), resource.path) if resource.otherwise else names[0]
+    if there == resource.path:
+        return replace(resource, otherwise=()) if resource.otherwise else resource
+    sharing = hostpaths.resource(there, resource.role, resource.access, resource.source, format=resource.format)
+    return resource if sharing is None else replace(resource, path=there, otherwise=(), sharing=sharing.sharing)
+
+
+def _firmware(folder: Resource) -> Iterator[Resource]:
+    if hostpaths.place(os.path.realpath(folder.path)) is Place.SYSTEM:
+        return
+    for name in sorted(_names(folder.path)):
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in _BY_THEMSELVES):
+            path = os.path.join(folder.path, name)
+            one = hostpaths.resource(path, Role.FIRMWARE, Access.READ, folder.source, optional=True)
+            if one is not None and os.path.isfile(path):
+                yield one
+
+
+def _names(folder: str) -> Iterator[str]:
+    for inner in ("", "keymaps"):
+        path = os.path.join(folder, inner)
+        try:
+            with os.scandir(path) as entries:
+                for number, entry in enumerate(entries):
+                    if number >= _MOST:
+                        hint = "give the firmware a folder of its own"
+                        raise HostError(f"more than {_MOST} files in a folder of firmware", where=path, hint=hint)
+                    yield os.path.join(inner, entry.name)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise HostError(f"cannot be searched for firmware as QEMU does: {why(error)}", where=path) from error

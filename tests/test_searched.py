@@ -1,0 +1,86 @@
+"""QEMU's own order of search: a bare name of firmware, folders of `-L`, and a pipe that is one or two."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from confined_qemu.host import searched
+from confined_qemu.model.errors import HostError
+from confined_qemu.read.qemu.reader import read
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, with two folders of firmware."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("one", "two", "two/keymaps"):
+        (tmp_path / folder).mkdir()
+    return tmp_path
+
+
+def found(line: str) -> list[str]:
+    resources = searched.found(read("qemu-system-x86_64", line.split())).resources
+    return [f"{r.path} {r.role} {r.access} {r.sharing}" for r in resources if r.access != "dir"]
+
+
+def put(here: Path, *names: str) -> None:
+    for name in names:
+        (here / name).write_text("x")
+
+
+@pytest.mark.parametrize(
+    "option", ["-bios {}", "-option-rom {}", "-device virtio-net-pci,romfile={}", "-boot splash={}"]
+)
+def test_a_name_is_taken_from_the_first_place_that_has_it(here: Path, option: str) -> None:
+    line = f"-L one -L two {option.format('own.fd')}"
+    assert [one.partition(" ")[0] for one in found(line)] == ["own.fd"]
+    for name in ("two/own.fd", "one/own.fd", "own.fd"):
+        put(here, name)
+        assert [one.partition(" ")[0] for one in found(line)] == [name]
+
+
+def test_a_keymap_lies_in_a_folder_of_its_own(here: Path) -> None:
+    put(here, "two/keymaps/xx", "two/xx")
+    assert found("-L two -k xx")[-1] == "two/keymaps/xx firmware ro content"
+
+
+def test_an_absolute_name_and_one_without_folders_stay(here: Path) -> None:
+    put(here, "one/own.fd")
+    assert found("-L one -bios /srv/own.fd") == ["/srv/own.fd firmware ro content"]
+    assert found("-bios own.fd") == ["own.fd firmware ro content"]
+
+
+def test_what_qemu_loads_unasked_from_a_folder_of_firmware_is_named_and_nothing_else(here: Path) -> None:
+    put(here, "one/bios-256k.bin", "one/vgabios-stdvga.bin", "one/efi-virtio.rom", "one/disk.img", "one/notes.txt")
+    put(here, "two/keymaps/en-us")
+    (here / "one/pxe-x.rom").mkdir()
+    names = [one.partition(" ")[0] for one in found("-L one -L two")]
+    assert names == ["one/bios-256k.bin", "one/efi-virtio.rom", "one/vgabios-stdvga.bin", "two/keymaps/en-us"]
+
+
+def test_the_systems_own_folder_is_left_alone_behind_a_link_too(here: Path) -> None:
+    os.symlink("/usr/share", here / "link")
+    assert found("-L /usr/share -L link -L nowhere") == []
+
+
+def test_a_folder_of_too_much_is_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(here, "one/a", "one/b")
+    monkeypatch.setattr(searched, "_MOST", 1)
+    with pytest.raises(HostError, match="more than 1 files"):
+        found("-L one")
+
+
+@pytest.mark.parametrize("line", ["-serial pipe:p", "-chardev pipe,id=c,path=p"])
+def test_a_pipe_is_two_or_one(here: Path, line: str) -> None:
+    assert [one.partition(" ")[0] for one in found(line)] == ["p.in", "p.out"]
+    os.mkfifo(here / "p")
+    assert found(line) == ["p chardev rw private"]
+    os.mkfifo(here / "p.in")
+    os.mkfifo(here / "p.out")
+    assert [one.partition(" ")[0] for one in found(line)] == ["p.in", "p.out"]
