@@ -110,6 +110,8 @@ def test_the_pure_layers_ask_no_host(name: str) -> None:
 
 def test_one_module_speaks_to_selinux() -> None:
     assert [name for name in MODULES if "selinux" in set(imports(tree_of(name)))] == ["host.lsm"]
+    called = [name for name in MODULES if "libselinux" in {part.split(".")[-1] for part in imports(tree_of(name))}]
+    assert called == ["host.lsm"]  # the same by ctypes, behind the same door
 
 
 def test_selinux_has_one_door() -> None:

@@ -26,7 +26,7 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A launch script, and no emulator where one usually lies."""
     monkeypatch.setattr(emulator, "FOLDERS", ())
     monkeypatch.setattr(script, "_require_trusted", lambda _: None)
-    python = interpreter.Interpreter("/usr/bin/python3", "/usr/lib/python3/dist-packages")
+    python = interpreter.Interpreter("/usr/bin/python3", "3.11", "/usr/lib/python3/dist-packages")
     monkeypatch.setattr(interpreter, "find", lambda: python)
     path = tmp_path / "launch"
     make(path, script.text(script.Script.LAUNCH).encode())

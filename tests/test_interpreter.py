@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 OLD = "echo 'is Python 3.9' >&2; exit 1"
-BARE = "echo 'has no libselinux binding' >&2; exit 1"
-GOOD = "echo /usr/lib64/python3.12/site-packages"
+BARE = "basename $0 | cut -c 7-"
+GOOD = f"{BARE}; echo /usr/lib64/python3.12/site-packages"
+HELPLESS = "echo 'can load no libselinux' >&2; exit 1"
 
 
 @pytest.fixture
@@ -51,17 +52,32 @@ def test_what_is_too_old_or_has_no_binding_is_passed_over(pythons: Path, monkeyp
     make(pythons / "elsewhere", "python3", GOOD)
     monkeypatch.setenv("PATH", f"{pythons}/elsewhere:/usr/bin:/bin")
     found = interpreter.find()
-    assert found == interpreter.Interpreter(str(pythons / "python3.12"), "/usr/lib64/python3.12/site-packages")
+    folder = "/usr/lib64/python3.12/site-packages"
+    assert found == interpreter.Interpreter(str(pythons / "python3.12"), "3.12", folder)
+
+
+@pytest.mark.touches_host
+@pytest.mark.parametrize(("own", "name"), [((3, 11), "python3.11"), ((3, 14), "python3.12")])
+def test_without_a_binding_it_is_the_one_that_the_environment_was_made_with(
+    pythons: Path, monkeypatch: pytest.MonkeyPatch, own: tuple[int, int], name: str
+) -> None:
+    make(pythons, "python3", OLD)
+    make(pythons, "python3.13", HELPLESS)
+    make(pythons, "python3.12", BARE)
+    make(pythons, "python3.11", BARE)
+    monkeypatch.setattr(sys, "version_info", (*own, 0))
+    found = interpreter.find()
+    assert found == interpreter.Interpreter(str(pythons / name), name.removeprefix("python"), None)
 
 
 @pytest.mark.touches_host
 def test_without_one_the_line_says_what_each_lacks_and_what_to_install(pythons: Path) -> None:
     make(pythons, "python3", OLD)
-    make(pythons, "python3.12", BARE)
+    make(pythons, "python3.12", HELPLESS)
     with pytest.raises(HostError) as raised:
         interpreter.find()
     line = str(raised.value)
-    assert f"{pythons}/python3 is Python 3.9, {pythons}/python3.12 has no libselinux binding; " in line
+    assert f"{pythons}/python3 is Python 3.9, {pythons}/python3.12 can load no libselinux; " in line
     assert line.endswith("dnf install python3-libselinux")
     assert "\n" not in line
 
@@ -71,19 +87,31 @@ def test_without_any_python_the_line_names_what_was_tried(pythons: Path) -> None
         interpreter.find()
 
 
+NONE = "raise Exception('Failed to detect selinux python bindings')"
+"""What PyPI's shim does where there is no binding."""
+UNLOADABLE = "class CDLL:\n    def __init__(self, name): raise OSError(name)\n"
+
+
 @pytest.mark.touches_host
 @pytest.mark.parametrize(
-    ("version", "module", "said"),
-    [((3, 9), "", "is Python 3.9"), ((3, 11), "", "has no libselinux binding"), ((3, 11), "getcon_raw = 1", "/")],
+    ("version", "modules", "said"),
+    [
+        ((3, 9), {}, "is Python 3.9"),
+        ((3, 11), {"selinux": "", "ctypes": UNLOADABLE}, "can load no libselinux"),
+        ((3, 11), {"selinux": NONE, "ctypes": UNLOADABLE}, "can load no libselinux"),
+        ((3, 11), {"selinux": NONE, "ctypes": "CDLL = str"}, "3.11\n"),
+        ((3, 12), {"selinux": "getcon_raw = 1", "ctypes": UNLOADABLE}, "3.12\nHERE\n"),
+    ],
 )
-def test_what_a_python_is_asked(tmp_path: Path, version: tuple[int, int], module: str, said: str) -> None:
-    (tmp_path / "selinux.py").write_text(module)
+def test_what_a_python_is_asked(tmp_path: Path, version: tuple[int, int], modules: dict[str, str], said: str) -> None:
+    for name, text in modules.items():
+        (tmp_path / f"{name}.py").write_text(text)
     head = f"import sys; sys.version_info = {version}; sys.path.insert(0, {str(tmp_path)!r})\n"
     done = subprocess.run(
-        [sys.executable, "-I", "-c", head + interpreter._FIND_BINDING], capture_output=True, text=True, check=False
+        [sys.executable, "-I", "-c", head + interpreter._ASK], capture_output=True, text=True, check=False
     )
-    assert said in (done.stderr if done.returncode else done.stdout)
-    assert (done.returncode == 0) is (said == "/")
+    answer = (done.stderr.strip() if done.returncode else done.stdout).replace(str(tmp_path.parent), "HERE")
+    assert answer == said
 
 
 def test_what_stays_beside_a_vm_runs_with_the_same_python(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,7 +185,7 @@ def test_the_launcher_relabels_images_only() -> None:
 
 @pytest.fixture
 def binding(monkeypatch: pytest.MonkeyPatch) -> None:
-    python = interpreter.Interpreter("/usr/bin/python3", "/usr/lib/python3/dist-packages")
+    python = interpreter.Interpreter("/usr/bin/python3", "3.11", "/usr/lib/python3/dist-packages")
     monkeypatch.setattr(interpreter, "find", lambda: python)
 
 
@@ -206,6 +206,14 @@ def test_the_script_is_isolated(package: Path, monkeypatch: pytest.MonkeyPatch) 
     assert lines[3] == f"sys.path += ['/usr/lib/python3/dist-packages', {str(package)!r}]"
     assert lines[-2:] == ["from confined_qemu.cli.launchscript import main", "main()"]
     compile(script.text(script.Script.LAUNCH), "launch", "exec")
+
+
+def test_without_a_binding_nothing_is_loaded_in_its_place(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interpreter, "find", lambda: interpreter.Interpreter("/usr/bin/python3.12", "3.12", None))
+    monkeypatch.setattr(script, "_require_trusted", lambda _: None)
+    lines = script.text(script.Script.LAUNCH).splitlines()
+    assert lines[0] == "#!/usr/bin/python3.12 -IS"
+    assert lines[3:5] == [f"sys.path += [{str(package)!r}]", "sys.modules['selinux'] = None"]
 
 
 @pytest.mark.usefixtures("binding")
@@ -239,6 +247,7 @@ def fake_stat(monkeypatch: pytest.MonkeyPatch, said: dict[str, tuple[int, int]])
 @pytest.mark.touches_host
 def test_the_binding_is_the_distributions() -> None:
     found = interpreter.find().binding
+    assert found is not None
     assert os.path.isdir(os.path.join(found, "selinux"))
     assert not found.startswith(sys.prefix) or sys.prefix == "/usr"
 

@@ -172,7 +172,7 @@ def _add(group: VmDenials, denial: Denial, known: Known) -> None:
     if line is None or line.running != running:
         answer, owner = known.ask(denial), _owner(denial, group.vm, known.vms)
         # looked up only where it may matter: reading all file contexts takes time
-        by_type = answer.reason is Reason.TYPES and owner is None
+        by_type = answer.reason in (Reason.TYPES, Reason.NO_RULE_NOW) and owner is None
         label = known.default(path, denial.kind) if by_type and path is not None else None
         case = Case(denial, answer, owner, path, label, _given(group.vm, path), running)
         explanation = explain(case)

@@ -236,6 +236,11 @@ def _no_rule(case: Case) -> Explanation:
     """Answer where no rule knows more: the policy has no right for it, and no switch."""
     if case.answer.reason is Reason.ROLES:
         return Explanation(Verdict.MEND, "the role may not have this type", command="confined-qemu policy install")
+    if case.answer.reason is Reason.NO_RULE_NOW:
+        return Explanation(
+            Verdict.KEEP,
+            "no rule that is on lets a VM do it; whether a boolean would is not known without audit2why",
+        )
     return Explanation(Verdict.KEEP, "no rule of the policy lets a VM do it, and no boolean does")
 
 

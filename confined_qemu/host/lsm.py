@@ -14,9 +14,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from confined_qemu.host import selinuxfs
+from confined_qemu.model import policynames
 from confined_qemu.model.context import Context, PolicyContexts
 from confined_qemu.model.errors import LsmError, ValueProblem, printable, why
 from confined_qemu.model.facts import Boolean, SelinuxMode
+from confined_qemu.model.frozen import replace
 from confined_qemu.model.policy import Answer, Reason, Setting
 
 if TYPE_CHECKING:
@@ -26,24 +28,29 @@ if TYPE_CHECKING:
 
 
 def _binding() -> Any:
-    """Return libselinux's Python binding.
+    """Return libselinux's Python binding, or the same by ctypes for a Python that has none (EL 9's 3.11 and 3.12).
 
     Raises:
-        LsmError: it is missing, or is the shim without the distribution's binding behind it.
+        LsmError: libselinux itself is missing.
     """
+    binding = _distributions()
+    if binding is not None:
+        return binding
+    from confined_qemu.host import libselinux
+
+    try:
+        return libselinux.load()
+    except OSError as error:
+        raise LsmError(f"libselinux cannot be loaded: {error}", hint=f"run: {_install()}") from error
+
+
+def _distributions() -> Any:
+    """Return the distribution's binding; None where this Python has none, or PyPI's shim in its place."""
     try:
         import selinux
-    except ImportError as error:
-        raise LsmError(
-            f"libselinux's Python binding cannot be loaded: {error}",
-            hint=f"run: {_install()}",
-        ) from error
-    if not hasattr(selinux, "getcon_raw"):
-        raise LsmError(
-            "the Python module 'selinux' is a shim without libselinux behind it",
-            hint=f"run: {_install()}, and make the environment with --system-site-packages",
-        )
-    return selinux
+    except Exception:  # noqa: BLE001 - the shim raises a plain Exception where it finds nothing behind it
+        return None
+    return selinux if hasattr(selinux, "getcon_raw") else None
 
 
 def _install() -> str:
@@ -227,10 +234,18 @@ def denied(source: Context, target: Context, kind: str, permissions: Iterable[st
     Raises:
         LsmError: the kernel cannot be asked.
     """
+    denied, _ = _decided(source, target, kind, permissions)
+    return denied
+
+
+def _decided(
+    source: Context, target: Context, kind: str, permissions: Iterable[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what the kernel denies, and what of that it would log."""
     binding = _binding()
     number = binding.string_to_security_class(kind)
     if number == 0:
-        return ()
+        return (), ()
     try:
         decision = binding.av_decision()
         binding.security_compute_av_raw(str(source), str(target), number, 0xFFFFFFFF, decision)
@@ -238,28 +253,27 @@ def denied(source: Context, target: Context, kind: str, permissions: Iterable[st
         raise LsmError(
             f"the kernel's decision for {source} on {target} ({kind}) cannot be had: {why(error)}"
         ) from error
-    missing = []
-    for permission in permissions:
-        bit = binding.string_to_av_perm(number, permission)
-        if bit and not decision.allowed & bit:
-            missing.append(permission)
-    return tuple(missing)
+    bits = {permission: binding.string_to_av_perm(number, permission) for permission in permissions}
+    denied = tuple(permission for permission, bit in bits.items() if bit and not decision.allowed & bit)
+    return denied, tuple(permission for permission in denied if decision.auditdeny & bits[permission])
 
 
 @contextmanager
 def policy_opened() -> Iterator[WhyDenied]:
     """Load the kernel's policy into this process and hand out the function that explains a denial by it.
 
-    audit2why(8)'s own code. Loading takes some hundredths of a second (0.8 s in the emulated guest, 15 MiB), each
-    answer some thousandths (0.3 s); its state belongs to the process, so one at a time.
+    audit2why(8)'s own code, or the kernel's decisions where this Python has none of it. Loading takes some hundredths
+    of a second (0.8 s in the emulated guest, 15 MiB), each answer some thousandths (0.3 s); its state belongs to the
+    process, so one at a time.
 
     Raises:
         LsmError: the policy cannot be read.
     """
     try:
         from selinux import audit2why
-    except ImportError as error:
-        raise LsmError(f"libselinux's audit2why cannot be loaded: {error}", hint=f"run: {_install()}") from error
+    except Exception:  # noqa: BLE001 - as above
+        yield _why_by_decisions
+        return
     path = f"{selinuxfs.ROOT}/policy"
     try:
         # by name: the policy on disk, which it would take in its place, has other booleans
@@ -272,11 +286,34 @@ def policy_opened() -> Iterator[WhyDenied]:
         audit2why.finish()
 
 
-def _why_denied(audit2why: Any, source: Context, target: Context, kind: str, permissions: Iterable[str]) -> Answer:
-    # asked first: libsepol complains on standard error about a name that the policy has not
+def _known(source: Context, target: Context, kind: str, permissions: Iterable[str]) -> list[str]:
+    """Return the permissions that the policy has; none where it has not all of the rest."""
     number = _binding().string_to_security_class(kind)
     names = [name for name in permissions if number and _binding().string_to_av_perm(number, name)]
-    if not names or not (is_valid(source) and is_valid(target)):
+    return names if names and is_valid(source) and is_valid(target) else []
+
+
+def _why_by_decisions(source: Context, target: Context, kind: str, permissions: Iterable[str]) -> Answer:
+    """Explain a denial by what the kernel decides: it does not say which rules a boolean has switched off."""
+    names = _known(source, target, kind, permissions)
+    if not names:
+        return Answer(Reason.UNKNOWN)
+    denied, logged = _decided(source, target, kind, names)
+    if not denied:
+        return Answer(Reason.ALLOWED)
+    alike = replace(target, range=source.range)
+    if is_valid(alike) and not _decided(source, alike, kind, denied)[0]:
+        return Answer(Reason.CONSTRAINT)
+    wanted = policynames.OPENING.get(target.type)
+    if wanted is not None and boolean(wanted) is Boolean.OFF:
+        return Answer(Reason.BOOLEANS, (Setting(wanted, on=True),))
+    return Answer(Reason.NO_RULE_NOW if logged else Reason.SILENT)
+
+
+def _why_denied(audit2why: Any, source: Context, target: Context, kind: str, permissions: Iterable[str]) -> Answer:
+    # asked first: libsepol complains on standard error about a name that the policy has not
+    names = _known(source, target, kind, permissions)
+    if not names:
         return Answer(Reason.UNKNOWN)
     reason, details = audit2why.analyze(str(source), str(target), kind, names)
     meanings = {

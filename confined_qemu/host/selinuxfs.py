@@ -87,11 +87,14 @@ def own_context() -> tuple[str, str] | None:
 
 
 def domain_at_lowest() -> str | None:
-    """Return the policy's first context for VMs (`virtual_domain_context`), at s0 without categories."""
+    """Return the policy's last context for VMs (`virtual_domain_context`), at s0 without categories.
+
+    Where there are two, the second is for TCG, which QEMU starts for some questions too.
+    """
     kinds = [line.partition("=")[2].strip() for line in (read(CONFIG) or "").splitlines()
              if line.startswith("SELINUXTYPE=")]  # fmt: skip
     text = read(f"/etc/selinux/{kinds[-1]}/contexts/virtual_domain_context") if kinds else None
-    return at_lowest(text.split()[0]) if text and text.split() else None
+    return at_lowest(text.split()[-1]) if text and text.split() else None
 
 
 def at_lowest(context: str) -> str | None:

@@ -41,13 +41,16 @@ def text(script: Script) -> str:
     _require_trusted(package)
     purpose, start = script.value
     python = interpreter.find()
+    folders = [package] if python.binding is None else [python.binding, package]
+    # PyPI's shim would look for the binding by starting Pythons, in the launcher's domain; libselinux is had by ctypes
+    shut = "sys.modules['selinux'] = None\n" if python.binding is None else ""
     # -I and -S in one word: a #! line passes a single argument
     return (
         f"#!{python.path} -IS\n"
         f"# Written by `confined-qemu policy install`: {purpose}.\n"
         "import sys\n"
-        f"sys.path += [{python.binding!r}, {package!r}]\n"
-        f"{start}"
+        f"sys.path += {folders!r}\n"
+        f"{shut}{start}"
     )
 
 

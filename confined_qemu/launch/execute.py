@@ -26,6 +26,8 @@ _BACKLOG = 1
 """QEMU's own, for a character device."""
 _LONGEST_ADDRESS = 107
 """Bytes: `sun_path` without its NUL."""
+_HIGHEST_NUMBER = (1 << 16) - 1
+"""Where a descriptor is that names nothing in QEMU: no QEMU comes to so many."""
 _FIRST_NUMBER = 64
 """Where descriptors of ours start: above what callers hand over by number."""
 
@@ -124,7 +126,8 @@ def _bind(step: Bind, done: Performed) -> None:
         _unlink_stale(step.path)
     if not step.by_qemu:
         with lsm.creating_sockets(step.socket_context), lsm.creating(step.inner_context):
-            inner = _listening(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), inner_path)
+            made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            inner = _listening(made, inner_path, kept=not step.relayed)
         done.numbers[step.name] = _high(inner)
     if step.relayed:
         _unlink_stale(step.path)
@@ -151,12 +154,13 @@ def _connected(path: str) -> int:
     return _high(made.detach())
 
 
-def _listening(made: object, path: str) -> int:
+def _listening(made: object, path: str, *, kept: bool = False) -> int:
+    """Let a socket listen at `path`. `kept`: QEMU, which gets it, does not find its file."""
     import socket
 
     assert isinstance(made, socket.socket)  # noqa: S101 - narrows a late import's type
     try:
-        with _address(path) as address:
+        with _address(path, kept=kept) as address:
             made.bind(address)
         made.listen(_BACKLOG)
     except OSError as error:
@@ -165,14 +169,24 @@ def _listening(made: object, path: str) -> int:
 
 
 @contextlib.contextmanager
-def _address(path: str) -> Iterator[bytes]:
-    """Yield `path` as an address of unix(7), which has room for 107 bytes: a longer one goes by way of its folder."""
+def _address(path: str, *, kept: bool = False) -> Iterator[bytes]:
+    """Yield `path` as an address of unix(7), which has room for 107 bytes: a longer one goes by way of its folder.
+
+    `kept`: that way in any case, by a number that leads nowhere in QEMU. A QEMU that ends unlinks the address of a
+    socket, also of one that it was given: in a folder of images that would be denied and logged, and QEMU complains.
+    """
     name = os.fsencode(path)
-    if len(name) <= _LONGEST_ADDRESS:
+    if len(name) <= _LONGEST_ADDRESS and not kept:
         yield name
         return
     folder = os.open(os.path.dirname(name) or b".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        if kept:
+            import fcntl
+
+            highest = min(os.sysconf("SC_OPEN_MAX") - 1, _HIGHEST_NUMBER)
+            low, folder = folder, fcntl.fcntl(folder, fcntl.F_DUPFD_CLOEXEC, highest)
+            os.close(low)
         yield b"/proc/self/fd/%d/%s" % (folder, os.path.basename(name))
     finally:
         os.close(folder)

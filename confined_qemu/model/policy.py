@@ -21,6 +21,8 @@ class Reason(Enum):
     """It does not, now."""
     TYPES = "types"
     """No rule allows it."""
+    NO_RULE_NOW = "no rule now"
+    """No rule that is on allows it; whether one does that a boolean has switched off, could not be had."""
     BOOLEANS = "booleans"
     """Rules allow it that a boolean has switched off."""
     CONSTRAINT = "constraint"

@@ -38,6 +38,8 @@ class Part:
     """It needs QEMU's Python library, which is fetched then."""
     disk: bool = False
     """Its guest is lent the disk with what clients need."""
+    also: frozenset[str] = frozenset()
+    """Files of the suite's own folder that it runs besides."""
     other_policy: bool = False
     """Its files are in other parts, too: here they run under another policy."""
 
@@ -46,7 +48,7 @@ class Part:
         found = os.listdir(os.path.join(programs.checkout(), self.folder))
         others = {file for part in PARTS if part.folder == self.folder and not part.other_policy for file in part.files}
         mine = self.files or {name for name in found if name.startswith("test_")} - others
-        return [f"{self.folder}/{file}" for file in sorted(mine)]
+        return [f"{self.folder}/{file}" for file in sorted(mine)] + [f"{SUITE}/{file}" for file in sorted(self.also)]
 
 
 FEDORA = frozenset({"test_dynamic.py", "test_hotplug.py", "test_launch.py", "test_noise.py", "test_stdio.py"})
@@ -72,7 +74,7 @@ PARTS = (
     Part("suite-7", "default", files=frozenset({"test_demo.py", "test_dynamic.py", "test_isolation.py"})),
     Part("suite-8", "default", files=frozenset({"test_seclabel.py", "test_shared.py", "test_static.py"})),
     Part("suite-beds", "default", files=frozenset({"test_autopkgtest.py", "test_guestfish.py"}), disk=True),
-    Part("suite-mls", "mls", f"{SUITE}/mls"),
+    Part("suite-mls", "mls", f"{SUITE}/mls", also=frozenset({"test_noise.py"})),
     Part("suite-fedora", "fedora", files=FEDORA, other_policy=True),
 )
 """The guests, in the order in which they start; the next one when one of them is done."""
@@ -242,8 +244,8 @@ def _fill(guest: machine.Running, *, library: bool = True) -> None:
     remote.install(guest)
     checkout = programs.checkout()
     remote.put(guest, [os.path.join(checkout, "integration", "suite")], f"{TREE}/integration")
-    plugin = os.path.join(checkout, "integration", "guestlib", "counting.py")
-    remote.put(guest, [plugin, *demo.SCENE], f"{TREE}/integration/guestlib")
+    shared = [os.path.join(checkout, "integration", "guestlib", name) for name in ("counting.py", "places.py")]
+    remote.put(guest, [*shared, *demo.SCENE], f"{TREE}/integration/guestlib")
     remote.put(guest, [os.path.join(checkout, "README.md")], TREE)
     remote.put(guest, [image.image(), demo.SPEC], f"{TREE}/images")
     if library:

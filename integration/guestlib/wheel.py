@@ -7,7 +7,7 @@ import glob
 import os
 import shutil
 
-from integration.guestlib import cache, programs
+from integration.guestlib import cache, places, programs
 from integration.guestlib.report import progress
 
 PACKAGE = os.path.join(programs.checkout(), "confined_qemu")
@@ -57,10 +57,6 @@ def installed(root: str = "") -> list[str]:
     return [f"{root}{COMMAND}", f"{root}{VENV}/{PACKAGES}/confined_qemu", f"{root}{VENV}/{PACKAGES}/confined_qemu-*"]
 
 
-AUDITED = "/usr/share/selinux/packages/with-dontaudit.policy"
-"""In a guest: the policy as hosts have it, that is with the dontaudit rules, which the guest's own is without."""
-
-
 def bake_policy(root: str, store: str) -> None:
     """Let the project install its policy module into a guest's root, then take the project out again.
 
@@ -73,7 +69,7 @@ def bake_policy(root: str, store: str) -> None:
     programs.chroot(root, COMMAND, "policy", "install", "--no-load")
     programs.chroot(root, "semodule", "-n", "-s", store, "-B")
     (built,) = glob.glob(os.path.join(root, "etc/selinux", store, "policy", "policy.*"))
-    shutil.copy(built, root + AUDITED)
+    shutil.copy(built, root + places.AUDITED)
     programs.chroot(root, "semodule", "-n", "-s", store, "-B", "-D")
     for pattern in installed(root):
         for path in glob.glob(pattern):

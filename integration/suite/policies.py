@@ -17,6 +17,8 @@ class Policy:
     """The type of a VM under TCG."""
     content: str
     """The label of an image of the default type while a VM only reads it: left alone where VMs may read it."""
+    unread: str
+    """A type of images that a VM may not even read."""
     others_pipes: bool
     """May a VM use a pipe that another user's process made, at all levels?"""
     opens_terminals: bool
@@ -39,8 +41,8 @@ class Policy:
     """The type of systemd's own socket."""
     made_in_root: str
     """The type of what is in a folder that was just made in /."""
-    userdomain: str
-    """The command that lets a VM run in a person's domain."""
+    userdomain: tuple[str, ...]
+    """The booleans that let a VM run in a person's domain."""
     ramfs: str | None
     """The type of a file on ramfs where no VM may use it."""
     tcg_in_svirt: Mapping[str, Any]
@@ -48,10 +50,16 @@ class Policy:
     execmem: tuple[str, ...]
     """The booleans, off by default, by which bare QEMU in a person's domain and VMs may generate code."""
 
+    def people(self) -> str:
+        """Return the command that lets a VM run in a person's domain, as messages write it."""
+        first, *more = self.userdomain
+        return "setsebool -P " + (" ".join(f"{name}=on" for name in self.userdomain) if more else f"{first} on")
+
 
 _DEBIAN = Policy(
     tcg="svirt_t",
     content="virt_content_t:s0",
+    unread="virt_image_t",
     others_pipes=False,
     opens_terminals=True,
     relays=True,
@@ -63,7 +71,7 @@ _DEBIAN = Policy(
     roots_home=("user_home_dir_t", "user_home_t"),
     init_socket="init_runtime_t",
     made_in_root="etc_runtime_t",
-    userdomain="setsebool -P confined_qemu_transition_userdomain on",
+    userdomain=("confined_qemu_transition_userdomain",),
     ramfs="ramfs_t",
     tcg_in_svirt={},
     execmem=("allow_execmem", "virt_use_execmem"),
@@ -74,6 +82,7 @@ POLICIES = {
     "targeted": Policy(
         tcg="svirt_tcg_t",
         content="virt_image_t:s0",
+        unread="virt_home_t",
         others_pipes=True,
         opens_terminals=False,
         relays=False,
@@ -85,7 +94,7 @@ POLICIES = {
         roots_home=("admin_home_t", "admin_home_t"),
         init_socket="init_var_run_t",
         made_in_root="default_t",
-        userdomain="setsebool -P confined_qemu_transition_userdomain=on virt_transition_userdomain=on",
+        userdomain=("confined_qemu_transition_userdomain", "virt_transition_userdomain"),
         ramfs=None,
         tcg_in_svirt={"seclabel": {"type": "dynamic", "baselabel": "system_u:system_r:svirt_t:s0"}},
         execmem=("virt_use_execmem",),

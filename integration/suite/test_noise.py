@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import setools
 
+from integration.guestlib import places
 from integration.suite import harness
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-AUDITED = "/usr/share/selinux/packages/with-dontaudit.policy"
-"""The policy with its dontaudit rules (integration/guestlib/wheel.py)."""
 
 
 def _ours(denial: harness.Denial) -> bool:
@@ -55,19 +53,21 @@ def _chain(folder: str) -> str:
 
 
 def test_no_launch_leaves_a_denial(image: harness.Image, folder: str, audit: harness.AuditTrail) -> None:
-    """A spec with a chain (launcher, probe, watcher), a question, a plan, and what `denials` does afterwards."""
+    """A spec with a chain and a monitor (launcher, probe, watcher), a plan, and what `denials` does afterwards."""
     with open(image.spec, encoding="utf-8") as file:
         disks = json.load(file)["disks"]
-    image.write_spec(disks=[*disks, {"file": _chain(folder), "format": "qcow2"}])
+    disks.append({"file": _chain(folder), "format": "qcow2"})
+    image.write_spec(disks=disks, qmp=f"unix:{os.path.join(folder, 'qmp.sock')}")
     vm = harness.boot_spec(image)
     vm.popen.terminate()
-    assert vm.wait() == 0
+    assert b"unlink" not in vm.popen.communicate()[1]
+    assert vm.popen.returncode == 0
     harness.settle()
     for words in (("plan", image.spec), ("denials", "a"), ("recover",)):
         assert harness.confined(*words).returncode == 0, words
     seen = [denial for denial in audit.denials() if _ours(denial)]
     assert seen != [], "without its dontaudit rules no policy is so silent: nothing was looked at"
-    policy = setools.SELinuxPolicy(AUDITED)
+    policy = setools.SELinuxPolicy(places.AUDITED)
     assert not any(_rules(policy, "confined_qemu_t", "bin_t", "file", "write"))  # not everything is kept out
     logged = "\n".join(_logged(seen, policy))
     assert logged == ""
