@@ -28,6 +28,7 @@ from confined_qemu.model.errors import ConfinedQemuError, LsmError
 from confined_qemu.model.facts import SelinuxMode
 from confined_qemu.model.invocation import Confinement
 from tests import strategies
+from tests.messages import is_hint, is_message
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,6 +80,11 @@ def host(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
 
 def executed(*_: object) -> NoReturn:
     raise Executed(0)
+
+
+def said(err: str) -> str:
+    """Return a message as it was before each of its lines was said to be the program's."""
+    return "\n".join(line.removeprefix("confined-qemu: ") for line in err.removesuffix("\n").split("\n"))
 
 
 def answer(arguments: Sequence[str]) -> tuple[int, str, str]:
@@ -186,8 +192,7 @@ def test_version() -> None:
 def test_a_wrong_command_line_is_one_line_and_125(arguments: tuple[str, ...]) -> None:
     code, out, err = answer(arguments)
     assert (code, out) == (125, "")
-    assert err.count("\n") == 1
-    assert err.startswith("confined-qemu: ")
+    assert is_message(said(err))
 
 
 @pytest.mark.parametrize("value", ["bogus", "", "SELINUX"])
@@ -199,7 +204,7 @@ def test_a_wrong_variable_is_one_line_and_125(
     err = capsys.readouterr().err
     assert code == 125
     assert "CONFINED_QEMU_CONFINEMENT" in err
-    assert err.count("\n") == 1
+    assert is_message(said(err))
 
 
 @pytest.mark.parametrize(
@@ -246,7 +251,7 @@ def test_errors_have_their_exit_codes(capsys: pytest.CaptureFixture[str]) -> Non
         raise ConfinedQemuError("what", where="there", hint="mend it")
 
     assert output.guarded(fail) == 125
-    assert capsys.readouterr().err == "confined-qemu: there: what; mend it\n"
+    assert capsys.readouterr().err == "confined-qemu: there: what\nconfined-qemu:   mend it\n"
     assert answer(["plan", "--emulator", "/missing", "--", "-M", "none"])[0] == 127
     assert answer(["plan", "--emulator", "./a.img", "--", "-M", "none"])[0] == 126
     assert answer(["plan", "--emulator", "no-such-qemu", "--", "-M", "none"])[0] == 127
@@ -330,7 +335,9 @@ def test_a_specs_problems_are_a_line_each(host: Path) -> None:
     (host / "x.yaml").write_text("nam: x\nmemory: lots\n")
     code, out, err = answer(["plan", "x.yaml"])
     assert (code, out) == (125, "")
-    assert [line.split(": ")[1] for line in err.splitlines()] == ["x.yaml:1:1"] * 2 + ["x.yaml:2:9"]
+    lines = [line.split(": ")[1] for line in err.splitlines()]
+    assert [line for line in lines if not is_hint(line)] == ["x.yaml:1:1"] * 2 + ["x.yaml:2:9"]
+    assert len([line for line in lines if is_hint(line)]) == 3
 
 
 def test_extra_arguments_follow_the_spec(host: Path) -> None:
@@ -376,7 +383,7 @@ def test_a_state_that_cannot_be_read_is_told(monkeypatch: pytest.MonkeyPatch) ->
     for arguments in (["ps"], ["policy", "status"], ["plan", "--", "-M", "none"]):
         code, _, err = answer(arguments)
         assert code == 125
-        assert "selinuxfs is not mounted; mount it" in err
+        assert "selinuxfs is not mounted\nconfined-qemu:   mount it" in err
     assert answer(["check"])[0] == 1
 
 

@@ -62,29 +62,29 @@ def test_a_disk_and_its_partitions_overlap_and_two_partitions_do_not(host: Path)
 
 def test_a_mounted_partition_is_its_disks_use_and_not_its_neighbours(host: Path) -> None:
     mount(host, "8:1", "/srv/a\\040b", "/dev/sda1")
-    assert devices.used(SDA1) == "it is mounted on /srv/a b; run: umount /srv/a b"
-    assert devices.used(SDA) == "its partition sda1 is mounted on /srv/a b; run: umount /srv/a b"
+    assert devices.used(SDA1) == "it is mounted on /srv/a b\0run: umount /srv/a b"
+    assert devices.used(SDA) == "its partition sda1 is mounted on /srv/a b\0run: umount /srv/a b"
     assert devices.used(SDA2) is None
 
 
 def test_a_mounted_disk_is_its_partitions_use(host: Path) -> None:
     mount(host, "8:16", "/mnt", "/dev/sdb")
-    assert devices.used(SDB1) == "its disk sdb is mounted on /mnt; run: umount /mnt"
+    assert devices.used(SDB1) == "its disk sdb is mounted on /mnt\0run: umount /mnt"
 
 
 def test_a_file_system_with_a_number_of_its_own_is_found_by_its_source(host: Path) -> None:
     mount(host, "0:42", "/home", "/dev/sda2")
-    assert devices.used(SDA2) == "it is mounted on /home; run: umount /home"
+    assert devices.used(SDA2) == "it is mounted on /home\0run: umount /home"
 
 
 def test_swap(host: Path) -> None:
     (host / "swaps").write_text("Filename\tType\n/dev/sdb1 partition 1 0 -2\n/swapfile file 1 0 -3\n")
-    assert devices.used(SDB) == "its partition sdb1 is swap space; run: swapoff /dev/sdb1"
+    assert devices.used(SDB) == "its partition sdb1 is swap space\0run: swapoff /dev/sdb1"
 
 
 def test_a_holder(host: Path) -> None:
     (host / "block/sda/sda2/holders/dm-0").write_text("")
-    assert devices.used(SDA2) == "it is held by dm-0; see: lsblk /dev/sda2"
+    assert devices.used(SDA2) == "it is held by dm-0\0see: lsblk /dev/sda2"
 
 
 def test_what_cannot_be_read_is_never_unused(host: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_vfio_group_is_found_by_its_devices_link(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(devices, "_VFIO", str(tmp_path / "vfio"))
     (tmp_path / "groups/7").mkdir(parents=True)
     link = tmp_path / "iommu_group"
-    assert "no IOMMU holds it; boot with intel_iommu=on" in str(devices.vfio_node(str(link))[1])
+    assert "no IOMMU holds it\0boot with intel_iommu=on" in str(devices.vfio_node(str(link))[1])
     link.symlink_to(tmp_path / "groups/7")
     assert "VFIO does not have this group" in str(devices.vfio_node(str(link))[1])
     (tmp_path / "vfio").mkdir()
@@ -159,7 +159,7 @@ def test_a_usb_device_is_found_by_what_it_is_called(wanted: dict[str, str], node
 def test_a_usb_device_that_is_not_there_or_a_hub_is_told(usb: Path, wanted: dict[str, str]) -> None:
     assert usb.exists()
     path = hostpaths.usb_device(wanted)
-    assert devices.node(path) == (path, "there is no such USB device; see: lsusb")
+    assert devices.node(path) == (path, "no such USB device\0see: lsusb")
 
 
 def test_a_device_with_its_own_vfio_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

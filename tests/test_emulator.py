@@ -13,6 +13,7 @@ import pytest
 from confined_qemu.host import emulator, interpreter
 from confined_qemu.install import script
 from confined_qemu.model.errors import EmulatorNotExecutable, EmulatorNotFound
+from tests.messages import is_message
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -162,7 +163,7 @@ def test_no_emulator_is_one_line_and_127(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(emulator, "FOLDERS", ())
     with pytest.raises(EmulatorNotFound, match="no such emulator on PATH") as raised:
         emulator.find(NAME, str(tmp_path))
-    assert "\n" not in str(raised.value)
+    assert is_message(str(raised.value))
 
 
 @pytest.mark.touches_host

@@ -9,6 +9,7 @@ from hypothesis import given
 
 from confined_qemu.model import errors
 from confined_qemu.model.errors import ConfinedQemuError, SpecError, printable, why
+from tests.messages import is_message
 from tests.strategies import hostile, stray
 
 
@@ -17,8 +18,8 @@ from tests.strategies import hostile, stray
     [
         (None, None, "what"),
         ("a.yaml:1:2", None, "a.yaml:1:2: what"),
-        (None, "mend it", "what; mend it"),
-        ("a.yaml:1:2", "mend it", "a.yaml:1:2: what; mend it"),
+        (None, "mend it", "what\n  mend it"),
+        ("a.yaml:1:2", "mend it", "a.yaml:1:2: what\n  mend it"),
     ],
 )
 def test_where_what_and_how_to_mend(where: str | None, hint: str | None, line: str) -> None:
@@ -28,7 +29,8 @@ def test_where_what_and_how_to_mend(where: str | None, hint: str | None, line: s
 @given(hostile | stray)
 def test_no_error_breaks_its_line_or_the_terminal(text: str) -> None:
     line = str(ConfinedQemuError(text, where=text, hint=text))
-    assert line.isprintable()
+    assert is_message(line)
+    assert line.count("\n") == 1
     line.encode()
 
 

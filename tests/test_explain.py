@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+from textwrap import indent
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +17,7 @@ from confined_qemu.denials.verdict import Case, Verdict, quoted
 from confined_qemu.model.context import Context
 from confined_qemu.model.frozen import dataclass, replace
 from confined_qemu.model.policy import Answer, Reason, Setting
+from tests.messages import is_message
 from tests.strategies import contexts, hostile, stray
 
 if TYPE_CHECKING:
@@ -156,7 +158,9 @@ def line(case: Case) -> str:
 
 
 def test_the_explanations(golden: Callable[[str, str], None]) -> None:
-    golden("denials/explanations.txt", "".join(f"{name}\n  {line(e.case())}\n" for name, e in EXAMPLES.items()))
+    golden(
+        "denials/explanations.txt", "".join(f"{name}\n{indent(line(e.case()), '  ')}\n" for name, e in EXAMPLES.items())
+    )
 
 
 @pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES)
@@ -174,7 +178,7 @@ def test_a_hostile_name_stays_one_printable_line(source: Context, target: Contex
         case = example.case()
         denial = replace(case.denial, source=source, target=target, comm=comm, name=path, path=path)
         for answer in (case.answer, TYPES, CONSTRAINT):
-            assert line(replace(case, denial=denial, path=path, owner=comm, answer=answer)).isprintable()
+            assert is_message(line(replace(case, denial=denial, path=path, owner=comm, answer=answer)))
 
 
 @given(hostile | stray)

@@ -123,9 +123,9 @@ def test_what_is_shared_on_purpose_is_held_with_others_and_needs_no_warning(shar
 @pytest.mark.parametrize(
     ("booleans", "words"),
     [
-        ({"virt_use_nfs": False}, "; run: setsebool -P virt_use_nfs on"),
+        ({"virt_use_nfs": False}, "\0run: setsebool -P virt_use_nfs on"),
         ({}, "umount /mnt/nfs && mount -t nfs4 -o context=system_u:object_r:svirt_image_t:s0 server:/vms /mnt/nfs, or"),
-        ({"virt_use_nfs": True}, "; run: umount /mnt/nfs && mount -t nfs4 -o context="),
+        ({"virt_use_nfs": True}, "\0run: umount /mnt/nfs && mount -t nfs4 -o context="),
     ],
 )
 @pytest.mark.parametrize("relabel", [None, False])

@@ -91,7 +91,7 @@ def test_what_it_has_for_reading_is_not_made_its_own_under_it() -> None:
     step = (given(world, CONTENT, exclusive=False),)
     (line,) = planned(world, wanted(), granted=step).refusals
     assert line.endswith(
-        f"for reading; run: confined-qemu revoke 'vm 1' {PATH} && confined-qemu allow 'vm 1' {PATH}"
+        f"for reading\n  run: confined-qemu revoke 'vm 1' {PATH} && confined-qemu allow 'vm 1' {PATH}"
     )  # fmt: skip
     (line,) = planned(world, wanted(), launched=step).refusals
     assert "since its start" in line
@@ -108,7 +108,7 @@ def test_one_whose_label_was_changed_since_gets_it_again() -> None:
 def test_another_vms_file_is_refused_by_name_and_content_is_shared() -> None:
     world = World(holders={PATH: [["other", 4711, True, None]]})
     (line,) = planned(world, wanted()).refusals
-    assert line == f"{PATH} (allow): in use by the VM other (pid 4711); stop it first, or let both only read it"
+    assert line == f"{PATH} (allow): in use by the VM other (pid 4711)\n  stop it first, or let both only read it"
     world = World(files={PATH: {"label": str(CONTENT)}}, holders={PATH: [["other", 4711, False, str(VIRT_IMAGE)]]})
     (step,) = planned(world, wanted(readonly=True)).steps
     assert isinstance(step, Relabel)
@@ -136,5 +136,5 @@ def test_a_devices_own_rules_hold() -> None:
     made = planned(world, wanted(path="/dev/null"))
     assert (made.steps, made.refusals) == ((), ())
     refused = planned(World(files={PATH: {"kind": "dir"}}), wanted())
-    assert "a folder cannot be used as extra; name the files in it" in refused.refusals[0]
+    assert "a folder cannot be used as extra\n  name the files in it" in refused.refusals[0]
     assert replace(refused, refusals=()).process == PROCESS

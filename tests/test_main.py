@@ -22,8 +22,8 @@ def test_an_emulators_name_that_leads_to_the_command_is_told_the_way(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith(f"confined-qemu: {name}: ")
-    assert err.endswith("; use: confined-qemu install-shim\n")
-    assert err.count("\n") == 1
+    assert err.endswith("\nconfined-qemu:   use: confined-qemu install-shim\n")
+    assert err.count("\n") == 2
 
 
 @pytest.mark.parametrize("name", ["confined-qemu", "/opt/bin/confined-qemu", "qemu-kvm-confined", "kvmtool"])

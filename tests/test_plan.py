@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 
 from confined_qemu.launch import inputs
+from confined_qemu.model.errors import message
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.plan import AccelChoice, Plan, PlannedResource
 from confined_qemu.model.resource import Access, Resource, Role, Sharing
@@ -24,6 +25,7 @@ from confined_qemu.plan.planner import plan
 from confined_qemu.read import settings
 from tests.conftest import GOLDEN
 from tests.fakes import VIRT_IMAGE
+from tests.messages import is_message
 from tests.strategies import hostile, stray
 from tests.worlds import HERE, World
 
@@ -115,7 +117,7 @@ def check_shape(printed: dict[str, Any]) -> None:
         assert resource["access"] in {"ro", "rw", "wo", "create", "dir", "connect", "listen"}
         assert resource["class"] in {"private", "shared", "content", "unlabelled"}
         assert os.path.isabs(resource["path"])
-    assert all(line.isprintable() for line in (*printed["warnings"], *printed["refusals"]))
+    assert all(map(is_message, (*printed["warnings"], *printed["refusals"])))
 
 
 @given(hostile | stray)
@@ -131,11 +133,11 @@ def test_a_plan_is_a_line_for_each_thing_and_its_json_is_ascii(text: str) -> Non
         pair=None,
         resources=(PlannedResource(resource, text, VIRT_IMAGE, None),),
         steps=(MakeFolder(text, VIRT_IMAGE), Create(text, VIRT_IMAGE, VIRT_IMAGE, remove=True)),
-        warnings=(text,),
-        refusals=(text,),
+        warnings=(message(text),),
+        refusals=(message(text, text),),
     )
     lines = made.describe().split("\n")
-    assert len(lines) == 8
+    assert len(lines) == 9
     assert all(line.isprintable() for line in lines)
     printed = json.dumps(made.to_json())
     assert printed.isascii()

@@ -17,6 +17,7 @@ from confined_qemu.model import paths
 from confined_qemu.model.errors import ConfinedQemuError, HostError, SpecError, UsageError
 from confined_qemu.model.invocation import Confinement
 from confined_qemu.read.settings import Settings, UnknownOptions, from_environment, from_file
+from tests.messages import is_message
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +39,7 @@ def test_the_environment() -> None:
 @pytest.mark.parametrize("key", ["CONFINEMENT", "UNKNOWN_OPTIONS", "REQUIRE_DOMAIN"])
 @pytest.mark.parametrize("text", ["", "Yes", "none ", "1"])
 def test_a_word_that_is_none(key: str, text: str) -> None:
-    with pytest.raises(UsageError, match=f"CONFINED_QEMU_{key} is .*; set it to"):
+    with pytest.raises(UsageError, match=f"CONFINED_QEMU_{key} is .*\n  set it to"):
         from_environment({f"CONFINED_QEMU_{key}": text})
 
 
@@ -53,21 +54,21 @@ def test_a_file_sets_the_keys_that_it_has() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("confinment: none\n", "x:1:1: confinment: there is no such key; did you mean confinement?"),
-        ("confinement: no\n", "x:1:14: confinement: 'no' is none of selinux, auto, none; did you mean none?"),
-        ("extra_paths: /a\n", "x:1:14: extra_paths: a list belongs here; "),
-        ("extra_paths: [a]\n", "x:1:15: extra_paths[0]: 'a' does not fit here; write an absolute path"),
-        ("require_domain: maybe\n", "x:1:17: require_domain: 'maybe' is neither yes nor no; write yes or no"),
-        ("label_trees: [/a]\nlabel_trees: [/b]\n", "x:2:1: label_trees: the key stands twice, first in line 1; "),
-        ("- /a\n", "x:1:1: settings are a mapping (key: value); "),
+        ("confinment: none\n", "x:1:1: confinment: there is no such key\n  did you mean confinement?"),
+        ("confinement: no\n", "x:1:14: confinement: 'no' is none of selinux, auto, none\n  did you mean none?"),
+        ("extra_paths: /a\n", "x:1:14: extra_paths: a list belongs here\n  "),
+        ("extra_paths: [a]\n", "x:1:15: extra_paths[0]: 'a' does not fit here\n  write an absolute path"),
+        ("require_domain: maybe\n", "x:1:17: require_domain: 'maybe' is neither yes nor no\n  write yes or no"),
+        ("label_trees: [/a]\nlabel_trees: [/b]\n", "x:2:1: label_trees: the key stands twice, first in line 1\n  "),
+        ("- /a\n", "x:1:1: settings are a mapping (key: value)\n  "),
         ("confinement: [\n", "x:2:1: not YAML: "),
-        ("emulator: /usr/bin/qemu\n", "x:1:1: emulator: there is no such key; the keys are confinement, "),
+        ("emulator: /usr/bin/qemu\n", "x:1:1: emulator: there is no such key\n  the keys are confinement, "),
     ],
 )
 def test_what_is_wrong_in_a_file_has_its_place(text: str, said: str) -> None:
     with pytest.raises(SpecError) as raised:
         from_file(text, "x", Settings())
-    (line,) = raised.value.problems
+    (line,) = raised.value.messages
     assert line.startswith(said)
 
 
@@ -121,7 +122,7 @@ def test_what_others_may_write_is_refused(home: Path, mode: int, place: str) -> 
     path = write(home / place / "confined-qemu.yaml", "confinement: none\n", mode)
     with pytest.raises(HostError) as raised:
         settingsfiles.load({"HOME": str(home)})
-    assert str(raised.value) == f"{path}: others may write these settings; run: chmod go-w {path}"
+    assert str(raised.value) == f"{path}: others may write these settings\n  run: chmod go-w {path}"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root gives files away")
@@ -130,7 +131,7 @@ def test_what_belongs_to_another_is_refused_also_behind_a_link(home: Path, place
     path = write(home / "theirs", "confinement: none\n")
     os.chown(path, 1234, 1234)
     (home / place / "confined-qemu.yaml").symlink_to(path)
-    with pytest.raises(HostError, match="belong to uid 1234, who does not decide for uid 0; run: chown 0 "):
+    with pytest.raises(HostError, match="belong to uid 1234, who does not decide for uid 0\n  run: chown 0 "):
         settingsfiles.load({"HOME": str(home)})
 
 
@@ -148,7 +149,7 @@ def test_what_is_no_readable_file_is_refused(home: Path) -> None:
         path.symlink_to(target)
         with pytest.raises(HostError, match="cannot be read") as raised:
             settingsfiles.load({"HOME": str(home)})
-        assert "\n" not in str(raised.value)
+        assert is_message(str(raised.value))
         path.unlink()
     write(path, "#" * 70_000)
     with pytest.raises(HostError, match="are not read"):

@@ -11,6 +11,7 @@ from confined_qemu.host import emulator
 from confined_qemu.install import shim
 from confined_qemu.model import paths
 from confined_qemu.model.errors import ConfinedQemuError, EmulatorNotFound, HostError
+from tests.messages import is_message
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,7 +101,7 @@ def test_what_is_missing_is_one_line(host: Path) -> None:
     ):
         with pytest.raises(ConfinedQemuError, match=said) as raised:
             shim.install(folder, search)
-        assert "\n" not in str(raised.value)
+        assert is_message(str(raised.value))
     os.unlink(paths.LAUNCH_SCRIPT)
     with pytest.raises(HostError, match="policy install"):
         shim.install(f"{host}/ours", f"{host}/bin")

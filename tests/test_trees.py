@@ -154,7 +154,7 @@ def test_notes_come_first(tree: str, labels: Labels, tmp_path: Path, monkeypatch
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(JournalError, match="No space left on device; what had been labelled is put back"):
+    with pytest.raises(JournalError, match="No space left on device\n  what had been labelled is put back"):
         trees.give(step(tree), where, (), untold)
     trees.undo(step(tree), [where], nobody)
     assert all_labels(tree, labels) == before
@@ -168,7 +168,7 @@ def test_another_tree_in_its_place_is_not_labelled(tree: str, labels: Labels, tm
         os.mkdir(tree)
     elif instead == "a link":
         os.symlink(f"{tree}.moved", tree)
-    with pytest.raises(LabelError, match="is gone; start again"):
+    with pytest.raises(LabelError, match="is gone\n  start again"):
         trees.give(planned, str(tmp_path / "notes"), (), untold)
     trees.undo(planned, [str(tmp_path / "notes")], nobody)
     assert labels.of(f"{tree}.moved/two") == VIRT_IMAGE

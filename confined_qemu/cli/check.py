@@ -11,7 +11,7 @@ from confined_qemu.host import emulator, lsm, survey
 from confined_qemu.host.inherited import inherited
 from confined_qemu.labels import journal, restore, statefolders
 from confined_qemu.model import policynames
-from confined_qemu.model.errors import ConfinedQemuError, printable
+from confined_qemu.model.errors import ConfinedQemuError, message, printable
 from confined_qemu.model.facts import SelinuxMode
 from confined_qemu.model.frozen import dataclass
 
@@ -41,8 +41,8 @@ class Finding:
         return self.verdict is Grade.FAIL
 
     def describe(self) -> str:
-        """Return the finding as one line."""
-        return printable(f"{self.verdict:4}  {self.subject}: {self.text}")
+        """Return the finding as one line, and beneath it a line for each hint."""
+        return f"{self.verdict:4}  {printable(self.subject)}: {self.text}".replace("\n", "\n" + " " * 6)
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `check --json` prints."""
@@ -69,7 +69,7 @@ def _guarded(subject: str, look: Callable[[], Iterator[Finding]]) -> list[Findin
     try:
         return list(look())
     except ConfinedQemuError as error:
-        return [Finding(Grade.FAIL, subject, line) for line in str(error).split("\n")]
+        return [Finding(Grade.FAIL, subject, line) for line in error.messages]
 
 
 def _selinux() -> Iterator[Finding]:
@@ -77,10 +77,11 @@ def _selinux() -> Iterator[Finding]:
 
     mode = lsm.mode()
     if mode is SelinuxMode.DISABLED:
-        yield Finding(Grade.FAIL, "selinux", "disabled: nothing would confine a VM; boot with SELinux")
+        yield Finding(Grade.FAIL, "selinux", message("disabled: nothing would confine a VM", "boot with SELinux"))
         return
     if mode is SelinuxMode.PERMISSIVE:
-        yield Finding(Grade.WARN, "selinux", "permissive: labels are set, nothing is enforced; run: setenforce 1")
+        said = message("permissive: labels are set, nothing is enforced", "run: setenforce 1")
+        yield Finding(Grade.WARN, "selinux", said)
     else:
         yield Finding(Grade.OK, "selinux", "enforcing")
     status = install.status()
@@ -88,15 +89,12 @@ def _selinux() -> Iterator[Finding]:
         yield Finding(Grade.OK, "policy", f"module version {status.loaded}, launch script labelled")
     else:
         verdict = Grade.WARN if status.loaded else Grade.FAIL
-        yield Finding(verdict, "policy", f"the launcher's domain is not ready; {status.advice}")
+        yield Finding(verdict, "policy", message("the launcher's domain is not ready", status.advice))
     contexts = lsm.policy_contexts()
     for name, context in (("kvm", contexts.kvm), ("tcg", contexts.tcg or contexts.kvm)):
         if name == "tcg" and lsm.denied(context, context, "process", ("execmem",)):
-            yield Finding(
-                Grade.WARN,
-                "tcg",
-                f"{context.type} may not generate code; run: {policynames.turned_on(policynames.USE_EXECMEM)}",
-            )
+            mend = f"run: {policynames.turned_on(policynames.USE_EXECMEM)}"
+            yield Finding(Grade.WARN, "tcg", message(f"{context.type} may not generate code", mend))
         elif not lsm.is_valid(context):
             yield Finding(Grade.FAIL, name, f"the policy names {context} and does not know it")
 
@@ -106,7 +104,7 @@ def _kvm() -> Iterator[Finding]:
     if found.usable:
         yield Finding(Grade.OK, "kvm", f"{found.flag}, API version {found.api_version}")
     else:
-        yield Finding(Grade.WARN, "kvm", f"{found.problem}; {found.hint}; accel: auto takes TCG")
+        yield Finding(Grade.WARN, "kvm", message(f"{found.problem}: accel: auto takes TCG", found.hint))
 
 
 def _emulator() -> Iterator[Finding]:
@@ -135,7 +133,7 @@ def _labels() -> Iterator[Finding]:
         yield Finding(
             Grade.WARN,
             "labels",
-            f"a crash left {len(pending)} VM(s) unrestored; run: confined-qemu recover",
+            message(f"a crash left {len(pending)} VM(s) unrestored", "run: confined-qemu recover"),
         )
     elif not found.bad:
         yield Finding(Grade.OK, "labels", "nothing is left to put back")

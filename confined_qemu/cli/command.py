@@ -241,7 +241,7 @@ def _install_shim(chosen: argparse.Namespace) -> int:
     for line in done.lines:
         say(printable(line))
     for line in done.warnings:
-        output.warn(printable(line))
+        output.warn(line)
     return 0
 
 

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, NoReturn
 from confined_qemu.cli.arguments import REMAINDER, Parser, parse
 from confined_qemu.cli.output import answer, guarded, progress, say, warn
 from confined_qemu.host.inherited import initial
-from confined_qemu.model.errors import LAUNCHER_FAILED, TIMED_OUT, ConfinedQemuError, UsageError, printable, why
+from confined_qemu.model.errors import (
+    LAUNCHER_FAILED,
+    TIMED_OUT,
+    ConfinedQemuError,
+    UsageError,
+    message,
+    printable,
+    why,
+)
 
 if TYPE_CHECKING:
     import argparse
@@ -134,7 +142,7 @@ def say_denials(pid: int) -> int:
     for group in found.groups:
         for line in group.lines.values():
             if line.matters:
-                say("SELinux ", line.describe())
+                say("", f"SELinux {line.describe()}")
     if found.gap is not None:
         warn(found.gap)
     return 0
@@ -186,7 +194,7 @@ def _settle(chosen: argparse.Namespace, _: tuple[int, ...]) -> int:
     try:
         done = restore.recover([statefolders.user_folder(os.geteuid())])
     except _TimeIsUp:
-        say("", f"labels are still being put back after {chosen.timeout:g} s; see: confined-qemu ps")
+        say("", message(f"labels are still being put back after {chosen.timeout:g} s", "see: confined-qemu ps"))
         return TIMED_OUT
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -7,7 +7,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from confined_qemu.model.errors import LAUNCHER_FAILED, ConfinedQemuError, printable, why
+from confined_qemu.model.errors import LAUNCHER_FAILED, ConfinedQemuError, message, printable, why
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +43,7 @@ def guarded(work: Callable[[], int]) -> int:
         from confined_qemu.host import packages
         from confined_qemu.model.distribution import Package
 
-        say("", f"Python's module {error.name} is not installed; run: {packages.command(Package[package])}")
+        say("", message(f"Python's module {error.name} is not installed", f"run: {packages.command(Package[package])}"))
         return LAUNCHER_FAILED
     except (MemoryError, RecursionError):
         say("", "there is not enough memory for this")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from confined_qemu.denials.explain import explain
 from confined_qemu.denials.verdict import Case, Explanation, Verdict
 from confined_qemu.model import policynames
-from confined_qemu.model.errors import printable
+from confined_qemu.model.errors import message, printable
 from confined_qemu.model.frozen import dataclass, field
 from confined_qemu.model.pastvm import PastVm
 from confined_qemu.model.policy import Reason
@@ -41,13 +41,13 @@ class Line:
         return self.explanation.verdict is not Verdict.HARMLESS
 
     def describe(self) -> str:
-        """Return it as one line: what was denied to whom on what, and what mends it."""
+        """Return a message: what was denied to whom on what, and beneath it what mends it."""
         denial = self.denial
         times = f" ({self.count} times)" if self.count > 1 else ""
         verb = "would have denied" if denial.permissive else "denied"
         who = printable(denial.comm) if denial.comm is not None else denial.source.type
         what = f"{verb} {{ {' '.join(denial.permissions)} }} to {who} on {self._object()}{times}"
-        return printable(f"{what}: {self.explanation.describe()}")
+        return message(f"{what}: {self.explanation.describe()}")
 
     def _object(self) -> str:
         denial = self.denial
@@ -92,7 +92,7 @@ class VmDenials:
     def describe(self) -> list[str]:
         """Return the group as lines, its title first."""
         title = self.title if self.vm is None else f"{self.title} ({self.vm.context})"
-        return [f"{printable(title)}:", *(f"  {line.describe()}" for line in self.lines.values())]
+        return [f"{printable(title)}:", *("  " + line.describe().replace("\n", "\n  ") for line in self.lines.values())]
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `denials --json` prints for this group; a `name` of null is no known VM's."""

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from confined_qemu.model import policynames
-from confined_qemu.model.errors import printable
+from confined_qemu.model.errors import HINT
 from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.policy import Answer
 from confined_qemu.plan import places
@@ -44,13 +44,13 @@ class Explanation:
     advice: str | None = None
 
     def describe(self) -> str:
-        """Return it as one line."""
+        """Return it as a line, and what mends it as hints."""
         parts = ["must stay denied: " + self.why if self.verdict is Verdict.KEEP else self.why]
         if self.advice is not None:
             parts.append(self.advice)
         if self.command is not None:
             parts.append(f"run: {self.command}")
-        return printable("; ".join(parts))
+        return HINT.join(parts)
 
 
 @dataclass(frozen=True, slots=True)

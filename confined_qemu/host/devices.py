@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from confined_qemu.host import mounts
 from confined_qemu.model import hostpaths
-from confined_qemu.model.errors import HostError, printable, why
+from confined_qemu.model.errors import HINT, HostError, printable, why
 from confined_qemu.model.facts import FileKind, Identity
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def _vfio_device(folder: str) -> tuple[str, str | None]:
     """Return the node of a device that VFIO hands out by itself, for an iommufd."""
     names = _names(folder)
     if not names:
-        return folder, "VFIO has no node for this device; give it to the driver vfio-pci, on Linux 6.6 or later"
+        return folder, f"VFIO has no node for this device{HINT}give it to the driver vfio-pci, on Linux 6.6 or later"
     return os.path.join(_VFIO, "devices", names[0]), None
 
 
@@ -62,7 +62,7 @@ def _usb_node(path: str, wanted: Mapping[str, str]) -> tuple[str, str | None]:
     """Return the node of the first USB device that is as `wanted`; no hub is one, as in QEMU."""
     found = [numbers for name in _names(_USB) if (numbers := _usb_numbers(name, wanted)) is not None]
     if not found:
-        return path, "there is no such USB device; see: lsusb"
+        return path, f"no such USB device{HINT}see: lsusb"
     bus, address = min(found)
     return f"{_BUS}/{bus:03}/{address:03}", None
 
@@ -96,11 +96,11 @@ def _word(folder: str, name: str) -> str:
 def vfio_node(link: str) -> tuple[str, str | None]:
     """Return the node of the IOMMU group that a device's link in sysfs leads to, or why there is none."""
     if not os.path.exists(link):
-        return link, "there is no such device, or no IOMMU holds it; boot with intel_iommu=on or amd_iommu=on"
+        return link, f"no such device, or no IOMMU holds it{HINT}boot with intel_iommu=on or amd_iommu=on"
     node = os.path.join(_VFIO, os.path.basename(os.path.realpath(link)))
     if os.path.exists(node):
         return node, None
-    return node, "VFIO does not have this group; give its devices to the driver vfio-pci"
+    return node, f"VFIO does not have this group{HINT}give its devices to the driver vfio-pci"
 
 
 def overlapping(number: int) -> tuple[int, ...]:
@@ -124,12 +124,12 @@ def used(number: int) -> str | None:
     for device, name in _overlapping(number).items():
         which = "it is" if device == number else f"its {'partition' if _is_part(device) else 'disk'} {name} is"
         if device in mounts:
-            return f"{which} mounted on {mounts[device]}; run: umount {mounts[device]}"
+            return f"{which} mounted on {mounts[device]}{HINT}run: umount {mounts[device]}"
         if device in swaps:
-            return f"{which} swap space; run: swapoff {swaps[device]}"
+            return f"{which} swap space{HINT}run: swapoff {swaps[device]}"
         held = _names(os.path.join(_folder(device), "holders"))
         if held:
-            return f"{which} held by {', '.join(held)}; see: lsblk /dev/{name}"
+            return f"{which} held by {', '.join(held)}{HINT}see: lsblk /dev/{name}"
     return None
 
 

@@ -9,6 +9,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
+from confined_qemu.model.errors import HINT
 from confined_qemu.model.facts import KvmFacts
 
 if TYPE_CHECKING:
@@ -111,5 +112,5 @@ def _permission_hint() -> str:
         return f"see: ls -lZ {NODE}"
     mine = found.st_uid == os.geteuid() or found.st_gid in (os.getegid(), *os.getgroups())
     if os.geteuid() == 0 or mine:
-        return f"SELinux or a device rule denies it; see: ls -lZ {NODE}"
+        return f"SELinux or a device rule denies it{HINT}see: ls -lZ {NODE}"
     return "join the group that owns it, for example: usermod -aG kvm USER"

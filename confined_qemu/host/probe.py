@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 from confined_qemu.host import lsm
 from confined_qemu.model import paths, policynames
 from confined_qemu.model.context import RESTORED_TYPE
-from confined_qemu.model.errors import HostError, LsmError, why
+from confined_qemu.model.errors import HINT, HostError, LsmError, why
 from confined_qemu.model.facts import SelinuxMode
 from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.resource import PROBED, Role
@@ -144,7 +144,7 @@ class _HeaderWalk:
         except _NoAnswerError as error:
             hint = ""
             if stat.S_ISBLK(found.st_mode):  # the policy lets no such domain read a whole disk of the host's
-                hint = f"; say format=raw if it is a raw disk, or make it an image: chcon -t {RESTORED_TYPE} {path}"
+                hint = f"{HINT}say format=raw if it is a raw disk, or make it an image: chcon -t {RESTORED_TYPE} {path}"
             return headers.Names(problems=(layer.problem(f"{error}{hint}"),))
         return headers.names(answer, layer, self.folder)
 
@@ -263,9 +263,9 @@ def _await_exec(started: int, program: str) -> None:
         from confined_qemu.model.distribution import Package
 
         raise _NoAnswerError(
-            f"{program} is not there, and nothing else may read its header; run: {packages.command(Package.QEMU_IMG)}"
+            f"{program} is missing, and nothing else may read its header{HINT}run: {packages.command(Package.QEMU_IMG)}"
         )
-    raise _NoAnswerError(f"{program} cannot be executed: {text.decode('utf-8', 'replace')}; see: ls -lZ {program}")
+    raise _NoAnswerError(f"{program} cannot be executed: {text.decode('utf-8', 'replace')}{HINT}see: ls -lZ {program}")
 
 
 def _read(answer: int, complaint: int, patience: float) -> tuple[bytes, bytes]:

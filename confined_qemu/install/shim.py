@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from confined_qemu.host import emulator
 from confined_qemu.install import install as policy
 from confined_qemu.model import paths
-from confined_qemu.model.errors import EmulatorNotFound, HostError, shell_word, why
+from confined_qemu.model.errors import EmulatorNotFound, HostError, message, shell_word, why
 from confined_qemu.model.frozen import dataclass
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _unreached(names: list[str], folder: str, search: str) -> Iterator[str]:
         if first is None or not emulator.is_ours(first):
             before = f" before {os.path.dirname(os.path.abspath(first))}" if first is not None else ""
             hint = f'export PATH={shell_word(folder)}:"$PATH"'
-            yield f"{folder} is not on PATH{before}, so {name} is not ours there; run: {hint}"
+            yield message(f"{folder} is not on PATH{before}, so {name} is not ours there", f"run: {hint}")
 
 
 # ---- the system's own
@@ -142,8 +142,10 @@ def install_system() -> ShimResult:
     if any(os.path.exists(path) for path in _LIBVIRT):
         first = os.path.join(SYSTEM, NAMES[0])
         warnings.append(
-            f"libvirt's domains name {first} too, and libvirt may not start the launch script; "
-            f"give each of them <emulator>{first}{emulator.DIVERTED}</emulator>: virsh edit DOMAIN"
+            message(
+                f"libvirt's domains name {first} too, and libvirt may not start the launch script",
+                f"give each of them <emulator>{first}{emulator.DIVERTED}</emulator>: virsh edit DOMAIN",
+            )
         )
     return ShimResult(tuple(lines), tuple(warnings))
 

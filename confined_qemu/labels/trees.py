@@ -113,7 +113,7 @@ def give(step: LabelTree, path: str, apart: Collection[tuple[int, int]], progres
 def _one(step: LabelTree, batch: _Batch, descriptor: int, shown: str) -> None:
     before = lsm.context_of(f"/proc/self/fd/{descriptor}")
     if before is None:
-        raise LabelError("its file system keeps no SELinux labels", where=shown)
+        raise LabelError("its file system has no SELinux labels", where=shown)
     if before == step.given:
         return
     if before.type == step.given.type and before.range is not None and before.range.low.categories:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu.host import lsm
 from confined_qemu.launch import spawn
-from confined_qemu.model.errors import ConfinedQemuError, HostError, printable, why
+from confined_qemu.model.errors import HINT, ConfinedQemuError, HostError, printable, why
 from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.helper import DESCRIPTOR, FOLDER, PROGRAMS, HelperKind
 
@@ -243,7 +243,7 @@ def _said(log: int) -> str:
     size = os.fstat(log).st_size
     text = os.pread(log, _TAIL, max(0, size - _TAIL)).decode("utf-8", "replace")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return printable(lines[-1]) if lines else "it said nothing; see: confined-qemu denials"
+    return printable(lines[-1]) if lines else f"it said nothing{HINT}see: confined-qemu denials"
 
 
 def _check(step: StartHelper, pid: int) -> None:

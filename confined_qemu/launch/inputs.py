@@ -7,7 +7,7 @@ import os
 import shlex
 from typing import TYPE_CHECKING
 
-from confined_qemu.model.errors import HostError, SpecError, printable, shell_word, why
+from confined_qemu.model.errors import HINT, HostError, SpecError, printable, shell_word, why
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import Confinement
 from confined_qemu.model.resource import PROBED, Access, Role
@@ -200,10 +200,10 @@ def _text(path: str) -> str:
         )  # owner, mode, or a label like shadow_t
         raise HostError(f"the spec cannot be read: {why(error)}", where=path, hint=hint) from error
     if len(data) > _LARGEST_SPEC:
-        raise SpecError((f"{path}:1:1: larger than {_LARGEST_SPEC} bytes; is it a VM description?",))
+        raise SpecError((f"{path}:1:1: larger than {_LARGEST_SPEC} bytes{HINT}is it a VM description?",))
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         before = data[: error.start]
         line, column = before.count(b"\n") + 1, error.start - (before.rfind(b"\n") + 1) + 1
-        raise SpecError((f"{path}:{line}:{column}: not UTF-8 text; save the file as UTF-8",)) from error
+        raise SpecError((f"{path}:{line}:{column}: not UTF-8 text{HINT}save the file as UTF-8",)) from error

@@ -1,4 +1,4 @@
-"""One family of errors: what went wrong, where, and how to mend it, in one line."""
+"""One family of errors: what failed, on what, and why, in one line, and how to mend it on the next."""
 
 from __future__ import annotations
 
@@ -22,6 +22,20 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+HINT = "\0"
+"""Stands in the text of a message before each hint. No path and no argument holds a NUL: no file's name is a hint."""
+
+
+def message(text: str, hint: str | None = None) -> str:
+    """Return what a person is told: a line that says what failed, and beneath it a line for each hint.
+
+    A hint is a command or a change that mends it (`run: ...`); its line begins with two spaces. `text` holds the line
+    alone, or with hints that are set off by `HINT`. All messages are joined here and nowhere else.
+    """
+    whole = f"{text}{HINT}{hint}" if hint else text
+    return "\n  ".join(printable(line) for line in whole.split(HINT))
 
 
 def shell_word(text: str) -> str:
@@ -59,8 +73,12 @@ class ConfinedQemuError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        line = f"{self.where}: {self.what}" if self.where else self.what
-        return printable(f"{line}; {self.hint}" if self.hint else line)
+        return message(f"{printable(self.where)}: {self.what}" if self.where else self.what, self.hint)
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """Each thing that is wrong, with its hints."""
+        return (str(self),)
 
 
 class UsageError(ConfinedQemuError):
@@ -72,14 +90,19 @@ class ValueProblem(ConfinedQemuError):
 
 
 class SpecError(ConfinedQemuError):
-    """A VM description is wrong; `problems` holds a line for each thing found, in order of place."""
+    """A VM description is wrong; `problems` holds a message for each thing found, in order of place."""
 
     def __init__(self, problems: tuple[str, ...]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
 
     def __str__(self) -> str:
-        return "\n".join(printable(p) for p in self.problems)
+        return "\n".join(self.messages)
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """The problems, fit for a terminal."""
+        return tuple(message(problem) for problem in self.problems)
 
 
 class CommandLineError(ConfinedQemuError):
@@ -103,14 +126,19 @@ class JournalError(ConfinedQemuError):
 
 
 class Refused(ConfinedQemuError):
-    """A plan with refusals was to be run; nothing was changed. `lines` holds each refusal."""
+    """A plan with refusals was to be run; nothing was changed. `refusals` are the plan's: messages already."""
 
-    def __init__(self, lines: tuple[str, ...]) -> None:
-        super().__init__("\n".join(lines))
-        self.lines = lines
+    def __init__(self, refusals: tuple[str, ...]) -> None:
+        super().__init__("\n".join(refusals))
+        self.refusals = refusals
 
     def __str__(self) -> str:
-        return "\n".join(printable(line) for line in self.lines)
+        return "\n".join(self.refusals)
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """Each refusal."""
+        return self.refusals
 
 
 class EmulatorNotFound(ConfinedQemuError):

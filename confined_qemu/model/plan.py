@@ -64,7 +64,9 @@ class Plan:
     user: str | None = None
     daemonize: bool = False
     warnings: tuple[str, ...] = ()
+    """Messages: a line, and beneath it a line for each hint."""
     refusals: tuple[str, ...] = ()
+    """Messages likewise."""
 
     def describe(self) -> str:
         """Return the plan as text for a person, a line for each step."""
@@ -75,10 +77,12 @@ class Plan:
             *(step.describe() for step in self.steps),
             *([f"given    {shlex.join((self.emulator, *self.given))}"] if self.given is not None else []),
             f"exec     {shlex.join((self.emulator, *self.arguments))}",
+        ]
+        said = (
             *(f"warning  {warning}" for warning in self.warnings),
             *(f"refused  {refusal}" for refusal in self.refusals),
-        ]
-        return "\n".join(printable(line) for line in lines)
+        )
+        return "\n".join([*map(printable, lines), *(text.replace("\n", "\n" + " " * 9) for text in said)])
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `plan --json` prints."""

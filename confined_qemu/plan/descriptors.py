@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from confined_qemu.model import hostpaths
+from confined_qemu.model import hostpaths, policynames
+from confined_qemu.model.errors import HINT
 from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.resource import Access, Role
 from confined_qemu.model.steps import Relay, Retag
@@ -79,8 +80,8 @@ def decide(descriptor: DescriptorFacts, to: Recipient) -> Outcome:
         return Outcome()
     if descriptor.swapped or label is None:
         return _denial(
-            f"{name}: SELinux took it away when the launcher started, so what it carried would be lost; "
-            "give a pipe or a file of yours instead, or start from a context that may share it"
+            f"{name} was replaced by a null device when {policynames.LAUNCHER} was entered"
+            f"{HINT}pass a pipe or a file, or start from a context that may share it"
         )
     permissions = [*_uses(descriptor), *(["open"] if descriptor.number in to.opened else [])]
     missing = to.policy.denied(to.process, label, descriptor.kind, permissions)
@@ -96,7 +97,7 @@ def _brought(
     what = f"descriptor {descriptor.number} ({label})"
     denied = f"{what}: {to.process.type} may not {' and '.join(missing)} it"
     if to.at.apart:
-        return _denial(f"{what}: {to.process} may not {' and '.join(missing)} it; {to.at.way}")
+        return _denial(f"{what}: {to.process} may not {' and '.join(missing)} it{HINT}{to.at.way}")
     if descriptor.kind == "unix_stream_socket":
         return Outcome(steps=(Relay(descriptor.number, to.process),))
     if descriptor.kind == "file" and not descriptor.links and to.private is not None:
@@ -105,9 +106,9 @@ def _brought(
     if descriptor.kind == "fifo_file":
         return _retagged(descriptor, to, to.at.pipe(label), permissions, denied)
     if missing == ("open",):
-        denied += " by name (/proc/self/fd/N, /dev/stdout); name the file itself, or use QEMU's stdio"
+        denied += f" by name (/proc/self/fd/N, /dev/stdout){HINT}name the file itself, or use QEMU's stdio"
     else:
-        denied += f"; {_BY_PIPE}"
+        denied += f"{HINT}{_BY_PIPE}"
     return _denial(denied)
 
 
@@ -118,11 +119,11 @@ def _retagged(
     descriptor: DescriptorFacts, to: Recipient, label: Context, permissions: list[str], denied: str
 ) -> Outcome:
     if to.policy.denied(to.process, label, descriptor.kind, permissions):
-        return _denial(f"{denied}; {_BY_PIPE}")
+        return _denial(f"{denied}{HINT}{_BY_PIPE}")
     if to.uid in (0, descriptor.owner):
         return Outcome(steps=(Retag(descriptor.number, label),))
     owner = f"it belongs to uid {descriptor.owner}, who alone could bring it to the VM's level"
-    return _denial(f"{denied}: {owner}; {_BY_PIPE}")
+    return _denial(f"{denied}: {owner}{HINT}{_BY_PIPE}")
 
 
 def _denial(line: str) -> Outcome:

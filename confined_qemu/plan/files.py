@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from confined_qemu.model import hostpaths, labelrules
-from confined_qemu.model.errors import shell_word
+from confined_qemu.model.errors import HINT, shell_word
 from confined_qemu.model.facts import FileFacts, FileKind, Holder
 from confined_qemu.model.frozen import dataclass, replace
 from confined_qemu.model.labelrules import End
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 _STRENGTH = (Sharing.UNLABELLED, Sharing.CONTENT, Sharing.PRIVATE, Sharing.SHARED)
 _MODES = {Role.PIDFILE: 0o600, Role.MEMORY: 0o644}
 """How QEMU makes files (`util/oslib-posix.c`, `softmmu/physmem.c`); all others as open(2) with 0666 does."""
-_NAME_FILES = "; name the files in it: what is missing is made for the VM"
+_NAME_FILES = f"{HINT}name the files in it: what is missing is made for the VM"
 _COPY_VARIABLES = (
-    "the system's file for all VMs cannot be written; use a copy for this VM (cp {} ./VARS.fd), or readonly=on if "
-    "it is the firmware's code"
+    f"the system's file for all VMs cannot be written{HINT}use a copy for this VM (cp {{}} ./VARS.fd), or readonly=on "
+    "if it is the firmware's code"
 )
 _IN_TREES = frozenset({FileKind.REGULAR, FileKind.DIRECTORY})
 
@@ -57,7 +57,7 @@ def clash(first: Wanted | None, second: Wanted) -> str | None:
         return None  # QEMU's own locks tell
     return (
         f"{layer.found.path} ({layer.resource.source}): it is {other.resource.source} too, and this VM would write "
-        "what another image is built on; give each its own file"
+        f"what another image is built on{HINT}give each its own file"
     )
 
 
@@ -116,7 +116,7 @@ class FilePlanner:
             return None
         return (
             f"it belongs to uid {found.owner}, and the header of {resource.named_by} names it, which belongs to uid "
-            f"{namer.owner}, who may not open it; chown one of the two if that is right"
+            f"{namer.owner}, who may not open it{HINT}chown one of the two if that is right"
         )
 
     # ---- files that are not there
@@ -150,8 +150,8 @@ class FilePlanner:
         folder = found.folder_label
         if folder is not None and self._denied_in_folder(folder):
             denials = (
-                f"{found.path} ({resource.source}): SELinux lets the launcher make no files in a folder of type "
-                f"{folder.type}; choose another folder, for example one labelled virt_image_t",
+                f"{found.path} ({resource.source}): the launcher may not create files in a folder of type "
+                f"{folder.type}{HINT}choose another folder, for example one labelled virt_image_t",
             )
         return Outcome(label, None if step.remove else restore, steps=(step,), denials=denials)
 
@@ -187,12 +187,15 @@ class FilePlanner:
         missing = self.policy.denied(self.process, found.label, found.kind, openings.needs(resource))
         if not missing:
             return Outcome()
-        line = (
+        denied = (
             f"{found.path} ({resource.source}): {self.process} may not {' and '.join(missing)} "
-            f"what is labelled {found.label}; {self._mend_label(wanted)}"
+            f"what is labelled {found.label}"
         )
+        mend = f"{HINT}{self._mend_label(wanted)}"
         return (
-            Outcome(warnings=(f"{line}; QEMU goes on without it",)) if resource.optional else Outcome(denials=(line,))
+            Outcome(warnings=(f"{denied}, and QEMU goes on without it{mend}",))
+            if resource.optional
+            else Outcome(denials=(f"{denied}{mend}",))
         )
 
     def _mend_label(self, wanted: Wanted) -> str:
@@ -204,7 +207,7 @@ class FilePlanner:
             label = contexts.content if wanted.resource.access is Access.READ else contexts.image
             return fixedlabels.mend(mount, found.label, label, self.policy)
         if wanted.resource.named_by is not None:  # nobody is told to open what only an image asks for
-            return _named(wanted.resource).removeprefix("; ")
+            return _named(wanted.resource).removeprefix(": ")
         if wanted.found.kind in (FileKind.CHARACTER, FileKind.DIRECTORY, FileKind.SOCKET):
             return f"this {openings.word(wanted.found.kind)} is not relabelled for a VM"
         if contexts is None:
@@ -212,7 +215,7 @@ class FilePlanner:
         label = svirt.label_by_hand(contexts, self.process, wanted.resource.sharing, self.invocation.seclabel)
         path = shell_word(wanted.found.real)
         chcon = f"chcon -t {label.type} {path} && chcon -l {label.range} {path}"
-        return f"it needs {label.type}:{label.range}; {self._levels.mend(wanted.found.label, path, chcon)}"
+        return f"it needs {label.type}:{label.range}{HINT}{self._levels.mend(wanted.found.label, path, chcon)}"
 
     # ---- files that get one
 
@@ -227,7 +230,7 @@ class FilePlanner:
         if resource.label is None:
             label = self._levels.given(resource.sharing, label, found.label)
         elif not self.policy.is_valid(label):
-            return _refused(wanted, f"the loaded policy knows no context {label}, its seclabel.label")
+            return _refused(wanted, f"not a context of the loaded policy: {label}, its seclabel.label")
         shared = resource.sharing is Sharing.SHARED
         restore = None if shared else self._levels.ended(contexts, found.label, found.default)
         if found.identity is None or found.label is None:
@@ -253,7 +256,7 @@ class FilePlanner:
             restore = original or restore
         if found.in_use and not holders and not refusals and label != found.label:
             # libvirt's VM that reads it: its label has no pair that would name the VM
-            refusals = [f"{found.path} ({resource.source}): another QEMU has it open, by its lock; stop that first"]
+            refusals = [f"{found.path} ({resource.source}): locked by another QEMU{HINT}stop that first"]
         step = Relabel(
             found.real, found.identity, found.kind, found.links, found.label, label, restore,
             exclusive=resource.sharing is Sharing.PRIVATE,
@@ -283,7 +286,7 @@ class FilePlanner:
         """A file whose label could not be read: where it lies on another host, that is all there is to say."""
         if self.facts.elsewhere:
             return Outcome(label, restore)
-        return _refused(wanted, "its file system keeps no SELinux labels; move it to one that does")
+        return _refused(wanted, f"its file system has no SELinux labels{HINT}move it to one that does")
 
     def _readable(self, label: Context, kind: FileKind, needs: tuple[str, ...]) -> bool:
         """Tell whether any VM may read what has this label: then it is left alone."""
@@ -299,8 +302,8 @@ class FilePlanner:
         if self.process.range is not None and self.process.range.low == level:
             return []  # a static VM's own level, as it was left after the last time
         return [
-            f"{wanted.found.path} ({wanted.resource.source}): labelled for a live process, pid {process.pid} "
-            f"({process.context}); stop it first"
+            f"{wanted.found.path} ({wanted.resource.source}): labelled for the running process {process.pid} "
+            f"({process.context}){HINT}stop it first"
             for process in self.facts.selinux.live
             if process.context.range is not None and process.context.range.low == level
         ][:1]
@@ -310,10 +313,10 @@ class FilePlanner:
         found, resource = wanted.found, wanted.resource
         place = f"{found.path} ({resource.source})"
         if found.links > 1 and found.kind is not FileKind.DIRECTORY:
-            return [f"{place}: it has {found.links} hard links, and other names would change too; use a copy of it"]
+            return [f"{place}: {found.links} hard links: its other names would be relabelled too{HINT}use a copy of it"]
         unlabelable = self._unlabelable(found, label, restore)
         if unlabelable is not None and resource.named_by is not None:
-            return [f"{place}: SELinux does not let the launcher label it ({found.label}){_named(resource)}"]
+            return [f"{place}: the launcher may not relabel it ({found.label}){_named(resource)}"]
         if unlabelable is not None:
             return [f"{place}: {unlabelable}"]
         missing = self.policy.denied(self.process, label, found.kind, openings.needs(resource))
@@ -332,11 +335,11 @@ class FilePlanner:
             return (
                 below
                 or openings.to_launcher(found, found.label, self.policy)
-                or f"SELinux lets the launcher relabel nothing of type {found.label.type}; {mend}"
+                or f"the launcher may not relabel files of type {found.label.type}{HINT}{mend}"
             )
         for target in (label, restore):
             if target not in (None, found.label) and self._denied_to_launcher(target, found.kind, "relabelto"):
-                return f"SELinux does not let the launcher give it the label {target}"
+                return f"the launcher may not give it the label {target}"
         if self.facts.uid not in (0, found.owner):
             return f"it belongs to uid {found.owner}, and only its owner or root may relabel it"
         return None
@@ -350,8 +353,8 @@ class FilePlanner:
             return []
         return [
             f"{found.path} ({resource.source}): it belongs to uid {found.owner} with mode "
-            f"{found.mode & 0o777:04o}, and root in {self.process.type} has no right to override that; "
-            "run QEMU as that user (user: in the spec), or chown it"
+            f"{found.mode & 0o777:04o}, and {self.process.type} has no capability to override that"
+            f"{HINT}run QEMU as that user (user: in the spec), or chown it"
         ]
 
     def _denied_to_launcher(self, target: Context | None, kind: FileKind, permission: str) -> bool:
@@ -365,8 +368,8 @@ def _named(resource: Resource) -> str:
     """Return what is to be known about a file that nobody typed, to be put behind a message about it."""
     if resource.named_by is None:
         return ""
-    start = "; QEMU starts its relative name at its own working directory" if resource.role is Role.DATA_FILE else ""
-    return f"; the header of {resource.named_by} names it{start}; do not start an image that you do not trust"
+    start = ", and QEMU starts relative names at its own working directory" if resource.role is Role.DATA_FILE else ""
+    return f": the header of {resource.named_by} names it{start}{HINT}do not start an image that you do not trust"
 
 
 def _refused(wanted: Wanted, problem: str) -> Outcome:
@@ -380,6 +383,6 @@ def _in_use(wanted: Wanted, holder: Holder) -> str:
     if wanted.resource.named_by is not None:
         mend = "build this image on a file that no VM writes"
     return (
-        f"{wanted.found.path} ({wanted.resource.source}): in use by the VM {holder.name} (pid {holder.pid}); "
-        f"stop it first, or {mend}"
+        f"{wanted.found.path} ({wanted.resource.source}): in use by the VM {holder.name} (pid {holder.pid})"
+        f"{HINT}stop it first, or {mend}"
     )

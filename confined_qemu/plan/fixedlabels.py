@@ -10,6 +10,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from confined_qemu.model import policynames
+from confined_qemu.model.errors import HINT
 from confined_qemu.model.facts import Boolean, FileKind
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.mcs import Level
@@ -58,7 +59,7 @@ def judge(resource: Resource, found: FileFacts, wanted: Context, process: Contex
     if missing:
         at = f"lies on {_place(mount)}, so it stays labelled {label}"
         may_not = f"which {process.type} may not {' and '.join(dict.fromkeys(missing))}"
-        return Outcome(denials=(f"{place}: it {at}, {may_not}; {mend(mount, label, wanted, policy)}",))
+        return Outcome(denials=(f"{place}: it {at}, {may_not}{HINT}{mend(mount, label, wanted, policy)}",))
     separated = label.range is not None and label.range.low.categories
     if separated or resource.sharing is not Sharing.PRIVATE:
         return Outcome()
@@ -102,11 +103,11 @@ def _place(mount: Mount) -> str:
 
 
 def _unwritable(mount: Mount) -> str:
-    at = f"it lies on {mount.type} at {mount.target}, which is mounted read-only, and the VM writes to it"
+    at = f"{mount.type} at {mount.target} is mounted read-only, and the VM writes to this file"
     if mount.type in _NEVER_WRITTEN:
-        return f"{at}; copy it to a file system that can be written"
+        return f"{at}{HINT}copy it to a file system that can be written"
     option = "remount,rw" if mount.whole else "remount,bind,rw"
-    return f"{at}; attach it read-only, or run: mount -o {option} {shlex.quote(mount.target)}"
+    return f"{at}{HINT}attach it read-only, or run: mount -o {option} {shlex.quote(mount.target)}"
 
 
 def _opened_to_all(mount: Mount, label: Context, policy: Policy) -> str:

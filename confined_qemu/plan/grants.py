@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from confined_qemu.model.errors import printable, shell_word
+from confined_qemu.model.errors import HINT, message, shell_word
 from confined_qemu.model.frozen import dataclass, replace
 from confined_qemu.model.steps import Create, JournalStep, LabelTree, Relabel
 from confined_qemu.plan import openings
@@ -40,7 +40,7 @@ def plan(invocation: Invocation, facts: Facts, running: Running, policy: Policy)
         if _label_given(found, (*running.launched, *running.granted)) is None:
             wanted.append(resource)
         elif policy.denied(running.process, found.label or running.process, found.kind, openings.needs(resource)):
-            refusals.append(printable(_read_only(resource, found, running)))
+            refusals.append(message(_read_only(resource, found, running)))
     made = plan_files(replace(invocation, resources=tuple(wanted)), facts, policy, running.process)
     return replace(made, refusals=(*refusals, *made.refusals))
 
@@ -66,7 +66,7 @@ def _read_only(resource: Resource, found: FileFacts, running: Running) -> str:
         f"{found.path} ({resource.source}): the VM {running.name} has it already, labelled {found.label}, for reading"
     )
     if _label_given(found, running.granted) is None:
-        return f"{line}, since its start, and what it is read for would change under the guest"
+        return f"{line}, since its start, and its content would change under the guest"
     path = shell_word(found.real)
     name = shell_word(running.name)
-    return f"{line}; run: confined-qemu revoke {name} {path} && confined-qemu allow {name} {path}"
+    return f"{line}{HINT}run: confined-qemu revoke {name} {path} && confined-qemu allow {name} {path}"

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from confined_qemu.model import distribution
+from confined_qemu.model.errors import HINT
 from confined_qemu.model.facts import FileFacts, FileKind, FolderFacts
 from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.helper import PROGRAMS, STATE_FILES, Helper, HelperKind, arguments
@@ -114,7 +115,7 @@ class HelperPlanner:
         trees = [step for step in self.found.last if isinstance(step, LabelTree)]
         for other in trees:
             if inside.startswith(f"{other.path}/") or other.path.startswith(inside):
-                line = f"{place}: this VM shares {other.path} too, which is labelled; share one of the two"
+                line = f"{place}: it overlaps {other.path}, which the VM shares too{HINT}share one of the two"
                 self.found.refusals.append(line)
                 return Outcome()
         planner = treeplan.TreePlanner(self.facts, self.policy, self.process, who)
@@ -128,7 +129,7 @@ class HelperPlanner:
         folder = found.folder
         problem = folder.problem or found.problem
         if problem is None and folder.kind is FileKind.MISSING:
-            problem = f"no such folder; run: mkdir {shlex.quote(folder.path)}"
+            problem = f"no such folder{HINT}run: mkdir {shlex.quote(folder.path)}"
         elif problem is None and folder.kind is not FileKind.DIRECTORY:
             problem = "no folder"
         if problem is not None and f"{place}: {problem}" not in self.found.refusals:
@@ -147,7 +148,7 @@ class HelperPlanner:
         missing = planner.missing(folder, readonly=readonly)
         if missing:
             self.found.denials.append(
-                f"{place}: {who} may not {' and '.join(missing)} this folder, labelled {folder.label}; "
+                f"{place}: {who} may not {' and '.join(missing)} this folder, labelled {folder.label}{HINT}"
                 + self._ways(folder, resource, readonly=readonly)
             )
             return False
@@ -184,7 +185,7 @@ class HelperPlanner:
         context = self._context(program.readonly_type if helper.readonly else program.type)
         if binary is None or binary.kind is FileKind.MISSING:
             command = distribution.command(self.facts.distribution, program.package)
-            self.found.refusals.append(f"{helper.source}: the program {helper.kind} is not installed; run: {command}")
+            self.found.refusals.append(f"{helper.source}: {helper.kind} is not installed{HINT}run: {command}")
         elif context is not None:
             self._startable(helper, context, binary)
         if helper.kind is HelperKind.SWTPM:
@@ -222,13 +223,13 @@ class HelperPlanner:
         own = self.facts.selinux.own
         if own is not None and self.policy.denied(own, context, "process", ("transition",)):
             self.found.denials.append(
-                f"{helper.source}: the policy lets {own.type} start nothing as {context.type}; "
-                "run: confined-qemu policy install"
+                f"{helper.source}: {own.type} may not transition to {context.type}"
+                f"{HINT}run: confined-qemu policy install"
             )
         elif denied(self.policy, context, binary.label, "file", "entrypoint", "execute"):
             self.found.denials.append(
-                f"{binary.path} ({helper.source}): labelled {binary.label}, which {context.type} may not run; "
-                f"run: restorecon -F {binary.path}"
+                f"{binary.path} ({helper.source}): labelled {binary.label}, which {context.type} may not execute"
+                f"{HINT}run: restorecon -F {binary.path}"
             )
 
     # ---- a TPM's state
@@ -241,7 +242,7 @@ class HelperPlanner:
         if problem is None and folder.kind not in (FileKind.DIRECTORY, FileKind.MISSING):
             problem = "no folder"
         if problem is None and strange is not None:
-            problem = f"{strange} is nothing that a TPM keeps; give the TPM a folder of its own"
+            problem = f"{strange} does not belong to a TPM's state{HINT}give the TPM a folder of its own"
         if problem is not None:
             self.found.refusals.append(f"{place}: {problem}")
             return
@@ -249,7 +250,7 @@ class HelperPlanner:
         if self.process is None or context is None:
             self.found.resources.append(PlannedResource(resource, folder.path, None, None))
             if folder.kind is FileKind.MISSING:
-                self.found.refusals.append(f"{place}: no such folder; run: mkdir -m 700 {shlex.quote(folder.path)}")
+                self.found.refusals.append(f"{place}: no such folder{HINT}run: mkdir -m 700 {shlex.quote(folder.path)}")
             return
         if folder.kind is FileKind.MISSING:
             self._new_state(resource, folder)
@@ -284,8 +285,8 @@ class HelperPlanner:
         restore = self._restore_of_new(resource, folder)
         if self.invocation.user is not None:
             self.found.refusals.append(
-                f"{folder.path} ({resource.source}): no such folder; "
-                f"run: install -d -m 700 -o {self.invocation.user} {shlex.quote(folder.path)}"
+                f"{folder.path} ({resource.source}): no such folder"
+                f"{HINT}run: install -d -m 700 -o {self.invocation.user} {shlex.quote(folder.path)}"
             )
         self.found.first.append(KeepFolder(folder.real, label, restore))
         self.found.first.append(Sweep(folder.real, None, label, restore, deep=False))
@@ -301,8 +302,8 @@ class HelperPlanner:
             return restored
         if self.policy.denied(own, parent, "dir", ("search", "write", "add_name")):
             self.found.denials.append(
-                f"{folder.path} ({resource.source}): SELinux lets the launcher make no folder in one of type "
-                f"{parent.type}; choose another, for example one labelled virt_image_t"
+                f"{folder.path} ({resource.source}): the launcher may not create folders in a folder of type "
+                f"{parent.type}{HINT}choose another, for example one labelled virt_image_t"
             )
         wanted = self.policy.created(selinux.caller or own, parent, "dir")
         return restored if self.policy.denied(own, wanted, "dir", ("relabelto",)) else wanted

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from confined_qemu.model import policynames
 from confined_qemu.model.context import Context
+from confined_qemu.model.errors import HINT
 from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.invocation import Seclabel, SeclabelType
 from confined_qemu.model.mcs import Level, Pair, Range
@@ -76,7 +77,7 @@ class Levels:
     @property
     def way(self) -> str:
         """How the caller gets to the VM's level."""
-        return f"work at its level: newrole -l {Range(self._own, self._clearance)}; or give it /dev/null"
+        return f"work at its level: newrole -l {Range(self._own, self._clearance)}{HINT}or give it /dev/null"
 
     @property
     def beyond(self) -> str | None:
@@ -84,8 +85,8 @@ class Levels:
         if not self.selinux.mls or self._clearance.dominates(self._own):
             return None
         return (
-            f"the VM's level, {self._own}, is beyond your clearance, {self._clearance}; "
-            "give it a level that yours dominates"
+            f"the VM's level, {self._own}, is beyond your clearance, {self._clearance}"
+            f"{HINT}give it a level that yours dominates"
         )
 
     # ---- files
@@ -132,15 +133,15 @@ class Levels:
         if not self.selinux.mls or restore is None or _low(restore).dominates(written):
             return None
         return (
-            f"written at {written} and then labelled {restore} again, where lower levels read it; "
-            f"to keep its level: chcon -l {written} {path}"
+            f"written at {written} and then labelled {restore} again, where lower levels read it"
+            f"{HINT}to keep its level: chcon -l {written} {path}"
         )
 
     def below(self, label: Context, path: str) -> str | None:
         """Say that a file lies below the caller's level, where the launcher would write down; None where not."""
         if not self.selinux.mls or _low(label).dominates(self.caller):
             return None
-        return f"it is at {label.range}, below your level {self.caller}; run: chcon -l {self.caller} {path}"
+        return f"it is at {label.range}, below your level {self.caller}{HINT}run: chcon -l {self.caller} {path}"
 
     def mend(self, found: Context | None, path: str, chcon: str) -> str:
         """Return what to do about a file at another level: raise it, or bring the VM to one that it cannot read."""
@@ -148,12 +149,12 @@ class Levels:
         if not self.selinux.mls or self._own.dominates(level):
             return f"run: {chcon}"
         there = self.process.at(level)
-        return f"give the VM the label {there}, or, if {self._own} may know all that is in {path}, run: {chcon}"
+        return f"give the VM the label {there}{HINT}or, if {self._own} may read {path}, run: {chcon}"
 
     def advice(self, sharing: Sharing) -> str:
         """Return what to do where a VM may not use the label that it would get; empty where MLS is not the reason."""
         if self.selinux.mls and sharing is Sharing.SHARED:
-            return "; a VM writes at its own level only: give those that share it one static label"
+            return f"{HINT}give the VMs that share it one static label: a VM writes at its own level only"
         return ""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from confined_qemu.model import policynames
+from confined_qemu.model.errors import HINT
 from confined_qemu.model.facts import Boolean, FileFacts, FileKind
 from confined_qemu.model.resource import Access, Resource, Role
 
@@ -64,8 +65,8 @@ def to_launcher(found: FileFacts, label: Context, policy: Policy) -> str | None:
         return None
     word = WORDS[found.kind]
     if policy.boolean(boolean) is Boolean.OFF:
-        return f"SELinux lets the launcher relabel no {word}; run: {policynames.turned_on(boolean)}"
-    return f"SELinux lets the launcher relabel no {word} of type {label.type}"
+        return f"the launcher may not relabel a {word}{HINT}run: {policynames.turned_on(boolean)}"
+    return f"the launcher may not relabel a {word} of type {label.type}"
 
 
 def memory_folder(path: str, label: Context, process: Context, policy: Policy) -> str | None:
@@ -80,6 +81,6 @@ def memory_folder(path: str, label: Context, process: Context, policy: Policy) -
     ):
         return None
     return (
-        f"{process} may make no memory file in a folder labelled {label}; name a file in it "
+        f"{process} may make no memory file in a folder labelled {label}{HINT}name a file in it "
         f"(mem-path={path}/NAME), or use memory-backend-memfd or /dev/hugepages"
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from confined_qemu.model import hostpaths, policynames
-from confined_qemu.model.errors import printable
+from confined_qemu.model.errors import HINT, message
 from confined_qemu.model.facts import FileKind, SelinuxMode
 from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.invocation import Accel, Confinement, Invocation, SeclabelType
@@ -78,13 +78,11 @@ class _Draft:
     def deny(self, line: str) -> None:
         """Refuse; where SELinux only watches (permissive), warn."""
         watching = self.facts.selinux.mode is SelinuxMode.PERMISSIVE
-        (self.found.warnings if watching else self.found.refusals).append(printable(line))
+        (self.found.warnings if watching else self.found.refusals).append(line)
 
     def take(self, outcome: Outcome) -> None:
-        """Take over what comes of something, with its lines made fit to print."""
-        refusals = tuple(printable(line) for line in outcome.refusals)
-        warnings = tuple(printable(line) for line in outcome.warnings)
-        self.found.take(replace(outcome, refusals=refusals, warnings=warnings, denials=()))
+        """Take over what comes of something."""
+        self.found.take(replace(outcome, denials=()))
         for line in outcome.denials:
             self.deny(line)
 
@@ -107,7 +105,7 @@ class _Draft:
             self.accel = AccelChoice("kvm", "asked for", tcg=False)
             bare = self.invocation.confinement is Confinement.NONE
             if bare or not (self.facts.elsewhere or self._kvm_mislabelled()):
-                self.found.refusals.append(printable(f"accel: kvm: {kvm.problem}; {kvm.hint}, or choose accel: tcg"))
+                self.found.refusals.append(f"accel: kvm: {kvm.problem}{HINT}{kvm.hint}{HINT}or use: accel: tcg")
         else:
             self.accel = AccelChoice("tcg", f"no KVM: {kvm.problem}", tcg=True)
 
@@ -126,25 +124,25 @@ class _Draft:
         as_the_caller = wanted is Confinement.NONE or (self.invocation.query and contexts is None)
         if as_the_caller and not (self.invocation.query and in_domain):
             self.bare = "confinement: none"
-            self.found.warnings.append("confinement: none: nothing confines this VM, it has your own rights")
+            self.found.warnings.append("confinement: none: nothing confines this VM; it has all of your rights")
         elif mode is SelinuxMode.DISABLED or contexts is None:
             if wanted is Confinement.AUTO:
-                self.found.warnings.append("SELinux is disabled: nothing confines this VM, it has your own rights")
+                self.found.warnings.append("SELinux is disabled: nothing confines this VM; it has all of your rights")
             else:
                 self.found.refusals.append(
-                    "SELinux is disabled on this host, so nothing would confine the VM; "
-                    "boot with SELinux, or choose confinement: none"
+                    "SELinux is disabled on this host: nothing would confine the VM"
+                    f"{HINT}boot with SELinux, or choose confinement: none"
                 )
         elif seclabel.type is SeclabelType.NONE:
             self.bare = "seclabel type none"
-            self.found.warnings.append("seclabel type none: the VM gets no label of its own and keeps your context")
+            self.found.warnings.append("seclabel type none: the VM runs in your context, without a label of its own")
         else:
             self.confined = True
             self.process = svirt.process_context(contexts, seclabel, self.facts.pair, tcg=self.accel.tcg)
             if self.process is not None and seclabel.type is SeclabelType.DYNAMIC:
                 self.process = self._levels(self.process).dynamic(self.facts.pair)
             if mode is SelinuxMode.PERMISSIVE:
-                self.found.warnings.append("SELinux is permissive: labels are set, and nothing enforces them")
+                self.found.warnings.append("SELinux is permissive: labels are set and not enforced")
 
     def check_domain(self) -> bool:
         """Ask whether QEMU may be started in its domain; the first thing missing is the only one worth saying."""
@@ -153,24 +151,24 @@ class _Draft:
             return True
         seclabel = self.invocation.seclabel
         if problem := processplan.unknown(seclabel, process, self.policy):
-            self.found.refusals.append(printable(problem))
+            self.found.refusals.append(problem)
             return False
         self.found.refusals.extend(processplan.occupied(seclabel, process, self.facts.occupants))
         if problem := processplan.transition(seclabel, process, self.facts, self.policy):
             self.deny(self._levels(process).beyond or problem)
             return not self.found.refusals
         if not selinux.in_domain:
-            rights = f"with your rights ({selinux.own.type})"
-            line = f"not in the launcher's own domain but {rights}; run: {processplan.INSTALL}"
+            line = f"policy module not active: running as {selinux.own.type}, not {policynames.LAUNCHER}"
+            line = f"{line}{HINT}run: {processplan.INSTALL}"
             (self.found.refusals if self.invocation.require_domain else self.found.warnings).append(line)
         use = ("open", "read", "write", "ioctl")
         if not self.accel.tcg and (self._kvm_mislabelled() or self.denied(process, selinux.kvm_node, "chr_file", *use)):
             line = f"/dev/kvm is labelled {selinux.kvm_node}, which {process.type} may not use"
-            self.deny(f"{line}; run: restorecon -v /dev/kvm")
+            self.deny(f"{line}{HINT}run: restorecon -v /dev/kvm")
         if self.accel.tcg and not self.invocation.query and self.denied(process, process, "process", "execmem"):
             self.deny(
-                f"TCG needs memory that is written and executed, and the policy denies execmem to {process.type} "
-                f"(avc: denied {{ execmem }}); run: {policynames.turned_on(policynames.USE_EXECMEM)}"
+                f"TCG writes code and executes it, which the policy denies to {process.type} "
+                f"(avc: denied {{ execmem }}){HINT}run: {policynames.turned_on(policynames.USE_EXECMEM)}"
             )
         return True
 
@@ -188,8 +186,8 @@ class _Draft:
         process = self.process
         if process is not None and self.denied(process, emulator.label, "file", "entrypoint", "execute", "read", "map"):
             self.deny(
-                f"{emulator.real}: its label {emulator.label} is no QEMU's, so {process.type} may not run it; "
-                f"run: semanage fcontext -a -t qemu_exec_t '{emulator.real}' && restorecon {emulator.real}"
+                f"{emulator.real}: labelled {emulator.label}, which {process.type} may not execute"
+                f"{HINT}run: semanage fcontext -a -t qemu_exec_t '{emulator.real}' && restorecon {emulator.real}"
             )
 
     # ---- files
@@ -198,7 +196,7 @@ class _Draft:
         process = self.process
         if process is None:
             return
-        self.found.refusals.extend(printable(line) for line in self.invocation.problems)
+        self.found.refusals.extend(self.invocation.problems)
         merged: dict[object, fileplan.Wanted] = {}
         files = [resource for resource in self._files() if not self._handed_over(resource)]
         for resource in files:
@@ -207,7 +205,7 @@ class _Draft:
             wanted = fileplan.Wanted(hostpaths.settled(resource, found.real, found.kind), found)
             clash = fileplan.clash(merged.get(key), wanted)
             if clash is not None:
-                self.found.refusals.append(printable(clash))
+                self.found.refusals.append(clash)
             merged[key] = fileplan.merge(merged.get(key), wanted)
         planner = fileplan.FilePlanner(self.invocation, self.facts, self.policy, process)
         outcomes = {key: planner.decide(wanted) for key, wanted in merged.items()}
@@ -343,8 +341,8 @@ class _Draft:
             user=self.invocation.user,
             daemonize=self.invocation.daemonize,
             # the answer to a question is read by programs
-            warnings=() if self.invocation.query else tuple(self.found.warnings),
-            refusals=tuple(dict.fromkeys(self.found.refusals)),
+            warnings=() if self.invocation.query else tuple(message(line) for line in self.found.warnings),
+            refusals=tuple(dict.fromkeys(message(line) for line in self.found.refusals)),
         )
 
     def _given(self) -> tuple[str, ...] | None:

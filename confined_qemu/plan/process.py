@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from confined_qemu.model import policynames
+from confined_qemu.model.errors import HINT
 from confined_qemu.model.facts import Boolean
 from confined_qemu.model.invocation import SeclabelType
 
@@ -24,16 +25,15 @@ def unknown(seclabel: Seclabel, process: Context, policy: Policy) -> str | None:
     if policy.is_valid(process):
         return None
     return (
-        f"{_source(seclabel)}: the loaded policy knows no context {process}; see which users, roles and types go "
-        "together: semanage user -l; seinfo -r -x"
+        f"{_source(seclabel)}: not a context of the loaded policy: {process}{HINT}see: semanage user -l; seinfo -r -x"
     )
 
 
 def occupied(seclabel: Seclabel, process: Context, occupants: tuple[Occupant, ...]) -> list[str]:
     """Say who holds categories of a static level that nobody may share with it."""
     return [
-        f"{_source(seclabel)}: {process.range} meets {occupant.level}, which {_who(occupant)} has to itself; "
-        "choose other categories, or stop that VM"
+        f"{_source(seclabel)}: {process.range} meets {occupant.level}, which belongs to {_who(occupant)} alone"
+        f"{HINT}choose other categories, or stop that VM"
         for occupant in occupants
     ]
 
@@ -54,24 +54,24 @@ def transition(seclabel: Seclabel, process: Context, facts: Facts, policy: Polic
     if not denied:
         return None
     usual = selinux.contexts.kvm
-    start = f"the policy lets {selinux.own.type} start nothing as {process.type}"
+    start = f"{selinux.own.type} may not transition to {process.type}"
     if process.type not in (domains := selinux.contexts.domains):
-        return f"{_source(seclabel)}: {start}, which is no domain of a VM; use {' or '.join(sorted(domains))}"
+        return f"{_source(seclabel)}: {start}, which is not a VM's domain{HINT}use {' or '.join(sorted(domains))}"
     if process.range is not None:
         better = usual.at(process.range.low)
         if better != process and not policy.denied(selinux.own, better, "process", ("transition",)):
-            return f"{_source(seclabel)}: the policy does not let {selinux.own} start {process}; write {better}"
-    return f"{start}; run: {INSTALL}"
+            return f"{_source(seclabel)}: {selinux.own} may not transition to {process}{HINT}write {better}"
+    return f"{start}{HINT}run: {INSTALL}"
 
 
 def _userdomain(seclabel: Seclabel, process: Context, own: Context, policy: Policy, *, denied: bool) -> str | None:
     off = [name for name in _USERDOMAIN if policy.boolean(name) is Boolean.OFF]
-    what = f"{_source(seclabel)}: {process.type} is a person's domain and confines no VM"
+    what = f"{_source(seclabel)}: {process.type} is a user's domain, which confines no VM"
     if off:
-        return f"{what}, and the policy forbids it here; run: {policynames.turned_on(*off)}"
+        return f"{what}, and a boolean forbids it here{HINT}run: {policynames.turned_on(*off)}"
     if denied and policy.boolean(policynames.TRANSITION_USERDOMAIN) is Boolean.ABSENT:
-        return f"{what}, and the policy lets {own.type} start nothing in it; run: {INSTALL}"
-    return f"{_source(seclabel)}: the policy does not let {own} start {process}" if denied else None
+        return f"{what}, and {own.type} may not transition to it{HINT}run: {INSTALL}"
+    return f"{_source(seclabel)}: {own} may not transition to {process}" if denied else None
 
 
 def way_back(facts: Facts, policy: Policy, what: str) -> str | None:
@@ -80,8 +80,8 @@ def way_back(facts: Facts, policy: Policy, what: str) -> str | None:
     if own is None or caller is None or not policy.denied(own, caller, "process", ("transition",)):
         return None
     return (
-        f"{what}: QEMU would keep your context, and the launch script may start nothing as {caller.type}; "
-        f"start it by confined-qemu run or exec, or {facts.emulator.path} itself, or run: "
+        f"{what}: QEMU would keep your context, {caller.type}, to which the launch script may not transition"
+        f"{HINT}start it by confined-qemu run or exec, or {facts.emulator.path} itself, or run: "
         + policynames.turned_on(policynames.TRANSITION_USERDOMAIN)
     )
 

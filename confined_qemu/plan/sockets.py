@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from confined_qemu.model import hostpaths, labelrules
 from confined_qemu.model.commas import escape
+from confined_qemu.model.errors import HINT
 from confined_qemu.model.facts import FileKind
 from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.plan import PlannedResource
@@ -79,8 +80,8 @@ class SocketPlanner:
             by_qemu = listener.takes is not Takes.DESCRIPTOR
             if by_qemu and self._levels().apart:
                 self.found.refusals.append(
-                    f"{listener.path} ({listener.source}): QEMU makes this socket itself, where only a relay leads, "
-                    "and nothing is relayed between levels; give the VM your own level"
+                    f"{listener.path} ({listener.source}): QEMU makes this socket itself and needs a relay, "
+                    f"which does not carry data between levels{HINT}give the VM your own level"
                 )
             relayed, mine = needed or by_qemu, label
             if label is not None and relayed and self.facts.selinux.mls:
@@ -102,7 +103,8 @@ class SocketPlanner:
         self.found.resources.append(PlannedResource(resource, path, None, None))
         hint = next((hint for start, hint in _INSTEAD.items() if resource.source.startswith(start)), _OTHERWISE)
         self.found.refusals.append(
-            f"{path} ({resource.source}): QEMU would make this socket itself, and a VM may make none there; {hint}"
+            f"{path} ({resource.source}): QEMU would create this socket itself, and a VM may not create one there"
+            f"{HINT}{hint}"
         )
 
     def _levels(self) -> Levels:
@@ -119,8 +121,8 @@ class SocketPlanner:
             self.found.arguments[listener.index] = by_path(listener)
         elif own is not None and denied(self.policy, own, found.label, "sock_file", "write"):
             self.found.denials.append(
-                f"{place}: SELinux lets {own.type} connect to no socket labelled {found.label}; "
-                "let it listen in a home, a temporary folder or a folder for images"
+                f"{place}: {own.type} may not connect to a socket labelled {found.label}"
+                f"{HINT}let it listen in a home, a temporary folder or a folder for images"
             )
         else:
             self.found.steps.append(Connect(listener.name, found.path))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from confined_qemu.model import hostpaths
-from confined_qemu.model.errors import shell_word
+from confined_qemu.model.errors import HINT, shell_word
 from confined_qemu.model.facts import FileFacts, FileKind, FolderFacts
 from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.policy import denied
@@ -52,7 +52,7 @@ def never(path: str, found: FolderFacts | None = None) -> str | None:
     homes = found.homes if found is not None else ()
     reasons = (
         (any(path == folder or path.startswith(f"{folder}/") for folder in _SYSTEM), "it is a part of the system"),
-        (path == "/", "it is the root of the host"),
+        (path == "/", "it is the host's root folder"),
         (path in homes or parent == "/home" or path == "/root", "it is a home"),
         (path in _MANY, "it is a folder of many things"),
         (parent in _PROGRAMS, "it is a program's"),
@@ -77,13 +77,13 @@ class TreePlanner:
         why = never(folder.real, found)
         if why is not None:
             hint = root_hint() if folder.real == "/" else "share a folder that was made for it"
-            return Outcome(refusals=(f"{place}: {why}, and so it is never labelled; {hint}",))
+            return Outcome(refusals=(f"{place}: {why}, so it is never labelled{HINT}{hint}",))
         sharing = Sharing.CONTENT if readonly else Sharing.PRIVATE
         given = svirt.file_context(contexts, self.process, sharing) if contexts is not None else None
         if given is None or folder.identity is None or (readonly and folder.label != given and self._open(found)):
             return None
         if folder.label is None:
-            unlabelled = f"{place}: its file system keeps no SELinux labels; share a folder on another"
+            unlabelled = f"{place}: its file system has no SELinux labels{HINT}share a folder on another"
             return Outcome(given, refusals=() if self.facts.elsewhere else (unlabelled,))
         refusal = self._bound(found) or self._in_use(found, readonly=readonly)
         denial = self._unlabelable(found, given) if refusal is None else None
@@ -105,9 +105,9 @@ class TreePlanner:
 
     def _bound(self, found: FolderFacts) -> str | None:
         if found.more:
-            return f"more than {sum(found.counts):,} entries are not labelled for one VM; share a smaller folder"
+            return f"more than {sum(found.counts):,} entries, the most that are labelled{HINT}share a smaller folder"
         if found.closed is not None:
-            return f"it cannot be looked into whole ({found.closed})"
+            return f"part of it cannot be read ({found.closed})"
         return None
 
     def _in_use(self, found: FolderFacts, *, readonly: bool) -> str | None:
@@ -127,8 +127,8 @@ class TreePlanner:
             if entry.label is not None and contexts is not None and contexts.is_a_vms(entry.label):
                 live = next((p for p in self.facts.selinux.live if p.context.range == entry.label.range), None)
                 if live is None:
-                    return f"{entry.path} still has the label of a VM that ended; run: restorecon -RF {entry.path}"
-                return f"{entry.path} is labelled for a live process, pid {live.pid} ({live.context}); stop it first"
+                    return f"{entry.path} still has the label of a VM that ended{HINT}run: restorecon -RF {entry.path}"
+                return f"{entry.path} is labelled for the process {live.pid} ({live.context}){HINT}stop it first"
         return None
 
     def _unlabelable(self, found: FolderFacts, given: Context) -> str | None:
@@ -140,7 +140,7 @@ class TreePlanner:
             if any(denied(self.policy, own, to, entry.kind, "relabelfrom", "relabelto") for to in (entry.label, given)):
                 mend = places.mend(f"{found.folder.real}/x", found.folder.label.type if found.folder.label else "")
                 what = f"{entry.path} ({entry.label}) to {given} and back"
-                return f"SELinux does not let the launcher relabel {what}; {mend}"
+                return f"the launcher may not relabel {what}{HINT}{mend}"
             if self.facts.uid not in (0, entry.owner):
                 return f"{entry.path} belongs to uid {entry.owner}, and only its owner or root may relabel it"
             missing = self.policy.denied(self.who, given, entry.kind, READS.get(entry.kind, ()))
@@ -153,7 +153,7 @@ class TreePlanner:
     def seen(self, found: FolderFacts, place: str, *, readonly: bool) -> str | None:
         """Return a line about what of the folder the VM will not get, None where nothing is known to be missing."""
         if found.closed == found.folder.real:
-            return f"{place}: it keeps its labels; the launcher may not look in, so what the VM will see is not known"
+            return f"{place}: it keeps its labels; the launcher may not read it, so nobody knows what the VM can read"
         reads = writes = total = 0
         first: FileFacts | None = None
         for entry, count in zip(found.entries, found.counts, strict=False):
@@ -200,26 +200,27 @@ def _kept(found: FolderFacts) -> tuple[str, ...]:
     keep = "file has other names (hard links) and keeps its label" if count == 1 else (
         "files have other names (hard links) and keep their labels"
     )  # fmt: skip
-    return (f"{count:,} {keep}, first {linked[0][0].path}; copy what the VM shall have",)
+    return (f"{count:,} {keep}, first {linked[0][0].path}{HINT}copy what the VM shall have",)
 
 
 def _busy(what: str, holder: Holder) -> str:
-    return f"{what} in use by the VM {holder.name} (pid {holder.pid}); stop it first"
+    return f"{what} in use by the VM {holder.name} (pid {holder.pid}){HINT}stop it first"
 
 
 def root_hint() -> str:
     """Return how a VM gets the host's root all the same."""
     return (
-        "with readonly=on it is shared as it is, and the VM reads what SELinux lets it; for all of it, or to write, "
-        "share a view of it that has one label (confined-qemu help shares: mount -t overlay -o context=…)"
+        "with readonly=on it is shared as it is, and the VM reads what SELinux lets it"
+        f"{HINT}for all of it, or to write, share a view of it that has one label "
+        "(confined-qemu help shares: mount -t overlay -o context=…)"
     )
 
 
 def ways(folder: FileFacts, label: Context, *, spec: bool) -> str:
     """Return how a folder is shared of which a VM may have nothing."""
     if never(folder.real) is not None:
-        return "a system's folder or a home keeps its labels; share a folder of its own"
+        return f"a system's folder or a home keeps its labels{HINT}share a folder of its own"
     path = shell_word(folder.real)
     ask = "say relabel: yes" if spec else f"set CONFINED_QEMU_LABEL_TREES={path}"
     command = f"chcon -R -t {label.type} -l {label.range} {path}"
-    return f"to have it labelled for this VM {ask}; for every VM and for good, run: {command}"
+    return f"to have it labelled for this VM {ask}{HINT}for every VM and for good, run: {command}"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from confined_qemu.model import hostpaths
 from confined_qemu.model.commas import escape
-from confined_qemu.model.errors import CommandLineError
+from confined_qemu.model.errors import HINT, CommandLineError
 from confined_qemu.model.frozen import dataclass, replace
 from confined_qemu.model.resource import PROBED, Access, Resource, Role, Sharing
 from confined_qemu.read.qemu.blocks import header_files
@@ -133,7 +133,7 @@ def _refuse_probed(info: dict[str, Any], layer: Layer, folder: str) -> None:
         mend = f"convert {image.named_by} above it to qcow2, which states it: qemu-img convert -B … -F {found}"
     raise _HeaderError(
         f"format not stated: QEMU would detect {found} and open the files that the header names, "
-        f"and a guest may have written that header; {mend}"
+        f"and a guest may have written that header{HINT}{mend}"
     )
 
 
@@ -176,7 +176,7 @@ def _backing(name: str, form: str, layer: Layer, folder: str) -> Iterator[Layer]
             continue
         if resource.role not in _FOLLOWED or resource.access is not Access.READ:
             raise _HeaderError(
-                f"its header wants {resource.path} as {resource.role} ({resource.access}); a header may only name "
+                f"its header wants {resource.path} as {resource.role} ({resource.access}): a header may only name "
                 "backing files that are read"
             )
         whole = name.startswith("json:")  # which has escapes of its own
@@ -203,15 +203,15 @@ def _local(name: str, what: str) -> str:
     if ":" in name.partition("/")[0]:
         # QEMU before the fix of CVE-2024-4467 reads a protocol in a data file's name, later ones a file called so
         raise _HeaderError(
-            f"{what} in its header is called {name!r}, which some versions of QEMU read as a protocol; "
-            "name it with its folder"
+            f"{what} in its header is called {name!r}, which some versions of QEMU read as a protocol"
+            f"{HINT}name it with its folder"
         )
     return _plain(name, what)
 
 
 def _plain(name: str, what: str) -> str:
     if _LOST in name or "\0" in name or any("\ud800" <= character <= "\udfff" for character in name):
-        raise _HeaderError(f"the name of {what} in its header is not UTF-8; rename that file")
+        raise _HeaderError(f"the name of {what} in its header is not UTF-8{HINT}rename that file")
     return name
 
 
@@ -223,10 +223,11 @@ def _unstated(name: str, image: Resource) -> str:
     """
     if image.format not in _SAYS_FORMAT:
         return PROBED
+    words = f"-b {shlex.quote(name)} {shlex.quote(image.path)}"
     raise _HeaderError(
-        "its header names a backing file without a format, so QEMU would detect it from bytes that a guest can "
-        f"write; run: qemu-img rebase -u -f {image.format} -F FORMAT -b {shlex.quote(name)} {shlex.quote(image.path)}, "
-        "FORMAT being what it is, such as raw or qcow2"
+        "its header names a backing file without a format, so QEMU would detect it from bytes that a guest can write"
+        f"{HINT}run: qemu-img rebase -u -f {image.format} -F FORMAT {words}"
+        f"{HINT}where FORMAT is what it is, such as raw or qcow2"
     )
 
 

@@ -17,10 +17,10 @@ CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__fil
 MARKER = bootsector.MARKER
 DEBUG_EXIT = ["-device", "isa-debug-exit,iobase=0xf4"]
 NO_SELINUX = (
-    "confined-qemu: SELinux is disabled on this host, so nothing would confine the VM; "
-    "boot with SELinux, or choose confinement: none\n"
+    "confined-qemu: SELinux is disabled on this host: nothing would confine the VM\n"
+    "confined-qemu:   boot with SELinux, or choose confinement: none\n"
 )
-UNCONFINED = "confined-qemu: warning: confinement: none: nothing confines this VM, it has your own rights\n"
+UNCONFINED = "confined-qemu: warning: confinement: none: nothing confines this VM; it has all of your rights\n"
 PATIENCE = 60.0
 """Seconds after which a thing that should happen is taken for one that never will; nothing is timed by it."""
 
@@ -71,14 +71,14 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def refused(done: subprocess.CompletedProcess[str]) -> str:
-    """Return the one line of a refusal; nothing else may have been printed."""
+    """Return a refusal, its line and its hints; nothing else may have been printed."""
     assert done.returncode == 125, done
     assert done.stdout == ""
-    lines = done.stderr.splitlines(keepends=True)
-    assert len(lines) == 1, lines
-    assert lines[0].startswith("confined-qemu: ")
-    assert not lines[0].startswith("confined-qemu: warning: ")
-    return lines[0]
+    first, *hints = done.stderr.splitlines()
+    assert first.startswith("confined-qemu: ")
+    assert not first.startswith("confined-qemu: warning: ")
+    assert all(hint.startswith("confined-qemu:   ") for hint in hints), hints
+    return done.stderr
 
 
 class Started:

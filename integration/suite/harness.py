@@ -397,6 +397,12 @@ def results(process: Process) -> list[str]:
     return [line.partition(" bytes at")[0] for line in said]
 
 
+def messages(text: str) -> list[str]:
+    """Return what was said on standard error, each message as one text: its line, and the hints beneath it."""
+    joined = re.sub(r"\nconfined-qemu: (?:warning: )?(?=  \S)", "\n", text)
+    return re.split(r"\n(?!  \S)", joined.removesuffix("\n")) if joined else []
+
+
 def lines(text: str) -> Iterator[str]:
-    """Yield the lines of a message that are the launcher's."""
-    return (line for line in text.splitlines() if line.startswith("confined-qemu: "))
+    """Yield the messages that are the launcher's."""
+    return (said for said in messages(text) if said.startswith("confined-qemu: "))

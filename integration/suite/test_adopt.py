@@ -41,7 +41,7 @@ def _adopt(*arguments: str) -> list[str]:
 def _refused(*arguments: str) -> str:
     done = harness.confined(*arguments)
     assert (done.returncode, done.stdout) == (125, "")
-    (line,) = done.stderr.splitlines()
+    (line,) = harness.messages(done.stderr)
     return line
 
 
@@ -51,7 +51,7 @@ def test_refused_adopted_run_relabelled_and_given_back() -> None:
     image = harness.Image(FOLDER, "a")
     assert harness.short_label(image.path) == f"{HERE.made_in_root}:s0"
     line = _refused("run", image.spec)
-    assert line.endswith(f"relabel nothing of type {HERE.made_in_root}; run: confined-qemu policy adopt {QUOTED}")
+    assert line.endswith(f"relabel files of type {HERE.made_in_root}\n  run: confined-qemu policy adopt {QUOTED}")
 
     first, *changes, last = _adopt(FOLDER)
     assert first == f"file context {PATTERN} added"
@@ -80,7 +80,7 @@ def test_refused_adopted_run_relabelled_and_given_back() -> None:
 def test_srv_and_what_is_no_place_for_images() -> None:
     os.makedirs(SRV)
     image = harness.Image(SRV, "a")
-    assert f"type var_t; run: confined-qemu policy adopt {SRV}" in _refused("run", image.spec)
+    assert f"type var_t\n  run: confined-qemu policy adopt {SRV}" in _refused("run", image.spec)
 
     shell = os.path.join(SRV, "sh")
     shutil.copy("/bin/sh", shell)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from contextlib import contextmanager
@@ -21,14 +22,15 @@ if TYPE_CHECKING:
 
 SCRIPT = "/usr/local/libexec/confined-qemu/denials"
 TRIAL = harness.TRIAL
-_RUN = "; run: "
+_RUN = "\n  run: "
 
 
 def denials(*arguments: str) -> list[str]:
     """Return the lines that `denials` prints."""
     done = harness.confined("denials", *arguments)
     assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout.splitlines()
+    # a VM's title, and beneath it its denials, whose hints stand two columns further to the right
+    return [line.replace("\n    ", "\n  ") for line in re.split(r"\n(?!    \S)", done.stdout.removesuffix("\n"))]
 
 
 def only(lines: list[str], *parts: str) -> str:

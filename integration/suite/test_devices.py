@@ -66,9 +66,9 @@ def test_what_a_block_device_needs_is_said_with_its_command(disk: str, image: ha
     image.write_spec(disks=[{"file": disk, "format": "raw", "bus": "ide"}])
     done = harness.confined("run", image.spec)
     assert done.returncode == 125
-    assert done.stderr.splitlines()[-1] == (
-        f"confined-qemu: {disk} (disks[0].file): SELinux lets the launcher relabel no block device; "
-        f"run: setsebool -P {BLOCK} on"
+    assert harness.messages(done.stderr)[-1] == (
+        f"confined-qemu: {disk} (disks[0].file): the launcher may not relabel a block device\n"
+        f"  run: setsebool -P {BLOCK} on"
     )
     assert harness.short_label(disk) == DISK_LABEL
 
@@ -112,11 +112,15 @@ def test_a_device_in_use_is_refused_by_name(disk: str, image: harness.Image, fol
     mounted = os.path.join(folder, "mnt")
     os.mkdir(mounted)
     subprocess.run(["mount", f"{disk}p1", mounted], check=True)
+    prefix = "confined-qemu:   "
     try:
         for path, words in (
-            (disk, f"its partition {os.path.basename(disk)}p1 is mounted on {mounted}; run: umount {mounted}"),
-            (f"{disk}p1", f"it is mounted on {mounted}; run: umount {mounted}"),
-            ("/dev/vda", "it is mounted on /; run: umount /"),
+            (
+                disk,
+                f"its partition {os.path.basename(disk)}p1 is mounted on {mounted}\n{prefix}run: umount {mounted}",
+            ),
+            (f"{disk}p1", f"it is mounted on {mounted}\nconfined-qemu:   run: umount {mounted}"),
+            ("/dev/vda", "it is mounted on /\nconfined-qemu:   run: umount /"),
         ):
             image.write_spec(disks=[{"file": path, "format": "raw", "bus": "virtio"}])
             done = harness.confined("run", image.spec)
@@ -141,7 +145,7 @@ def test_a_keyboard_is_one_vms(
     arguments = [*PAUSED, "-object", f"input-linux,id=kbd,evdev={KEYBOARD}", "-qmp", f"unix:{sock},server=on,wait=off"]
     refused = harness.confined("exec", "--", *arguments)
     assert refused.returncode == 125
-    assert f"relabel no character device; run: setsebool -P {HOST} on" in refused.stderr
+    assert f"relabel a character device\nconfined-qemu:   run: setsebool -P {HOST} on" in refused.stderr
     switch(HOST, "on")
     vm = harness.Process([harness.COMMAND, "exec", "--", *arguments])
     try:

@@ -57,8 +57,8 @@ TABLE = (
         "7: standard output by name",
         files.output_by_name,
         {
-            "file": ".*/dev/stdout.; name the file itself, or use QEMU's stdio.*",
-            **({} if HERE.opens_terminals else {"terminal": ".*descriptor 1 .*svirt_t may not open it by name.*"}),
+            "file": "(?s).*/dev/stdout.\nconfined-qemu:   name the file itself, or use QEMU's stdio.*",
+            **({} if HERE.opens_terminals else {"terminal": "(?s).*descriptor 1 .*svirt_t may not open it by name.*"}),
         },
         "a VM may write to a caller's log that it was handed, and may open none by itself (neverallow in our module)",
     ),
@@ -90,7 +90,7 @@ TABLE = (
     Row(
         "15b: an option that is not known",
         host.unknown_option,
-        {"exit": 125, "stderr": "confined-qemu: -no-such-option: unknown option, .*\n"},
+        {"exit": 125, "stderr": "confined-qemu: -no-such-option: unknown option, .*\nconfined-qemu:   .*\n"},
         "it may name a file, which would have no label: refused by name, or passed on with --unknown-options=warn",
     ),
     Row("16a: a declared file over QMP", host.declared),

@@ -41,7 +41,7 @@ def test_tcg_without_the_boolean_starts_nothing_and_names_it(image: harness.Imag
     done = harness.confined("run", image.spec)
     assert done.returncode == 125
     assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
+    (line,) = harness.messages(done.stderr)
     assert "setsebool -P virt_use_execmem on" in line
     assert "execmem" in line
     assert harness.short_label(image.path) == harness.UNUSED

@@ -178,8 +178,8 @@ def test_a_socket_on_which_nobody_listens(folder: str) -> None:
     refused = harness.confined("exec", "--", *arguments)
     assert refused.returncode == 125
     assert refused.stderr == (
-        f"confined-qemu: {path}: cannot be connected to: Connection refused; "
-        "start what listens there first, as the same user\n"
+        f"confined-qemu: {path}: cannot be connected to: Connection refused\n"
+        "confined-qemu:   start what listens there first, as the same user\n"
     )
 
 

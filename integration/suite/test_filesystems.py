@@ -72,7 +72,7 @@ def _image(folder: str, monitor: str) -> harness.Image:
 def _refusal(image: harness.Image) -> str:
     done = harness.confined("run", image.spec)
     assert (done.returncode, done.stdout) == (125, ""), done.stderr
-    (line,) = done.stderr.splitlines()
+    (line,) = harness.messages(done.stderr)
     assert harness.journals() == []
     return line
 
@@ -86,7 +86,7 @@ def test_off_it_is_refused_and_on_it_runs_and_writes(places: dict[str, str], mon
     assert type_name in before
     line = _refusal(image)
     assert f"{image.path} (disks[0].file): it lies on " in line
-    assert f"; run: setsebool -P {boolean} on" in line
+    assert f"\n  run: setsebool -P {boolean} on" in line
 
     harness.run("setsebool", f"{boolean}=on")
     vm = harness.boot_spec(image)
@@ -123,7 +123,7 @@ def test_what_a_mount_labels_for_vms_runs_and_is_told(places: dict[str, str], mo
     _writes(vm, image, monitor)
     vm.send(b"q")
     _, errors = vm.popen.communicate()
-    (line,) = errors.decode().splitlines()
+    (line,) = harness.messages(errors.decode())
     assert line.startswith(
         f"confined-qemu: warning: {image.path} (disks[0].file): it lies on tmpfs at {places['context']}"
     )
@@ -140,16 +140,16 @@ def test_a_read_only_mount_serves_readers_only_and_its_line_mends_it(
     with open(cd, "wb") as file:
         file.write(bytes(1 << 20))
     done = harness.confined("exec", "--", *harness.raw_arguments(disk.path))
-    assert f"of type unlabeled_t; run: confined-qemu policy adopt {there}\n" in done.stderr
+    assert f"of type unlabeled_t\nconfined-qemu:   run: confined-qemu policy adopt {there}\n" in done.stderr
     harness.run("chcon", "-R", "-t", HERE.unread, there)
     harness.run("mount", "-o", "remount,ro", there)
 
-    assert f"; attach it read-only, or run: mount -o remount,rw {there}" in _refusal(disk)
+    assert f"\n  attach it read-only, or run: mount -o remount,rw {there}" in _refusal(disk)
 
     image.write_spec(cdrom=cd)
     line = _refusal(image)
     assert f"{cd} (cdrom): it lies on ext4 at {there} (mounted read-only), so it stays labelled" in line
-    _, _, rest = line.partition("; run: ")
+    _, _, rest = line.partition("\n  run: ")
     command, _, _ = rest.partition(", or ")
     harness.run("sh", "-c", command)
     assert harness.short_label(cd) == HERE.content

@@ -329,6 +329,6 @@ def test_a_folder_that_vms_may_not_use_is_refused(image: harness.Image, folder: 
         image.write_spec(shares=[{"dir": path, "tag": "data", "driver": driver}])
         done = harness.confined("run", image.spec)
         assert done.returncode == 125
-        (line,) = done.stderr.splitlines()
+        (line,) = harness.messages(done.stderr)
         assert hint in line
         assert harness.label(path) == before

@@ -77,7 +77,7 @@ def test_root_is_told_that_it_may_not_open_a_users_private_image(user: pwd.struc
     os.chmod(image.path, 0o600)
     done = harness.confined("run", image.spec)
     assert done.returncode == 125
-    (line,) = done.stderr.splitlines()
+    (line,) = harness.messages(done.stderr)
     assert f"belongs to uid {user.pw_uid}" in line
     assert "user:" in line
     image.write_spec(user=USER)
@@ -109,7 +109,7 @@ def test_a_full_disk_starts_and_labels_nothing(image: harness.Image) -> None:
     finally:
         harness.run("umount", journals)
     assert done.returncode == 125
-    (line,) = done.stderr.splitlines()
+    (line,) = harness.messages(done.stderr)
     assert "No space left on device" in line
     assert "nothing was labelled" in line
     assert harness.short_label(image.path) == harness.UNUSED
@@ -195,7 +195,7 @@ def _without_kvm() -> Iterator[None]:
 def test_kvm_without_its_module(image: harness.Image) -> None:
     done = harness.confined("run", image.spec)
     assert done.returncode == 125
-    (line,) = done.stderr.splitlines()
+    (line,) = harness.messages(done.stderr)
     assert "the module kvm_amd is not loaded" in line
     assert "modprobe kvm_amd" in line
     image.write_spec(accel="auto")
@@ -211,7 +211,7 @@ def test_kvm_without_permission(user: pwd.struct_passwd) -> None:
     done = harness.run(*_as_user(harness.COMMAND, "run", image.spec), check=False)
     assert done.returncode == 125
     # the pipes that catch its output are root's, which it says too
-    (line,) = [line for line in done.stderr.splitlines() if "/dev/kvm" in line]
+    (line,) = [line for line in harness.messages(done.stderr) if "/dev/kvm" in line]
     assert "/dev/kvm may not be opened: Permission denied" in line
     assert "usermod -aG kvm" in line
 
@@ -223,7 +223,7 @@ def test_kvm_with_a_label_that_no_vm_may_use(image: harness.Image) -> None:
     finally:
         harness.run("restorecon", "-F", "/dev/kvm")
     assert done.returncode == 125
-    (line,) = done.stderr.splitlines()
+    (line,) = harness.messages(done.stderr)
     assert "/dev/kvm" in line
     assert harness.short_label(image.path) == harness.UNUSED
 
@@ -233,5 +233,6 @@ def test_check_says_what_is_and_what_to_run(image: harness.Image) -> None:
     assert done.returncode == 0, done.stdout
     assert "ok    selinux: enforcing" in done.stdout
     assert "ok    kvm: svm, API version 12" in done.stdout
-    said = "warn  tcg: svirt_t may not generate code; run: setsebool -P virt_use_execmem on" in done.stdout
+    mend = "\n        run: setsebool -P virt_use_execmem on\n"
+    said = f"warn  tcg: svirt_t may not generate code{mend}" in done.stdout
     assert said is (HERE.tcg == "svirt_t")

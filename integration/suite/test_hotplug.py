@@ -61,7 +61,7 @@ def make(folder: str, *names: str) -> list[str]:
 def said(done: subprocess.CompletedProcess[str]) -> str:
     """Return the one line of a command that was refused."""
     assert done.returncode == 125, done
-    (line,) = done.stderr.splitlines()
+    (line,) = harness.messages(done.stderr)
     return line.removeprefix("confined-qemu: ")
 
 
@@ -112,7 +112,7 @@ def test_two_vms_and_their_files(
 
     # taken back: not while it is open
     line = said(harness.confined("revoke", "hot-a", odd))
-    assert line.endswith("has it open; unplug it first (QMP: device_del, then blockdev-del)")
+    assert line.endswith("has it open\n  unplug it first (QMP: device_del, then blockdev-del)")
     qmp_a.remove(odd)
     assert good("revoke", "hot-a", odd).startswith("hot-a: ")
     assert harness.short_label(odd) == harness.UNUSED

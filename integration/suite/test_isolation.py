@@ -106,7 +106,7 @@ def test_a_spec_that_names_a_system_file_is_refused(image: harness.Image, path: 
     image.write_spec(disks=[{"file": path, "format": "raw", "bus": "ide"}])
     done = harness.confined("run", image.spec)
     assert done.returncode == 125
-    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert len(harness.messages(done.stderr)) == 1, done.stderr
     assert path in done.stderr
     assert harness.label(path) == before
 

@@ -155,8 +155,8 @@ def test_a_running_vm_of_libvirts_keeps_its_images_and_its_pair(
 
     # its image is refused, by pid and context, and the read-only one is not taken from under it
     for path, words in (
-        (theirs, f"labelled for a live process, pid {pid} ({its_context})"),
-        (readonly, "another QEMU has it open"),
+        (theirs, f"labelled for the running process {pid} ({its_context})"),
+        (readonly, "locked by another QEMU"),
     ):
         before = harness.label(path)
         ours.write_spec(disks=[{"file": path, "format": "raw"}])

@@ -35,9 +35,9 @@ def test_a_vm_without_a_label_keeps_the_callers_context(image: harness.Image, wa
     options: list[str] = []
     if way == "seclabel":
         image.write_spec(seclabel={"type": "none"})
-        said = "seclabel type none: the VM gets no label of its own and keeps your context"
+        said = "seclabel type none: the VM runs in your context, without a label of its own"
     else:
-        said = "confinement: none: nothing confines this VM, it has your own rights"
+        said = "confinement: none: nothing confines this VM; it has all of your rights"
         options = ["--confinement", "none"] if way == "option" else []
         if way == "confinement":
             image.write_spec(confinement="none")
@@ -64,9 +64,9 @@ def test_the_launch_script_has_no_way_back_unless_allowed(image: harness.Image, 
         ((drop_in, *words), none),
     ):
         done = harness.run(*command, check=False, env=environment)
-        line = done.stderr.splitlines()[-1]
+        line = harness.messages(done.stderr)[-1]
         assert done.returncode == 125
-        assert "the launch script may start nothing as unconfined_t" in line
+        assert "the launch script may not transition to unconfined_t" in line
         assert line.endswith(f"run: setsebool -P {USERDOMAIN} on")
     # a question is answered all the same, in a VM's domain
     asked = harness.run(drop_in, "-version", env=none)
@@ -91,10 +91,10 @@ def test_baselabel_gives_its_type_and_nothing_else(image: harness.Image) -> None
     for wrong in HERE.no_domains:
         image.write_spec(seclabel={"type": "dynamic", "baselabel": f"system_u:system_r:{wrong}:s0"})
         done = harness.confined("run", image.spec)
-        (line,) = done.stderr.splitlines()
+        (line,) = harness.messages(done.stderr)
         assert done.returncode == 125
         assert line.startswith("confined-qemu: seclabel.baselabel: ")
-        assert f"start nothing as {wrong}" in line
+        assert f"may not transition to {wrong}" in line
     assert harness.short_label(image.path) == harness.UNUSED
 
 
@@ -115,7 +115,7 @@ def test_a_disks_own_label(folder: str, make_image: Callable[[str], harness.Imag
     # left alone: only where the VM may use it as it is
     write(relabel=False)
     done = harness.confined("run", image.spec)
-    (line,) = done.stderr.splitlines()
+    (line,) = harness.messages(done.stderr)
     assert f"may not {HERE.lacks} what is labelled system_u:object_r:virt_image_t:s0" in line
     assert "run: chcon -t svirt_image_t " in line
     assert harness.short_label(image.path) == harness.UNUSED
@@ -146,11 +146,11 @@ def test_a_disks_own_label(folder: str, make_image: Callable[[str], harness.Imag
     assert harness.short_label(other.path) == harness.UNUSED
     for label, said in (
         ("system_u:object_r:svirt_image_t:s0:c1022,c1023", "what is labelled system_u:object_r:svirt_image_t:s0:c1022"),
-        ("system_u:object_r:no_such_t:s0", "the loaded policy knows no context system_u:object_r:no_such_t:s0"),
+        ("system_u:object_r:no_such_t:s0", "not a context of the loaded policy: system_u:object_r:no_such_t:s0"),
         ("system_u:object_r:shadow_t:s0", "does not let the launcher give it the label"),
     ):
         write(label=label)
         done = harness.confined("run", image.spec)
-        (line,) = done.stderr.splitlines()
+        (line,) = harness.messages(done.stderr)
         assert (done.returncode, said in line) == (125, True), line
         assert harness.short_label(other.path) == harness.UNUSED

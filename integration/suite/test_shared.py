@@ -52,7 +52,10 @@ def test_two_write_one_image(
     pid = harness.qemu_of(both.shared)
     refused = harness.confined("run", both.images[0].spec)
     assert refused.returncode == 125
-    assert f"{both.shared} (disks[1].file): in use by the VM third (pid {pid}); stop it first" in refused.stderr
+    assert (
+        f"{both.shared} (disks[1].file): in use by the VM third (pid {pid})\nconfined-qemu:   stop it first"
+        in refused.stderr
+    )
     assert harness.power_off(holder) == 0
     assert harness.short_label(both.shared) == harness.UNUSED
 
@@ -71,7 +74,7 @@ def test_two_write_one_image(
     refused = harness.confined("run", third.spec)
     assert refused.returncode == 125
     for name, pid in zip("ab", pids, strict=True):
-        assert f"in use by the VM {name} (pid {pid}); stop it first" in refused.stderr
+        assert f"in use by the VM {name} (pid {pid})\nconfined-qemu:   stop it first" in refused.stderr
 
     # the first ends by its guest, the second is killed; the label stays through both
     wrong = "Pattern verification failed at offset 0, 512 bytes"
@@ -135,7 +138,7 @@ def test_code_generation_is_named_before_it_is_denied(folder: str, make_image: C
         accel="tcg", disks=[{"file": both.shared, "format": "raw", "shareable": True}], **HERE.tcg_in_svirt
     )
     done = harness.confined("run", image.spec)
-    (line,) = done.stderr.splitlines()
+    (line,) = harness.messages(done.stderr)
     assert done.returncode == 125
     assert "avc: denied { execmem }" in line
     assert line.endswith("run: setsebool -P virt_use_execmem on")

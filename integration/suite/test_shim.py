@@ -256,11 +256,14 @@ def test_settings_that_may_not_count_are_refused(
 ) -> None:
     path = settings("", "confinement: auto\n")
     os.chmod(path, 0o666)
-    assert _start(shim) == f"confined-qemu: {path}: others may write these settings; run: chmod go-w {path}\n"
+    assert (
+        _start(shim)
+        == f"confined-qemu: {path}: others may write these settings\nconfined-qemu:   run: chmod go-w {path}\n"
+    )
     os.chmod(path, 0o644)
     assert _start(shim) == "exit 0"
     harness.run("chcon", "-t", "shadow_t", path)
-    assert "these settings cannot be read: Permission denied; see: ls -lZ" in _start(shim)
+    assert "these settings cannot be read: Permission denied\nconfined-qemu:   see: ls -lZ" in _start(shim)
     assert audit.has("read", "confined_qemu_t", "shadow_t", "file")
 
 

@@ -49,7 +49,7 @@ def test_the_pages_sequence(make_image: Callable[[str], harness.Image], audit: h
     image = make_image("it's 1 image, $HOME")
     _static(image, name="page")
     done = harness.confined("run", image.spec)
-    (line,) = done.stderr.splitlines()
+    (line,) = harness.messages(done.stderr)
     assert done.returncode == 125
     assert image.path in line
     assert "system_u:object_r:virt_image_t:s0" in line
@@ -173,15 +173,18 @@ def test_its_level_is_kept_from_dynamic_vms(make_image: Callable[[str], harness.
 @pytest.mark.parametrize(
     ("label", "said"),
     [
-        ("system_u:system_r:no_such_t:s0:c1,c2", "the loaded policy knows no context"),
-        ("system_u:system_r:svirt_t:s3:c1,c2", "the loaded policy knows no context"),
-        ("system_u:system_r:httpd_t:s0:c1,c2", "start nothing as httpd_t, which is no domain of a VM; use svirt_t"),
+        ("system_u:system_r:no_such_t:s0:c1,c2", "not a context of the loaded policy:"),
+        ("system_u:system_r:svirt_t:s3:c1,c2", "not a context of the loaded policy:"),
+        (
+            "system_u:system_r:httpd_t:s0:c1,c2",
+            "to httpd_t, which is not a VM's domain\n  use svirt_t",
+        ),
     ],
 )
 def test_a_label_that_cannot_be(image: harness.Image, audit: harness.AuditTrail, label: str, said: str) -> None:
     _static(image, label=label, relabel=True)
     done = harness.confined("run", image.spec)
-    (line,) = done.stderr.splitlines()
+    (line,) = harness.messages(done.stderr)
     assert (done.returncode, line.startswith("confined-qemu: seclabel.label: "), said in line) == (125, True, True), (
         line
     )
@@ -200,10 +203,10 @@ def userdomain() -> Iterator[None]:
 def test_a_persons_domain_is_refused_by_name(image: harness.Image, audit: harness.AuditTrail) -> None:
     _static(image, label=PERSON, relabel=True)
     done = harness.confined("run", image.spec)
-    (line,) = done.stderr.splitlines()
+    (line,) = harness.messages(done.stderr)
     assert done.returncode == 125
     assert line.endswith(f"run: {HERE.people()}")
-    assert "unconfined_t is a person's domain" in line
+    assert "unconfined_t is a user's domain" in line
     assert harness.short_label(image.path) == harness.UNUSED
     assert _of_vms(audit) == []
 

@@ -41,7 +41,7 @@ def test_status_without_label_remove_refusal_and_install(image: harness.Image) -
 
     done = harness.confined("run", image.spec)
     assert done.returncode == 125
-    (line,) = done.stderr.splitlines()
+    (line,) = harness.messages(done.stderr)
     assert "confined-qemu policy install" in line
     assert harness.short_label(image.path) == harness.UNUSED
 

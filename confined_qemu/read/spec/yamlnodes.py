@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from confined_qemu.model.errors import SpecError, printable
+from confined_qemu.model.errors import HINT, SpecError, printable
 from confined_qemu.model.frozen import dataclass, field
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Problems:
         """
         where = f"{self.file}:{mark.line}:{mark.column}" if mark else self.file
         line = ": ".join(part for part in (where, path, what) if part)
-        self._lines.append((mark or Mark(0, 0), printable(f"{line}; {hint}" if hint else line)))
+        self._lines.append((mark or Mark(0, 0), f"{printable(line)}{HINT}{hint}" if hint else printable(line)))
         if len(self._lines) >= MAX_PROBLEMS:
             raise TooMany
 
@@ -113,7 +113,7 @@ class Problems:
         lines = [line for _, line in sorted(self._lines, key=lambda entry: entry[0])]
         if len(lines) >= MAX_PROBLEMS:
             lines.append(f"{self.file}: there may be more problems after these {len(lines)}")
-        return SpecError(tuple(printable(line) for line in lines)) if lines else None
+        return SpecError(tuple(lines)) if lines else None
 
 
 def shown(text: str) -> str:

@@ -99,7 +99,7 @@ def test_what_lies_above_is_refused_before_the_start(image: harness.Image, audit
     image.write_spec(seclabel=STATIC)
     _chcon(image.path, "s4:c1.c5", "svirt_image_t")
     said = _at(AT_LEVEL[2], f"{harness.COMMAND} run {image.spec}").stdout
-    line, end = said.splitlines()
+    line, end = harness.messages(said)
     assert end == "= 125"
     assert f"{PROCESS} may not read and write what is labelled system_u:object_r:svirt_image_t:s4:c1.c5" in line
     assert "give the VM the label system_u:system_r:svirt_t:s4:c1.c5" in line
@@ -118,9 +118,9 @@ def test_what_it_says_is_not_for_a_lower_level(image: harness.Image) -> None:
     _chcon(image.path, LEVEL, "svirt_image_t")
     done = harness.confined("run", image.spec)
     assert done.returncode == 125
-    for number, line in enumerate(done.stderr.splitlines(), start=1):
+    for number, line in enumerate(harness.messages(done.stderr), start=1):
         assert f"descriptor {number} (" in line
-        assert f"newrole -l {LEVEL}-s15:c0.c1023; or give it /dev/null" in line
+        assert f"newrole -l {LEVEL}-s15:c0.c1023\n  or give it /dev/null" in line
 
 
 def test_the_callers_clearance_is_the_limit(image: harness.Image) -> None:
@@ -158,7 +158,7 @@ def test_a_dynamic_vm_takes_its_callers_sensitivity(image: harness.Image, folder
     low = "s2-s15:c0.c1023"
     # an image below the caller would be written down to
     said = _at(low, f"{harness.COMMAND} run {image.spec}").stdout
-    assert f"it is at s0, below your level s2; run: chcon -l s2 {image.path}" in said
+    assert f"it is at s0, below your level s2\nconfined-qemu:   run: chcon -l s2 {image.path}" in said
     for path in (folder, image.path):
         _chcon(path, "s2")
     vm = harness.boot(*_piped(low, image))
