@@ -6,6 +6,8 @@ import ast
 import os
 import re
 import subprocess
+import sys
+import tomllib
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -112,6 +114,17 @@ def test_one_module_speaks_to_selinux() -> None:
     assert [name for name in MODULES if "selinux" in set(imports(tree_of(name)))] == ["host.lsm"]
     called = [name for name in MODULES if "libselinux" in {part.split(".")[-1] for part in imports(tree_of(name))}]
     assert called == ["host.lsm"]  # the same by ctypes, behind the same door
+
+
+def test_what_is_imported_is_declared_and_needs_no_compiler() -> None:
+    with open(os.path.join(ROOT, "pyproject.toml"), "rb") as file:
+        project = tomllib.load(file)["project"]
+    known = {"yaml": "pyyaml", "prctl": "python-prctl"}
+    tops = {name.partition(".")[0] for module in MODULES for name in imports(tree_of(module))}
+    foreign = tops - sys.stdlib_module_names - {PACKAGE, "hatchling"}  # the last builds the wheel
+    optional = project["optional-dependencies"]["prctl"]
+    assert {known.get(name, name) for name in foreign} == {*project["dependencies"], *optional}
+    assert optional == ["python-prctl"]  # PyPI has its source only; libc does the same
 
 
 def test_selinux_has_one_door() -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 
-from integration.guestlib import cache, image, machine, programs, remote, scene, wheel
+from integration.guestlib import cache, image, layers, machine, programs, remote, scene, wheel
 from integration.guestlib.report import GuestError, progress, silence
 
 DESCRIPTION = (
@@ -38,6 +38,8 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="integration/demo", description=DESCRIPTION)
     parser.add_argument("--yes", action="store_true", help=f"on a host that enforces: {HOST_STEPS}; do not ask")
     parser.add_argument("--transcript", metavar="FILE", help=TRANSCRIPT_HELP)
+    parser.add_argument("--policy", choices=layers.POLICIES, help="in the guest that enforces this one")
+    parser.add_argument("--tcg", action="store_true", help="without KVM, in the domain that Fedora has for such VMs")
     parser.add_argument("--screen", action="store_true", help="use the VM's screen, as with the original image")
     options = parser.parse_args(argv)
     if not sys.stderr.isatty():
@@ -59,7 +61,7 @@ def main(argv: list[str]) -> int:
 
 def _demo(options: argparse.Namespace, output: int | None) -> int:
     setup()
-    on_host = enforces()
+    on_host = options.policy is None and enforces()
     if on_host:
         refusal = _refusal(agreed=options.yes)
         if refusal is not None:
@@ -68,9 +70,13 @@ def _demo(options: argparse.Namespace, output: int | None) -> int:
     arguments = [FOLDER]
     if options.screen or image.is_original(made):
         arguments.append("--screen")
+    if options.tcg:
+        arguments.append("--tcg")
     if sys.stderr.isatty():
         arguments.append("--progress")
-    return _on_host(made, arguments, output) if on_host else _in_guest(made, arguments, output)
+    if on_host:
+        return _on_host(made, arguments, output)
+    return _in_guest(options.policy or "default", made, arguments, output)
 
 
 def _write_transcript(path: str, text: str) -> None:
@@ -136,10 +142,11 @@ def _on_host(made: str, arguments: list[str], output: int | None) -> int:
         progress(f"installed and still there: {remote.LINK}; to undo: confined-qemu policy remove")
 
 
-def _in_guest(made: str, arguments: list[str], output: int | None) -> int:
-    found = machine.find(GUEST)
+def _in_guest(policy: str, made: str, arguments: list[str], output: int | None) -> int:
+    name = GUEST if policy == "default" else f"{GUEST}-{policy}"
+    found = machine.find(name)
     ours = found is None or not found.alive()
-    guest = machine.up(GUEST, "default")
+    guest = machine.up(name, policy)
     try:
         progress("installing the checkout into the guest")
         remote.install(guest)
@@ -149,7 +156,7 @@ def _in_guest(made: str, arguments: list[str], output: int | None) -> int:
         return remote.run(guest, [*play(TREE), *arguments], output=output)
     finally:
         if ours:
-            machine.down(GUEST)
+            machine.down(name)
 
 
 def put_scene(guest: machine.Running, tree: str) -> None:

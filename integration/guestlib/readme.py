@@ -13,7 +13,7 @@ from confined_qemu.model.labelrules import TABLE
 from confined_qemu.model.resource import Sharing
 from confined_qemu.read.spec import schema
 from confined_qemu.read.spec.kinds import NO, YES
-from integration.guestlib import programs
+from integration.guestlib import bypolicy, programs
 
 README = "README.md"
 HELP = "confined_qemu/help"
@@ -51,6 +51,7 @@ def quoted() -> dict[str, str]:
         (f"{HELP}/command-line.md", "topics", _topics("", but="command-line")),
         (f"{HELP}/spec.md", "keys", _keys()),
         (f"{HELP}/labels.md", "labels", _labels()),
+        (f"{HELP}/tests.md", "tests", bypolicy.table()),
     )
     texts = {name: read(name) for name, _, _ in wanted}
     for name, mark, lines in wanted:

@@ -141,7 +141,7 @@ def _run(options: argparse.Namespace) -> Counts:
     selection = [] if options.k is None else ["-k", options.k]
     if options.host_only:
         return _host_parts(selection)
-    parts = PARTS if options.policy is None else _under(options.policy)
+    parts = PARTS if options.policy is None else under(options.policy)
     _down()
     # Built, or resumed, while the host's tests run.
     starting = _start_guest(parts[0])
@@ -161,7 +161,7 @@ def _down() -> None:
         machine.down(part.name)
 
 
-def _under(policy: str) -> tuple[Part, ...]:
+def under(policy: str) -> tuple[Part, ...]:
     """Return the parts that make the whole suite under a policy."""
     if policy == "mls":
         return tuple(part for part in PARTS if part.policy == policy)

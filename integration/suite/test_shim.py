@@ -16,9 +16,11 @@ from integration.suite import harness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 FOLDER = "/usr/local/lib/confined-shim"
 NAME = "qemu-system-x86_64"
+DIVERT = "/usr/bin/dpkg-divert"
 DIVERTED = f"{harness.QEMU}.distrib"
 PACKAGES = "/opt/confined-qemu/lib/python3.11/site-packages"
 
@@ -134,8 +136,11 @@ def test_a_question_by_qmp(shim: str, words: str) -> None:
 
 def _system() -> str:
     """Return what of the system `install-shim --system` changes; a file's number of links and times are in it."""
-    listed = harness.run("sh", "-c", "ls -lZ --time-style=full-iso /usr/bin/*qemu* /usr/bin/kvm; dpkg-divert --list")
-    return listed.stdout
+    return _system_files() + harness.run("dpkg-divert", "--list").stdout
+
+
+def _system_files() -> str:
+    return harness.run("sh", "-c", "ls -lZ --time-style=full-iso /usr/bin/*qemu* /usr/bin/kvm").stdout
 
 
 @pytest.fixture
@@ -189,6 +194,40 @@ def test_a_crash_after_any_step_leaves_an_emulator_and_the_next_run_goes_on(undi
         f"remove_system 2 {harness.QEMU}",
     ]
     assert _system() == undiverted
+
+
+@pytest.fixture
+def no_divert(tmp_path: Path) -> Iterator[None]:
+    """A system like Fedora's, without dpkg-divert, and without a link of ours afterwards."""
+    nothing = tmp_path / "nothing"
+    nothing.touch(0o644)
+    harness.run("mount", "--bind", str(nothing), DIVERT)
+    try:
+        yield
+        done = harness.confined("install-shim", "--system", "--remove")
+        assert done.returncode == 0, done.stderr
+    finally:
+        harness.run("umount", DIVERT)
+
+
+@pytest.mark.usefixtures("no_divert")
+def test_without_dpkg_divert_a_link_wins_on_path(image: harness.Image) -> None:
+    before, name = _system_files(), os.path.basename(harness.QEMU)
+    link = f"/usr/local/bin/{name}"
+    done = harness.confined("install-shim", "--system")
+    assert done.returncode == 0, done.stderr
+    assert "no dpkg-divert" in done.stderr
+    assert os.path.realpath(link) == os.path.realpath(harness.LAUNCH)
+    # as a program finds it that a person starts after a login
+    login = ("env", "-i", "sh", "-lc", 'command -v "$0" >&2; exec "$0" "$@"', name)
+    vm = harness.boot(*login, *harness.raw_arguments(image.path))
+    pair = harness.level(harness.label(image.path))
+    assert harness.context(harness.qemu_of(image.path)) == f"system_u:system_r:svirt_t:{pair}"
+    vm.popen.terminate()
+    assert vm.popen.communicate()[1].decode().splitlines()[0] == link
+    assert _system_files() == before
+    assert harness.confined("install-shim", "--system", "--remove").returncode == 0
+    assert not os.path.lexists(link)
 
 
 # ---- settings
