@@ -104,6 +104,15 @@ def spec_documents(draw: st.DrawFn) -> dict[str, Any]:
         "network": st.sampled_from(
             ["none", "user", {"type": "tap", "ifname": "tap0"}, {"type": "user", "hostfwd": ["tcp::2222-:22"]}]
         ),
+        "host_devices": st.lists(
+            st.sampled_from(["usb:046d:c52b", "usb:1-2.3", "usb:1/5", "pci:01:00.0", "pci:0000:01:00.0"]), max_size=3
+        ),
+        "input": st.lists(st.sampled_from(["tablet", "keyboard", "mouse"]), max_size=2),
+        "sound": st.sampled_from(["ac97", "ich6", "ich9"]),
+        "rng": hostile.map(lambda text: f"rng/{text}"),
+        "balloon": st.booleans(),
+        "vsock": st.integers(3, 0xFFFFFFFE),
+        "memory_backing": st.sampled_from(["memfd", "hugepages"]),
         "qemu_args": st.lists(hostile, max_size=4),
         "confinement": st.sampled_from([str(one) for one in Confinement if one is not Confinement.NONE]),
         "require_domain": st.booleans(),
@@ -112,6 +121,8 @@ def spec_documents(draw: st.DrawFn) -> dict[str, Any]:
     document: dict[str, Any] = {"name": draw(st.from_regex("[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True))}
     for key in draw(st.sets(st.sampled_from(sorted(optional)))):
         document[key] = draw(optional[key])
+    if "network" not in document:
+        document["networks"] = draw(st.lists(st.sampled_from([{"type": "user"}, {"type": "tap", "fd": 3}]), max_size=3))
     if draw(st.booleans()):
         document |= {"kernel": f"k/{draw(hostile)}", "cmdline": draw(hostile)}
     seclabel = document.get("seclabel", {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -148,6 +148,129 @@ def test_a_strange_domain_is_a_vm_or_problems(parts: list[str]) -> None:
         assert loader.parse(writer.write(found.vm, comments=found.origins), "f") == found.vm
 
 
+# ---- what would change the machine, or a file, in silence
+
+FLASH = "<loader type='pflash'>/f.fd</loader>"
+KEPT: dict[str, dict[str, Any]] = {
+    f"<os>{FLASH}<nvram format='qcow2'>/v</nvram></os>": {"nvram": "/v", "nvram_format": "qcow2"},
+    "<os><loader type='pflash' format='qcow2'>/f</loader></os>": {"firmware": "/f", "firmware_format": "qcow2"},
+    f"<os>{FLASH}<nvram type='block'><source dev='/dev/vg/v'/></nvram></os>": {"nvram": "/dev/vg/v"},
+    f"<os>{FLASH}<nvram type='file'><source file='/v'/></nvram></os>": {"nvram": "/v"},
+    "<os><kernel/><initrd/></os>": {"kernel": None, "initrd": None},
+    "<os><kernel>/k</kernel><initrd/><cmdline/></os>": {"kernel": "/k", "initrd": None, "cmdline": None},
+    "<cpu mode='host-model'/>": {"cpu": "host"},
+    "<memoryBacking><hugepages/></memoryBacking>": {"memory_backing": "hugepages"},
+    "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>": {"memory_backing": "memfd"},
+}
+DEVICE: dict[str, dict[str, Any]] = {
+    "<disk device='cdrom'><driver type='qcow2'/><source file='/c'/><target dev='hda'/></disk>": {
+        "cdrom": "/c", "cdrom_format": "qcow2",
+    },
+    "<disk device='cdrom'><driver type='raw'/><source file='/c'/><target dev='hda'/></disk>": {"cdrom_format": None},
+    "<disk device='cdrom'><source file=''/><target dev='hda'/></disk>": {"cdrom": None},
+    "<disk device='floppy' type='block'><source dev=''/><target dev='fda'/></disk>": {"disks": ()},
+    "<rng model='virtio'><backend model='random'>/dev/hwrng</backend></rng>": {"rng": "/dev/hwrng"},
+    "<rng model='virtio'><backend model='random'/></rng>": {"rng": "/dev/random"},
+    "<memballoon model='virtio'/>": {"balloon": True},
+    "<memballoon model='none'/>": {"balloon": False},
+    "<vsock model='virtio'><cid auto='no' address='7'/></vsock>": {"vsock": 7},
+    "<sound model='ac97'/>": {"sound": "ac97"},
+    "<input type='tablet' bus='usb'/><input type='mouse' bus='ps2'/>": {"input": ("tablet",)},
+    "<tpm><backend type='emulator'><source type='dir' path='/t'/></backend></tpm>": {"tpm.state": "/t"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("inner", [*KEPT, *DEVICE])
+def test_what_a_spec_can_say_is_carried_over(inner: str) -> None:
+    text = FRAME.format(inner) if inner in KEPT else DEVICES.format(inner)
+    vm = read(text.replace("<os><type>hvm</type></os><os>", "<os><type>hvm</type>")).vm
+    for name, value in (KEPT | DEVICE)[inner].items():
+        found: Any = vm
+        for part in name.split("."):
+            found = getattr(found, part)
+        assert found == value
+
+
+LEFT_OUT = {
+    "<tpm><backend type='emulator'><encryption secret='x'/></backend></tpm>": "its state is encrypted",
+    "<tpm><backend type='emulator'><source type='file' path='/t'/></backend></tpm>": "no folder of the host",
+    "<tpm><backend type='passthrough'><device path='/dev/tpm0'/></backend></tpm>": "no TPM of type 'passthrough'",
+    "<hostdev type='mdev'><source><address uuid='x'/></source></hostdev>": "host device of type='mdev'",
+    "<hostdev type='scsi'><source><adapter name='x'/></source></hostdev>": "host device of type='scsi'",
+    "<hostdev type='pci' managed='yes'><source><address bus='1'/></source></hostdev>": "nobody takes pci:0000:01:00.0",
+    "<vsock><cid auto='yes'/></vsock>": "libvirt would choose a number",
+    "<rng model='virtio'><backend model='egd'/></rng>": "source of type 'egd'",
+    "<sound model='es1370'/>": "the sound card 'es1370'",
+    "<memballoon model='xen'/>": "the balloon 'xen'",
+    "<input type='evdev'><source dev='/dev/input/event0'/></input>": "does not know 'evdev'",
+    "<interface type='bridge'><source bridge='b'/></interface>": "there is no network",
+}
+
+
+@pytest.mark.parametrize("inner", LEFT_OUT)
+def test_what_a_spec_cannot_say_is_in_the_list(inner: str) -> None:
+    [line] = [line for line in lost(DEVICES.format(inner)) if LEFT_OUT[inner] in line]
+    assert line.startswith("line 1: devices/")
+
+
+CDROM = "<disk device='cdrom'><source file='/c'>{}</source><target dev='hda'/></disk>"
+REFUSED = {
+    CDROM.format("<seclabel model='selinux' relabel='no'/>"): "the label of a cdrom cannot be kept",
+    CDROM.format("<seclabel><label>a:b:c:s0</label></seclabel>"): "the label of a cdrom cannot be kept",
+    "<serial type='file'><source path='/s'><seclabel relabel='no'/></source></serial>": (
+        "the label of a serial line's file"
+    ),
+    "<tpm><backend type='emulator'><source type='dir' path='/t'><seclabel relabel='no'/></source></backend></tpm>": (
+        "the label of a TPM's state"
+    ),
+}
+
+
+@pytest.mark.parametrize("inner", REFUSED)
+def test_a_files_own_label_is_kept_or_the_domain_is_refused(inner: str) -> None:
+    with pytest.raises(SpecError, match=REFUSED[inner]) as caught:
+        read(DEVICES.format(f"\n{inner}"))
+    assert caught.value.problems[0].startswith("d.xml:2:")
+
+
+def test_an_unknown_format_of_the_firmwares_variables_is_refused() -> None:
+    inside = f"<type>hvm</type>{FLASH}<nvram format='new'>/v</nvram>"
+    text = FRAME.format("").replace("<type>hvm</type>", inside)
+    with pytest.raises(SpecError, match="os/nvram@format: a spec does not know the format 'new'"):
+        read(text)
+
+
+def test_a_card_that_cannot_be_plugged_in_hides_no_other() -> None:
+    cards = "<interface type='network'/><interface type='user'/><interface type='bridge'/>"
+    vm = read(DEVICES.format(cards)).vm
+    assert (vm.network.type, vm.networks) == ("user", ())
+    tap = "<interface type='ethernet'><target dev='t0'/></interface>"
+    vm = read(DEVICES.format(f"<interface type='user'/><interface type='network'/>{tap}")).vm
+    assert [card.type for card in vm.cards] == ["user", "tap"]
+    assert vm.network.type == "none"
+
+
+def test_host_model_is_the_best_that_tcg_has() -> None:
+    text = FRAME.format("<cpu mode='host-model'/>").replace("'kvm'", "'qemu'")
+    assert read(text).vm.cpu == "max"
+    assert lost(text) == ["line 1: cpu@mode='host-model': it is the best CPU that QEMU emulates (cpu: max)"]
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("<vendor id='0x046d'/><product id='0xc52b'/>", "usb:046d:c52b"),
+        ("<address bus='1' device='12'/>", "usb:1/12"),
+    ],
+)
+def test_host_devices_by_what_the_domain_calls_them(source: str, name: str) -> None:
+    vm = read(DEVICES.format(f"<hostdev mode='subsystem' type='usb'><source>{source}</source></hostdev>")).vm
+    assert [str(one) for one in vm.host_devices] == [name]
+    address = "<address domain='0x0000' bus='0x06' slot='0x1f' function='0x2'/>"
+    vm = read(DEVICES.format(f"<hostdev type='pci'><source>{address}</source></hostdev>")).vm
+    assert [str(one) for one in vm.host_devices] == ["pci:0000:06:1f.2"]
+
+
 # ---- the writer
 
 
@@ -177,7 +300,7 @@ def test_what_yaml_takes_for_something_else_is_quoted(word: str) -> None:
 
 def test_a_domain_stands_for_a_spec(tmp_path: Path) -> None:
     path = tmp_path / "d.xml"
-    path.write_text(DEVICES.format("<disk><source file='/a,b'/><target dev='vda'/></disk><sound model='ich9'/>"))
+    path.write_text(DEVICES.format("<disk><source file='/a,b'/><target dev='vda'/></disk><novel model='ich9'/>"))
     found = inputs.from_spec(os.fspath(path))
     assert [resource.path for resource in found.resources] == ["/a,b"]
-    assert found.remarks == (f"{path}: not carried over: line 1: devices/sound: a spec has no key for it",)
+    assert found.remarks == (f"{path}: not carried over: line 1: devices/novel: a spec has no key for it",)

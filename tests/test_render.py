@@ -24,7 +24,17 @@ from confined_qemu.model.resource import Access, Listener, Role, Sharing
 from confined_qemu.read.qemu import reader
 from confined_qemu.read.settings import UnknownOptions
 from confined_qemu.read.spec import loader
-from confined_qemu.read.spec.devices import Char, CharKind, Network, NetworkType, NicModel
+from confined_qemu.read.spec.devices import (
+    Char,
+    CharKind,
+    HostDevice,
+    Input,
+    MemoryBacking,
+    Network,
+    NetworkType,
+    NicModel,
+    Sound,
+)
 from confined_qemu.read.spec.disks import Bus, Disk, DiskFormat, DiskLabel
 from confined_qemu.read.spec.render import invocation, rendered
 from confined_qemu.read.spec.vm import VM
@@ -131,6 +141,62 @@ def test_every_other_file() -> None:
         Role.HOST_DEVICE: ("/dev/net/tun", Access.READ_WRITE, Sharing.UNLABELLED, "network.ifname"),
     }
     assert values(vm, "-append") == ["root=/dev/sda, quiet"]
+
+
+def test_the_devices_of_the_host() -> None:
+    names = ("usb:046d:c52b", "usb:1-2.3", "usb:1/12", "pci:01:00.0")
+    vm = VM(
+        "x",
+        host_devices=tuple(map(HostDevice.parse, names)),
+        rng="/dev/urandom",
+        vsock=7,
+        memory_backing=MemoryBacking.HUGEPAGES,
+    )
+    assert [line for line in values(vm, "-device") if "host" in line and "xhci" not in line] == [
+        "usb-host,bus=vm-usb.0,vendorid=0x046d,productid=0xc52b",
+        "usb-host,bus=vm-usb.0,hostbus=1,hostport=2.3",
+        "usb-host,bus=vm-usb.0,hostbus=1,hostaddr=12",
+        "vfio-pci,host=01:00.0",
+        "vhost-vsock-pci,guest-cid=7",
+    ]
+    found = {one.path: (one.role, one.source) for one in invocation(vm, "/specs").resources}
+    assert found == {
+        "/sys/bus/usb/devices/vendor=046d,product=c52b": (Role.USB, "host_devices[0]"),
+        "/sys/bus/usb/devices/bus=1,port=2.3": (Role.USB, "host_devices[1]"),
+        "/dev/bus/usb/001/012": (Role.USB, "host_devices[2]"),
+        "/sys/bus/pci/devices/0000:01:00.0/iommu_group": (Role.VFIO, "host_devices[3]"),
+        "/sys/bus/pci/devices/0000:01:00.0/config": (Role.HOST_DEVICE, "host_devices[3]"),
+        "/dev/vfio/vfio": (Role.HOST_DEVICE, "host_devices[3]"),
+        "/dev/urandom": (Role.HOST_DEVICE, "rng"),
+        "/dev/vhost-vsock": (Role.HOST_DEVICE, "vsock"),
+        "/dev/hugepages": (Role.MEMORY, "memory_backing"),
+    }
+
+
+@pytest.mark.parametrize("text", ["usb", "usb:1-", "usb:0x1:2", "pci:1:0.0", "scsi:1:2", "pci:01:00.9", "usb:1-2,a=b"])
+def test_what_is_no_device_of_the_host_is_refused(text: str) -> None:
+    with pytest.raises(ValueProblem, match="is no device such as"):
+        HostDevice.parse(text)
+
+
+def test_formats_of_flash_and_cdrom() -> None:
+    form = DiskFormat.QCOW2
+    vm = VM("x", cdrom="c", cdrom_format=form, firmware="f", firmware_format=form, nvram="n", nvram_format=form)
+    found = {one.path: one.format for one in invocation(vm, "/").resources}
+    assert found == {"/c": "qcow2", "/f": "qcow2", "/n": "qcow2"}
+    plain = VM("x", cdrom="c", firmware="f", nvram="n")
+    assert {one.format for one in invocation(plain, "/").resources} == {"raw"}
+
+
+def test_each_of_several_cards_is_its_own() -> None:
+    cards = (Network(NetworkType.USER), Network(NetworkType.TAP, ifname="tap0"), Network(NetworkType.TAP, fd=3))
+    vm = VM("x", networks=cards)
+    assert values(vm, "-netdev") == [
+        "user,id=vm-net",
+        "tap,id=vm-net1,script=no,downscript=no,ifname=tap0",
+        "tap,id=vm-net2,fd=3",
+    ]
+    assert [(one.path, one.source) for one in invocation(vm, "/").resources] == [("/dev/net/tun", "networks[1].ifname")]
 
 
 def test_a_socket_is_a_listener_and_no_resource() -> None:
@@ -277,6 +343,24 @@ def test_qemu_takes_each_bus(bus: Bus, machine: str, tmp_path: Path) -> None:
     }
     assert not any(drives[f"vm-disk{number}"]["ro"] for number in range(count))
     assert drives["vm-cdrom"]["ro"]
+
+
+@pytest.mark.touches_host
+@needs_qemu
+@pytest.mark.parametrize("machine", ["pc", "q35"])
+@pytest.mark.parametrize("sound", list(Sound))
+def test_qemu_takes_a_machine_with_everything(machine: str, sound: Sound, tmp_path: Path) -> None:
+    vm = VM(
+        "x",
+        machine=machine,
+        networks=(Network(NetworkType.USER), Network(NetworkType.USER, model=NicModel.E1000)),
+        input=tuple(Input),
+        sound=sound,
+        rng="/dev/urandom",
+        balloon=True,
+        memory_backing=MemoryBacking.MEMFD,
+    )
+    start(vm, tmp_path)
 
 
 @pytest.mark.touches_host

@@ -42,6 +42,8 @@ def disk(**values: Any) -> Disk:
         (lambda: Network(NetworkType.TAP, ifname="tap0", fd=5), ["type"]),
         (lambda: VM("x", initrd="i", cmdline="c", dtb="d"), ["initrd", "cmdline", "dtb"]),
         (lambda: VM("x", nvram="n"), ["nvram"]),
+        (lambda: VM("x", cdrom_format=DiskFormat.QCOW2), ["cdrom_format"]),
+        (lambda: VM("x", network=Network(NetworkType.USER), networks=(Network(NetworkType.USER),)), ["networks"]),
         (lambda: VM("x", confinement=Confinement.NONE, require_domain=True), ["require_domain"]),
         (lambda: VM("x", serial=STDIO, monitor=STDIO, qmp=STDIO), ["monitor", "qmp"]),
         (lambda: VM("x", serial=Char(CharKind.MUX), qmp=STDIO), ["qmp"]),

@@ -22,9 +22,6 @@ _REASONS: Final = {
     "devices/channel": "a guest agent's channel; see qemu_args",
     "devices/controller": "each disk's bus brings its own",
     "devices/graphics": "choose display: yourself, for example vnc=127.0.0.1:0",
-    "devices/hostdev": "host devices are passed by qemu_args (-device vfio-pci,… or usb-host,…)",
-    "devices/input": "the machine's own keyboard and mouse are there",
-    "devices/memballoon": "there is no balloon; the guest keeps its memory",
     "devices/video": "the screen is QEMU's standard VGA card",
     "launchSecurity": "the guest's memory is NOT encrypted here",
     "metadata": "it is text for programs",
@@ -66,6 +63,8 @@ class Carrying:
     lost: list[Loss] = field(default_factory=list)
     origins: dict[str, str] = field(default_factory=dict)
     disks: list[Mapping] = field(default_factory=list)
+    lists: dict[str, list[Node]] = field(default_factory=dict)
+    """The keys that hold lists, apart from the disks."""
     arguments: list[Scalar] = field(default_factory=list)
 
     def put(self, key: str, element: Element, node: Node | str) -> None:
@@ -77,6 +76,22 @@ class Carrying:
         """Append a disk."""
         self.origins[f"disks[{len(self.disks)}]"] = _origin(element)
         self.disks.append(disk)
+
+    def add(self, key: str, element: Element, node: Node | str) -> None:
+        """Append to a list of the spec."""
+        nodes = self.lists.setdefault(key, [])
+        self.origins[f"{key}[{len(nodes)}]"] = _origin(element)
+        nodes.append(self.text(element, node) if isinstance(node, str) else node)
+
+    def no_label(self, source: Element | None, what: str) -> None:
+        """Refuse a file's own label of SELinux where a spec has no place for it: the file would be relabelled."""
+        for element in source.every("seclabel") if source is not None else ():
+            model = element.take("model")
+            if model in {None, "selinux"}:
+                hint = f"drop <seclabel>, or leave {what} out"
+                self.refuse(element, f"the label of {what} cannot be kept: it would be relabelled for the VM", hint)
+            else:
+                self.lose(element, f"the model {model} is not SELinux's")
 
     def argue(self, element: Element, *words: str) -> None:
         """Append arguments for QEMU's own command line."""
@@ -126,6 +141,7 @@ class Carrying:
         keys = dict(self.keys)
         if self.disks:
             keys["disks"] = Sequence(tuple(self.disks), self.disks[0].mark)
+        keys |= {key: Sequence(tuple(nodes), nodes[0].mark) for key, nodes in self.lists.items()}
         if self.arguments:
             keys["qemu_args"] = Sequence(tuple(self.arguments), self.arguments[0].mark)
         return Mapping(tuple((Scalar(key, plain=True, mark=node.mark), node) for key, node in keys.items()), mark)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from confined_qemu.read.libvirt import others
 from confined_qemu.read.spec.devices import NicModel
 from confined_qemu.read.spec.disks import Bus, DiskFormat
 from confined_qemu.read.spec.yamlnodes import Mapping, shown
@@ -30,11 +31,8 @@ def devices(carry: Carrying, element: Element) -> None:
     if orders != sorted(orders):
         carry.lose(element, "disks are tried in the order in which they stand, then the cdrom", "/disk/boot@order")
     _serial(carry, element)
-    cards = element.every("interface")
-    for card in cards[:1]:
-        _interface(carry, card)
-    for card in cards[1:]:
-        carry.lose(card, "a spec has one network card; give more by qemu_args")
+    _interfaces(carry, element.every("interface"))
+    others.read(carry, element)
     carry.left(element)
 
 
@@ -56,7 +54,7 @@ def _disk(carry: Carrying, element: Element) -> int | None:
         carry.lose(element, f"{name} is left out: {why}")
         return None
     path = source.take("file" if kind == "file" else "dev") if source is not None else None
-    if source is None or path is None:
+    if source is None or not path:
         carry.lose(element, f"{name} is left out: there is nothing in the drive")
         return None
     file = carry.path(source, path)
@@ -66,7 +64,7 @@ def _disk(carry: Carrying, element: Element) -> int | None:
     if form is None:
         return None
     if device == "cdrom":
-        _cdrom(carry, element, target, file)
+        _cdrom(carry, element, (source, target), file, form)
     else:
         _plain_disk(carry, element, (source, target), name, {"file": file, "format": form})
     boot = element.one("boot")
@@ -112,13 +110,17 @@ def _format(carry: Carrying, element: Element, name: str) -> str | None:
     return None
 
 
-def _cdrom(carry: Carrying, element: Element, target: Element, file: Node) -> None:
+def _cdrom(carry: Carrying, element: Element, parts: tuple[Element, Element], file: Node, form: str) -> None:
+    source, target = parts
     bus = target.take("bus")
     element.flag("readonly")  # a CD-ROM is read-only anyway
     if "cdrom" in carry.keys:
         carry.lose(element, "a spec has one cdrom")
         return
+    carry.no_label(source, "a cdrom")
     carry.put("cdrom", element, file)
+    if form != DiskFormat.RAW:
+        carry.put("cdrom_format", element, form)
     if bus not in {None, Bus.IDE, Bus.SATA}:
         carry.lose(target, "the drive stands on the machine's own IDE or SATA controller", "@bus")
 
@@ -195,6 +197,7 @@ def _char(carry: Carrying, element: Element) -> str:
     if kind == "pty":
         carry.lose(element, "no terminal is made for it; it is serial: stdio instead", "@type='pty'")
         return "stdio"
+    carry.no_label(source, "a serial line's file")
     if kind == "file" or (kind == "unix" and source is not None and source.take("mode") == "bind"):
         good = carry.path(source or element, path) is not None
         carry.left(source)
@@ -206,7 +209,17 @@ def _char(carry: Carrying, element: Element) -> str:
 # ---- network
 
 
-def _interface(carry: Carrying, element: Element) -> None:
+def _interfaces(carry: Carrying, elements: list[Element]) -> None:
+    """Read every card that can be plugged in without libvirt's networks."""
+    cards = [(element, card) for element in elements if (card := _interface(carry, element)) is not None]
+    if len(cards) == 1:
+        carry.put("network", *cards[0])
+    else:
+        for element, card in cards:
+            carry.add("networks", element, card)
+
+
+def _interface(carry: Carrying, element: Element) -> Mapping | None:
     kind = element.take("type") or "ethernet"
     mac = element.one("mac")
     address = mac.take("address") if mac is not None else None
@@ -228,11 +241,11 @@ def _interface(carry: Carrying, element: Element) -> None:
         why = f"type='{kind}': there is no network; make a tap device there, and say network: {{type: tap, ifname: …}}"
         carry.lose(element, why)
         element.drop()
-        return
-    carry.put("network", element, carry.mapping(element, values))
+        return None
     element.every("address")
     for part in (mac, target, element):
         carry.left(part)
+    return carry.mapping(element, values)
 
 
 def _model(carry: Carrying, element: Element | None) -> str | None:

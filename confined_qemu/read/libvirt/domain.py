@@ -11,10 +11,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from confined_qemu.model.frozen import dataclass
-from confined_qemu.read.libvirt import xmltree
+from confined_qemu.read.libvirt import others, xmltree
 from confined_qemu.read.libvirt.carrying import NO_KEY, Carrying, Loss
 from confined_qemu.read.libvirt.devices import devices
 from confined_qemu.read.libvirt.helpers import shares, tpms
+from confined_qemu.read.spec.disks import DiskFormat
 from confined_qemu.read.spec.table import SPEC
 from confined_qemu.read.spec.yamlnodes import Mapping, Problems, Scalar, TooMany, shown
 
@@ -92,6 +93,7 @@ def _domain(carry: Carrying, root: Element) -> None:
     if (cpu := root.one("cpu")) is not None:
         _cpu_model(carry, cpu, kind or "")
     _habits(carry, root)
+    others.memory_backing(carry, root.one("memoryBacking"))
     if (found := root.one("devices")) is not None:
         tpms(carry, found.every("tpm"), uuid)
         shares(carry, found.every("filesystem"))
@@ -200,34 +202,62 @@ def _firmware(carry: Carrying, system: Element) -> None:
             loader.take("readonly")
         if flash and path is not None:
             carry.put("firmware", loader, path)
+            _flash_format(carry, loader, "firmware")
         elif path is not None:
             carry.argue(loader, "-bios", path.text)
     carry.left(loader)
     nvram = system.one("nvram")
-    if nvram is None:
-        return
+    if nvram is not None:
+        _variables(carry, nvram, flash=flash)
+
+
+def _variables(carry: Carrying, nvram: Element, *, flash: bool) -> None:
     source = nvram.one("source")
-    text = (source.take("file") or "") if source is not None else nvram.word()
-    if not flash or not text:
-        carry.lose(nvram, "it belongs to firmware in flash memory, and there is no <loader type='pflash'>")
+    kind = nvram.take("type") or "file"
+    text = nvram.word() if source is None else source.take({"block": "dev"}.get(kind, "file")) or ""
+    why = None
+    if kind not in {"file", "block"}:
+        why = f"variables of type='{kind}' are in no file"
+    elif not flash:
+        why = "it belongs to firmware in flash memory, and there is no <loader type='pflash'>"
+    elif not text:
+        why = "libvirt would make the file from its template; make the copy yourself, and say nvram:"
+    if why is not None:
+        carry.lose(nvram, f"it is left out: {why}")
         return
     if (template := nvram.take("template")) is not None:
-        carry.lose(
-            nvram, f"make the copy yourself where it is missing: cp {shown(template)} {shown(text)}", "@template"
-        )
+        form = nvram.take("templateFormat")
+        copied = form in {None, nvram.attributes.get("format", "raw")}
+        how = f"cp {shown(template)} {shown(text)}" if copied else f"qemu-img convert from {shown(template)}"
+        carry.lose(nvram, f"make the copy yourself where it is missing: {how}", "@template")
+    carry.no_label(source, "the firmware's variables")
     if (path := carry.path(nvram, text)) is not None:
         carry.put("nvram", nvram, path)
-    nvram.take("type")
+        _flash_format(carry, nvram, "nvram")
     carry.left(source)
     carry.left(nvram)
 
 
+def _flash_format(carry: Carrying, element: Element, key: str) -> None:
+    """Take `format=`: as raw, firmware would write over the header of a qcow2 file."""
+    stated = element.take("format")
+    if stated in {None, DiskFormat.RAW}:
+        return
+    if stated in {form.value for form in DiskFormat}:
+        carry.put(f"{key}_format", element, str(stated))
+    else:
+        hint = "convert it: qemu-img convert -O raw"
+        carry.refuse(element, f"a spec does not know the format {shown(str(stated))}", hint, "@format")
+
+
 def _kernel(carry: Carrying, system: Element) -> None:
     kernel = system.one("kernel")
+    if kernel is not None and not kernel.text.strip() and not kernel.children:
+        kernel = None  # nothing is named (virXMLPropString, virXPathString): the disks are booted
     if kernel is None:  # libvirt drops the others then (qemu_command.c); they stay, and are in the list
         return
     for element in (kernel, system.one("initrd"), system.one("dtb")):
-        if element is not None and (path := carry.path(element, element.whole())) is not None:
+        if element is not None and element.text.strip() and (path := carry.path(element, element.whole())) is not None:
             carry.put(element.tag, element, path)
     line = system.one("cmdline")
     if line is not None and (text := line.whole()):
@@ -239,11 +269,14 @@ def _cpu_model(carry: Carrying, cpu: Element, kind: str) -> None:
     model = cpu.one("model")
     name: str | None = model.word() if model is not None else None
     if mode in {"host-passthrough", "host-model"}:
-        if kind == "qemu":
-            carry.refuse(cpu, f"mode='{mode}' needs type='kvm'", "use mode='maximum', or name a model", "@mode")
-        if mode == "host-model":
-            carry.lose(cpu, "it is the host's CPU as it is (cpu: host)", "@mode='host-model'")
         name = "host"
+        if kind == "qemu" and mode == "host-model":  # libvirt takes what QEMU can emulate of the host's
+            name = "max"
+            carry.lose(cpu, "it is the best CPU that QEMU emulates (cpu: max)", "@mode='host-model'")
+        elif kind == "qemu":
+            carry.refuse(cpu, f"mode='{mode}' needs type='kvm'", "use mode='maximum', or name a model", "@mode")
+        elif mode == "host-model":
+            carry.lose(cpu, "it is the host's CPU as it is (cpu: host)", "@mode='host-model'")
     elif mode == "maximum":
         name = "max"
     carry.left(model)

@@ -40,17 +40,33 @@ def _tpm(carry: Carrying, element: Element, uuid: str) -> None:
         why = f"a spec has no TPM of type {shown(kind)}"
     elif version not in {known.value for known in TpmVersion} or model not in {known.value for known in TpmModel}:
         why = f"a spec does not know the TPM {shown(f'{model} {version}')}"
-    elif _UUID.fullmatch(uuid) is None:
+    elif backend is not None and any(child.tag == "encryption" for child in backend.children):
+        why = "its state is encrypted, which a spec cannot say, and a new one would be in the clear"
+    source = backend.one("source") if backend is not None else None
+    stated = _state(carry, source)
+    if why is None and source is not None and stated is None:
+        why = "its <source> is no folder of the host"
+    elif why is None and source is None and _UUID.fullmatch(uuid) is None:
         why = "where its state lies is said by the domain's <uuid>, and there is none"
     if why is not None:
         carry.lose(element, f"it is left out: {why}")
         return
-    state = f"{_STATES}/{uuid.lower()}/tpm2"
+    state = stated or f"{_STATES}/{uuid.lower()}/tpm2"
     carry.put("tpm", element, carry.mapping(element, {"state": state, "version": version, "model": model}))
-    carry.lose(element, f"its state is the one that libvirt keeps, {state}; copy it for a VM of your own")
+    if source is None:
+        carry.lose(element, f"its state is the one that libvirt keeps, {state}; copy it for a VM of your own")
     element.every("address")
+    carry.left(source)
     for part in (backend, element):
         carry.left(part)
+
+
+def _state(carry: Carrying, source: Element | None) -> str | None:
+    """Return the folder that a `<source type='dir' path=…>` names (libvirt 10.10), None where it is none."""
+    if source is None or source.take("type") != "dir" or not (path := source.take("path") or ""):
+        return None
+    carry.no_label(source, "a TPM's state")
+    return path if carry.path(source, path) is not None else None
 
 
 def shares(carry: Carrying, elements: list[Element]) -> None:

@@ -44,6 +44,74 @@ class NicModel(StrEnum):
     RTL8139 = "rtl8139"
 
 
+class Sound(StrEnum):
+    """libvirt's `<sound model=>`; what it plays is heard by nobody."""
+
+    AC97 = "ac97"
+    ICH6 = "ich6"
+    ICH9 = "ich9"
+
+
+class Input(StrEnum):
+    """libvirt's `<input type= bus='usb'>`."""
+
+    TABLET = "tablet"
+    KEYBOARD = "keyboard"
+    MOUSE = "mouse"
+
+
+class MemoryBacking(StrEnum):
+    """What the guest's memory is of, where another program or huge pages need it to be more than QEMU's own."""
+
+    MEMFD = "memfd"
+    HUGEPAGES = "hugepages"
+
+
+class HostBus(StrEnum):
+    """What a device of the host is plugged into."""
+
+    USB = "usb"
+    PCI = "pci"
+
+
+@dataclass(frozen=True, slots=True)
+class HostDevice:
+    """A device of the host that the guest gets: libvirt's `<hostdev>`; `options` are QEMU's words for which one."""
+
+    bus: HostBus
+    name: str
+    options: tuple[tuple[str, str], ...]
+
+    PATTERN = (
+        r"usb:[0-9A-Fa-f]{4}:[0-9A-Fa-f]{4}|usb:[0-9]{1,3}-[0-9]{1,3}(\.[0-9]{1,3})*|usb:[0-9]{1,3}/[0-9]{1,3}"
+        r"|pci:([0-9A-Fa-f]{4}:)?[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-7]"
+    )
+
+    @classmethod
+    def parse(cls, text: str) -> HostDevice:
+        """Read `usb:VENDOR:PRODUCT`, `usb:BUS-PORT`, `usb:BUS/ADDRESS` or `pci:DOMAIN:BUS:SLOT.FUNCTION`.
+
+        Raises:
+            ValueProblem: none of these.
+        """
+        import re
+
+        if re.fullmatch(cls.PATTERN, text) is None:
+            raise ValueProblem(f"{text!r} is no device such as usb:046d:c52b, usb:1-2, usb:1/5 or pci:0000:01:00.0")
+        bus, _, name = text.partition(":")
+        if bus == HostBus.PCI:
+            return cls(HostBus.PCI, name, (("host", name),))
+        for mark, keys, prefix in ((":", ("vendorid", "productid"), "0x"), ("-", ("hostbus", "hostport"), "")):
+            if mark in name:
+                parts = (f"{prefix}{part}" for part in name.split(mark))
+                return cls(HostBus.USB, name, tuple(zip(keys, parts, strict=True)))
+        number, _, address = name.partition("/")
+        return cls(HostBus.USB, name, (("hostbus", str(int(number))), ("hostaddr", str(int(address)))))
+
+    def __str__(self) -> str:
+        return f"{self.bus.value}:{self.name}"
+
+
 @dataclass(frozen=True, slots=True)
 class Char:
     """The host's end of a character device; `path` is there for `file` and `unix`, and only there."""

@@ -20,8 +20,18 @@ from confined_qemu.model.invocation import Accel, Invocation
 from confined_qemu.model.resource import PROBED, Access, Role
 from confined_qemu.read.qemu import reader
 from confined_qemu.read.settings import UnknownOptions
-from confined_qemu.read.spec.devices import Char, CharKind, NetworkType, NicModel
-from confined_qemu.read.spec.disks import Bus, Disk
+from confined_qemu.read.spec.devices import (
+    Char,
+    CharKind,
+    HostBus,
+    Input,
+    MemoryBacking,
+    Network,
+    NetworkType,
+    NicModel,
+    Sound,
+)
+from confined_qemu.read.spec.disks import Bus, Disk, DiskFormat
 from confined_qemu.read.spec.helpers import Share, ShareDriver, needs_shared_memory
 from confined_qemu.read.spec.vm import CDROM_PLACE
 
@@ -33,6 +43,12 @@ if TYPE_CHECKING:
 
 _PC = ("pc", "q35", "isapc")
 _AHCI_PORTS = 6
+_INPUTS = {Input.TABLET: "tablet", Input.KEYBOARD: "kbd", Input.MOUSE: "mouse"}
+_SOUNDS = {
+    Sound.AC97: ("AC97,audiodev=vm-sound",),
+    Sound.ICH6: ("intel-hda", "hda-duplex,audiodev=vm-sound"),
+    Sound.ICH9: ("ich9-intel-hda", "hda-duplex,audiodev=vm-sound"),
+}
 _QUEUE = 1024
 """The most that a virtiofs device takes (QEMU's `-device vhost-user-fs-pci,help`); libvirt's example too."""
 
@@ -107,10 +123,10 @@ def _machine(command: _Command) -> int:
 def _flash(command: _Command) -> None:
     vm = command.vm
     if vm.firmware is not None:
-        fixed = "if=pflash,unit=0,format=raw,readonly=on"
+        fixed = f"if=pflash,unit=0,format={vm.firmware_format or DiskFormat.RAW},readonly=on"
         command.add("-drive", _options(fixed, file=command.path(vm.firmware)), origin="firmware")
     if vm.nvram is not None:
-        fixed = "if=pflash,unit=1,format=raw,readonly=off"
+        fixed = f"if=pflash,unit=1,format={vm.nvram_format or DiskFormat.RAW},readonly=off"
         command.add("-drive", _options(fixed, file=command.path(vm.nvram)), origin="nvram")
 
 
@@ -152,7 +168,7 @@ def _disk_device(command: _Command, disk: Disk, number: int) -> str:
         case Bus.SCSI:
             device, controller = "scsi-hd", command.controller("vm-scsi", command.virtio("scsi"))
         case Bus.USB:
-            device, controller = "usb-storage", command.controller("vm-usb", "qemu-xhci,p2=15,p3=15")
+            return f"usb-storage,bus={_usb(command)}"
         case Bus.FDC if command.vm.is_q35:  # a pc has the controller, a q35 not (measured)
             controller, where = command.controller("vm-fdc", "isa-fdc"), {"unit": str(on_bus)}
         case Bus.IDE | Bus.SATA:
@@ -178,7 +194,7 @@ def _cdrom(command: _Command) -> None:
     vm = command.vm
     if vm.cdrom is None:
         return
-    fixed = "if=none,id=vm-cdrom,media=cdrom,format=raw,readonly=on"
+    fixed = f"if=none,id=vm-cdrom,media=cdrom,format={vm.cdrom_format or DiskFormat.RAW},readonly=on"
     command.add("-drive", _options(fixed, file=command.path(vm.cdrom)), origin="cdrom")
     if vm.machine.startswith(_PC):
         device = _options("ide-cd", **_ide(command, CDROM_PLACE))
@@ -216,11 +232,14 @@ def _characters(command: _Command) -> None:
             command.add("-mon", f"chardev={_backend(command, char, key)},mode={mode}")
 
 
-def _network(command: _Command) -> None:
-    card = command.vm.network
-    if card.type is NetworkType.NONE:
-        return
-    backend = f"{card.type.value},id=vm-net"
+def _networks(command: _Command) -> None:
+    several = bool(command.vm.networks)
+    for number, card in enumerate(command.vm.cards):
+        _network(command, card, f"vm-net{number or ''}", f"networks[{number}]" if several else "network")
+
+
+def _network(command: _Command, card: Network, name: str, key: str) -> None:
+    backend = f"{card.type.value},id={name}"
     if card.type is NetworkType.TAP and card.fd is not None:
         backend = _options(backend, fd=str(card.fd))
     elif card.type is NetworkType.TAP and card.ifname is not None:
@@ -228,10 +247,58 @@ def _network(command: _Command) -> None:
         backend = _options(f"{backend},script=no,downscript=no", ifname=card.ifname)
     for forward in card.hostfwd:
         backend = _options(backend, hostfwd=forward)
-    command.add("-netdev", backend, origin="network.ifname" if card.ifname is not None else None)
+    command.add("-netdev", backend, origin=f"{key}.ifname" if card.ifname is not None else None)
     device = command.virtio("net") if card.model is NicModel.VIRTIO else card.model.value
-    device = _options(device, netdev="vm-net")
+    device = _options(device, netdev=name)
     command.add("-device", device if card.mac is None else _options(device, mac=card.mac))
+
+
+def _usb(command: _Command) -> str:
+    return command.controller("vm-usb", "qemu-xhci,p2=15,p3=15") + ".0"
+
+
+def _devices(command: _Command) -> None:
+    """Add the host's devices that the guest gets, and what it points, types and plays with."""
+    vm = command.vm
+    for number, wanted in enumerate(vm.host_devices):
+        usb = wanted.bus is HostBus.USB
+        device = f"usb-host,bus={_usb(command)}" if usb else "vfio-pci"
+        command.add("-device", _options(device, **dict(wanted.options)), origin=f"host_devices[{number}]")
+    for kind in vm.input:
+        command.add("-device", f"usb-{_INPUTS[kind]},bus={_usb(command)}")
+    if vm.sound is not None:
+        command.add("-audiodev", "none,id=vm-sound")
+        for device in _SOUNDS[vm.sound]:
+            command.add("-device", device)
+
+
+def _virtio_devices(command: _Command) -> None:
+    vm = command.vm
+    if vm.rng is not None:
+        command.add("-object", _options("rng-random,id=vm-rng", filename=command.path(vm.rng)), origin="rng")
+        command.add("-device", f"{command.virtio('rng')},rng=vm-rng")
+    if vm.balloon:
+        command.add("-device", command.virtio("balloon"))
+    if vm.vsock is not None:
+        bus = "device" if vm.machine == "microvm" else "pci"
+        command.add("-device", f"vhost-vsock-{bus},guest-cid={vm.vsock}", origin="vsock")
+
+
+def _memory(command: _Command) -> None:
+    """Add the guest's memory where it is not QEMU's own; virtiofsd needs some that it can map."""
+    vm, kind = command.vm, command.vm.memory_backing
+    if kind is None and needs_shared_memory(vm.shares):
+        kind = MemoryBacking.MEMFD
+    if kind is None:
+        return
+    fixed = f"id=vm-memory,size={vm.memory},share=on"
+    if kind is MemoryBacking.HUGEPAGES:
+        command.add(
+            "-object", f"memory-backend-file,{fixed},mem-path=/dev/hugepages,prealloc=on", origin="memory_backing"
+        )
+    else:
+        command.add("-object", f"memory-backend-memfd,{fixed}")
+    command.add("-machine", "memory-backend=vm-memory")
 
 
 def _tpm(command: _Command) -> None:
@@ -247,11 +314,8 @@ def _tpm(command: _Command) -> None:
 
 
 def _shares(command: _Command) -> None:
-    """Add the shares; one by virtiofsd needs the guest's memory where virtiofsd can map it."""
     vm = command.vm
-    if needs_shared_memory(vm.shares):
-        command.add("-object", f"memory-backend-memfd,id=vm-memory,size={vm.memory},share=on")
-        command.add("-machine", "memory-backend=vm-memory")
+    _memory(command)
     for number, share in enumerate(vm.shares):
         (_virtiofs if share.driver is ShareDriver.VIRTIOFS else _nine_p)(command, number, share)
 
@@ -313,7 +377,7 @@ def rendered(vm: VM, folder: str) -> Rendered:
         raise ValueProblem(f"the spec's folder {folder!r} is not absolute", hint="resolve it first")
     command = _Command(vm, folder)
     accel_index = _machine(command)
-    for part in (_flash, _kernel, _disks, _cdrom, _characters, _network, _tpm, _shares):
+    for part in (_flash, _kernel, _disks, _cdrom, _characters, _networks, _devices, _virtio_devices, _tpm, _shares):
         part(command)
     command.add(*vm.qemu_args)
     return Rendered(tuple(command.arguments), command.origins, tuple(command.helpers), accel_index)

@@ -6,7 +6,16 @@ from typing import Any, Final
 
 from confined_qemu.model.context import Context
 from confined_qemu.model.invocation import Accel, Confinement, Seclabel, SeclabelType
-from confined_qemu.read.spec.devices import Char, Network, NetworkType, NicModel
+from confined_qemu.read.spec.devices import (
+    Char,
+    HostDevice,
+    Input,
+    MemoryBacking,
+    Network,
+    NetworkType,
+    NicModel,
+    Sound,
+)
 from confined_qemu.read.spec.disks import Bus, Disk, DiskFormat, DiskLabel, ExtraFile
 from confined_qemu.read.spec.helpers import Share, ShareDriver, Tpm, TpmModel, TpmVersion
 from confined_qemu.read.spec.kinds import Choice, Integer, Key, ListOf, Table, Text, WordOr, YesNo
@@ -240,6 +249,14 @@ _OVERRIDES: Final = {
 """A disk's own label needs a VM whose files are relabelled."""
 
 
+_NO_CARD: Final = {
+    "anyOf": [
+        {"const": "none"},
+        {"type": "object", "properties": {"type": {"const": "none"}}},
+    ]
+}
+
+
 def _size(text: str) -> str:
     size_in_bytes(text)
     return text
@@ -337,12 +354,15 @@ SPEC: Final = Table(
             ("disk", "drives"),
         ),
         Key("cdrom", PATH, "An ISO image, tried after the disks at boot.", ("iso",)),
+        Key("cdrom_format", Choice(DiskFormat), "What that image is; raw where it is left out, as an ISO image is."),
         Key("kernel", PATH, "A kernel that QEMU loads itself."),
         Key("initrd", PATH, "The kernel's initial RAM disk.", ("initramfs",)),
         Key("dtb", PATH, "The kernel's device tree."),
         Key("cmdline", Text("a kernel command line"), "The kernel's command line.", ("append", "kernel_args")),
         Key("firmware", PATH, "Firmware code, read-only flash (OVMF_CODE.fd).", ("bios", "loader", "uefi")),
+        Key("firmware_format", Choice(DiskFormat), "What that file is; raw where it is left out."),
         Key("nvram", PATH, "The VM's own copy of the firmware's variables.", ("vars",)),
+        Key("nvram_format", Choice(DiskFormat), "What that file is; raw where it is left out."),
         Key(
             "serial",
             PORT,
@@ -365,6 +385,40 @@ SPEC: Final = Table(
             WordOr(Choice(NetworkType), NETWORK, lambda kind: Network(type=kind)),
             _NETWORK_DOC,
             ("net", "nic"),
+        ),
+        Key(
+            "networks",
+            ListOf(NETWORK),
+            "Several network cards, in the place of network.",
+            ("nics",),
+        ),
+        Key(
+            "host_devices",
+            ListOf(
+                Text(
+                    "usb:VENDOR:PRODUCT, usb:BUS-PORT, usb:BUS/ADDRESS or pci:0000:01:00.0",
+                    HostDevice.PATTERN,
+                    HostDevice.parse,
+                )
+            ),
+            "Devices of the host that the guest gets: usb:046d:c52b, usb:1-2 (a port), pci:0000:01:00.0 (by vfio-pci).",
+            ("hostdev", "hostdevs", "devices"),
+        ),
+        Key("input", ListOf(Choice(Input)), "USB devices to point and type with: a tablet follows the host's pointer."),
+        Key("sound", Choice(Sound), "A sound card for the guest; the host does not play it."),
+        Key("rng", PATH, "The host's source of a virtio random number generator, such as /dev/urandom."),
+        Key("balloon", YesNo(), "yes: the guest has a virtio memory balloon.", ("memballoon",)),
+        Key(
+            "vsock",
+            Integer(3, 0xFFFFFFFE),
+            "The guest's number (CID) on the host's vsock; it needs vhost_vsock.",
+            ("cid",),
+        ),
+        Key(
+            "memory_backing",
+            Choice(MemoryBacking),
+            "memfd: memory that other programs can map; hugepages: the host's huge pages (/dev/hugepages).",
+            ("memoryBacking",),
         ),
         Key("tpm", TPM, "A TPM for the guest, emulated by swtpm, which runs confined at the VM's pair."),
         Key("shares", ListOf(SHARE), "Folders of the host that the guest mounts.", ("share", "filesystems", "virtfs")),
@@ -400,6 +454,10 @@ SPEC: Final = Table(
             [
                 _together(("confinement", {"const": "none"}), ("require_domain", YES)),
                 _OVERRIDES,
+                {
+                    "if": {"properties": {"networks": {"type": "array", "minItems": 1}}, "required": ["networks"]},
+                    "then": {"properties": {"network": _NO_CARD}},
+                },
                 *(
                     _together((one, {"enum": ["stdio", "mon:stdio"]}), (other, {"const": "stdio"}))
                     for one, other in (("serial", "monitor"), ("serial", "qmp"), ("monitor", "qmp"))

@@ -11,15 +11,28 @@ from typing import TYPE_CHECKING
 
 from confined_qemu.model.frozen import dataclass, field
 from confined_qemu.model.invocation import Accel, Confinement, Seclabel, SeclabelType
-from confined_qemu.read.spec.devices import Char, CharKind, Network
-from confined_qemu.read.spec.disks import Bus, Disk, ExtraFile
+from confined_qemu.read.spec.devices import (
+    Char,
+    CharKind,
+    HostDevice,
+    Input,
+    MemoryBacking,
+    Network,
+    NetworkType,
+    Sound,
+)
+from confined_qemu.read.spec.disks import Bus, Disk, DiskFormat, ExtraFile
 from confined_qemu.read.spec.helpers import Share, Tpm, share_violations
 from confined_qemu.read.spec.rules import Violation, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-NEEDS = {"initrd": "kernel", "cmdline": "kernel", "dtb": "kernel", "nvram": "firmware"}
+NEEDS = {
+    **dict.fromkeys(("initrd", "cmdline", "dtb"), "kernel"),
+    "nvram": "firmware",
+    **{f"{key}_format": key for key in ("cdrom", "firmware", "nvram")},
+}
 """A key, and the one without which it means nothing (QEMU: "-initrd only allowed with -kernel option")."""
 Q35 = ("q35", "pc-q35")
 """How the machine types begin whose disk controller is AHCI: six ports of one disk each, for `ide` and `sata`."""
@@ -71,17 +84,28 @@ class VM:
     user: str | None = None
     disks: tuple[Disk, ...] = ()
     cdrom: str | None = None
+    cdrom_format: DiskFormat | None = None
     kernel: str | None = None
     initrd: str | None = None
     dtb: str | None = None
     cmdline: str | None = None
     firmware: str | None = None
+    firmware_format: DiskFormat | None = None
     nvram: str | None = None
+    nvram_format: DiskFormat | None = None
     serial: Char = _NULL
     monitor: Char = _NONE
     qmp: Char = _NONE
     display: str = "none"
     network: Network = field(default_factory=Network)
+    networks: tuple[Network, ...] = ()
+    host_devices: tuple[HostDevice, ...] = ()
+    input: tuple[Input, ...] = ()
+    sound: Sound | None = None
+    rng: str | None = None
+    balloon: bool = False
+    vsock: int | None = None
+    memory_backing: MemoryBacking | None = None
     tpm: Tpm | None = None
     shares: tuple[Share, ...] = ()
     extra_files: tuple[ExtraFile, ...] = ()
@@ -104,6 +128,8 @@ class VM:
         if self.confinement is Confinement.NONE and self.require_domain:
             hint = "drop one of the two"
             yield Violation("require_domain", "confinement is none: there is no domain", hint, ("confinement",))
+        if self.networks and self.network.type is not NetworkType.NONE:
+            yield Violation("networks", "network is there too", "move that card into networks", ("network",))
         yield from self._stdio_twice()
         yield from self._too_many_on_a_bus()
         yield from self._file_twice()
@@ -127,6 +153,11 @@ class VM:
         for key in holders[1:]:
             hint = "use serial: mon:stdio for both, or unix:PATH" if key == "monitor" else "use unix:PATH"
             yield Violation(key, f"{holders[0]} has standard input and output already", hint, (holders[0],))
+
+    @property
+    def cards(self) -> tuple[Network, ...]:
+        """Return all network cards."""
+        return tuple(card for card in (self.networks or (self.network,)) if card.type is not NetworkType.NONE)
 
     @property
     def is_q35(self) -> bool:
