@@ -194,7 +194,7 @@ REFUSED = {
     "-device usb-host": "every USB device",
     "-device usb-host,vendorid=beef": "not a number",
     "-device u2f-passthru": "hidraw=",
-    "-serial pty:./console": "a VM may not make the link './console'; leave the path out",
+    "-serial pty:./console": "a VM may not make the link './console'\n  leave the path out",
     "-chardev pty,id=c,path=/run/console": "a VM may not make the link",
     "-monitor pty:m": "a VM may not make the link",
     "-plugin /p.so,outfile=/srv/bbv": "outfile=",
