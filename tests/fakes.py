@@ -5,11 +5,12 @@ A fake fails as the kernel does (an LsmError), and can be told to fail, or to en
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from confined_qemu.host import lsm, processes
+from confined_qemu.host import disks, handles, lsm, processes
 from confined_qemu.model.context import Context, PolicyContexts
 from confined_qemu.model.errors import LsmError
 from confined_qemu.model.facts import Boolean, SelinuxMode
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pytest
+
+    from confined_qemu.model.facts import Identity
 
 DEBIAN = PolicyContexts.parse(
     "system_u:system_r:svirt_t:s0\n", "system_u:object_r:svirt_image_t:s0\nsystem_u:object_r:virt_content_t:s0\n"
@@ -209,7 +212,15 @@ def install_labels(patch: pytest.MonkeyPatch) -> Labels:
     patch.setattr(lsm, "set_context", labels.set_context)
     patch.setattr(lsm, "creating", labels.creating)
     patch.setattr(lsm, "mode", lambda: SelinuxMode.ENFORCING)
+    # what a disk has is for the tests that cut its power
+    patch.setattr(disks, "syncfs", lambda _: None)
+    patch.setattr(handles, "opened", _no_inode)
     return labels
+
+
+def _no_inode(_folder: int, identity: Identity) -> int:
+    """Say as the kernel says to root that there is no such inode any more."""
+    raise FileNotFoundError(errno.ENOENT, f"inode {identity.inode}")
 
 
 @dataclass

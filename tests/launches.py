@@ -53,6 +53,13 @@ class Companion:
     arguments: list[str]
     kept: dict[int, int]
     """The launcher's number of a descriptor, and the companion's."""
+    made: dict[str, int] = field(default_factory=dict)
+    """What a watcher was handed when its VM became QEMU."""
+
+    def receive(self) -> None:
+        """Take what came through the leash, whose other ends are closed by now."""
+        if self.name == "watch" and self.mine(6) >= 0:
+            self.made = watch._received(os.dup(self.mine(6)))[1]
 
     def mine(self, argument: int) -> int:
         """Return the descriptor that an argument names; -1 where it names none."""
@@ -66,9 +73,10 @@ class Companion:
 
     def end(self) -> None:
         """Let go of everything."""
-        for number in self.kept.values():
+        for number in (*self.kept.values(), *self.made.values()):
             os.close(number)
         self.kept.clear()
+        self.made.clear()
 
 
 @dataclass
@@ -283,6 +291,8 @@ class Host:
             opened = self._opened(before)
             inherited = [number for number in opened if os.get_inheritable(number)]
             self._close(set(opened) - set(inherited))
+            for companion in self.companions if not self.helpers else ():
+                companion.receive()
             if self.chosen is None:
                 raise  # a VM without a context leaves nothing to look at
             context, self.chosen = self.chosen, None
@@ -336,7 +346,8 @@ class Host:
         for companion in self.companions if companions is None else companions:
             try:
                 if companion.name == "watch" and companion.kept and watched:
-                    watch._tell(companion.mine(5), watch._restore(companion.arguments[0]))
+                    files = [companion.mine(number) for number in range(8, len(companion.arguments))]
+                    watch._tell(companion.mine(5), watch._restore(companion.arguments[0], files, companion.made))
             finally:
                 companion.end()
 

@@ -68,18 +68,23 @@ def test_what_the_vm_made_gets_the_folders_label(share: str, labels: Labels, dee
 
 
 @pytest.mark.parametrize("instead", ["another folder", "a link", "nothing", "a file"])
-def test_another_thing_in_the_folders_place_is_left(share: str, labels: Labels, instead: str) -> None:
+def test_a_folder_is_swept_under_its_new_name_and_another_thing_in_its_place_is_left(
+    share: str, labels: Labels, instead: str
+) -> None:
     planned = step(share)
     os.rename(share, f"{share}.moved")
     match instead:
         case "another folder":
             os.mkdir(share)
+            os.close(os.open(f"{share}/file", os.O_CREAT | os.O_WRONLY))
+            labels.give(f"{share}/file", GIVEN)
         case "a link":
             os.symlink(f"{share}.moved", share)
         case "a file":
             os.close(os.open(share, os.O_CREAT | os.O_WRONLY))
     sweep.sweep(planned)
-    assert labels.of(f"{share}.moved/file") == GIVEN
+    assert labels.of(f"{share}.moved/file") == SHARED
+    assert instead != "another folder" or labels.of(f"{share}/file") == GIVEN
 
 
 @pytest.mark.usefixtures("labels")

@@ -21,13 +21,20 @@ pytestmark = pytest.mark.touches_host
 PATIENCE = 20.0
 """Seconds until something that hangs fails its test; nothing waits for them to pass."""
 
+FIND = """
+def by_inode(files):
+    return files
+class Search:
+    def __init__(self, held, made):
+        pass
+"""
 ERRORS = "class ConfinedQemuError(Exception): pass\n"
 RESTORE = """
 import os
 from confined_qemu.model.errors import ConfinedQemuError
 class Done:
     failed = ()
-def restore(path):
+def restore(path, search):
     with open(path) as file:
         what = file.read()
     os.rename(path, path + ".done")
@@ -98,6 +105,7 @@ class Watched:
             (folder / "__init__.py").write_text("")
         (self.model / "errors.py").write_text(ERRORS)
         (self.labels / "restore.py").write_text(RESTORE)
+        (self.labels / "find.py").write_text(FIND)
         (self.companions / "survivors.py").write_text(SURVIVORS.format(path=survivor))
 
     def become(self) -> None:

@@ -159,7 +159,8 @@ def _recover(chosen: argparse.Namespace, _: tuple[int, ...]) -> int:
     if chosen.paths:
         raise UsageError("only recover --libvirt takes paths", hint="without it, what the journals name is recovered")
     folders = statefolders.readable_folders()
-    return _report(restore.recover(folders), as_json=chosen.json)
+    gone = frozenset(os.path.join(os.getcwd(), path) for path in chosen.forget)
+    return _report(restore.recover(folders, gone), as_json=chosen.json)
 
 
 def _recover_libvirt(paths: Sequence[str], *, as_json: bool) -> int:
@@ -280,6 +281,9 @@ def add_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     execute.add_argument("arguments", nargs=REMAINDER, metavar="-- QEMU ARGS")
     recover = verbs.add_parser("recover", help="put back what a crash left")
     recover.add_argument("--json", action="store_true")
+    recover.add_argument(
+        "--forget", action="append", default=[], metavar="PATH", help="a file that is not found again is gone for good"
+    )
     recover.add_argument("--libvirt", action="store_true", help="what a crashed libvirt left, by its own notes; root's")
     recover.add_argument("paths", nargs="*", metavar="PATH", help="with --libvirt: more files, or folders of them")
     recover.set_defaults(action=_recover)

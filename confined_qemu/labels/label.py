@@ -7,14 +7,13 @@ label that we gave.
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 from typing import TYPE_CHECKING
 
 from confined_qemu.host import lsm
 from confined_qemu.host.inodes import identity_of, kind_of
-from confined_qemu.model.errors import ConfinedQemuError, LabelError, why
+from confined_qemu.labels import find
+from confined_qemu.model.errors import ConfinedQemuError, LabelError, printable, why
 from confined_qemu.model.facts import FileKind
 from confined_qemu.model.steps import Bind, Create, JournalStep, KeepFolder, LabelTree, MakeFolder, Relabel, Sweep
 
@@ -46,7 +45,7 @@ def apply(step: JournalStep, bind: Callable[[Bind], None]) -> None:
 
 
 def _relabel(step: Relabel) -> None:
-    descriptor = _open(step.path)
+    descriptor = find.at(step.path)
     if descriptor is None:
         raise LabelError("it was there when the plan was made and is gone", where=step.path)
     try:
@@ -85,29 +84,37 @@ def _make_folder(step: MakeFolder | KeepFolder) -> None:
         raise LabelError(f"cannot be made for the VM: {why(error)}", where=step.path) from error
 
 
-def undo(step: JournalStep, others_hold: Callable[[Identity], bool]) -> None:
-    """End one step; what is gone, was replaced or was relabelled by somebody else is left as it is.
+def undo(step: JournalStep, others_hold: Callable[[Identity], bool], search: find.Search | None = None) -> None:
+    """End one step; what is gone, or was relabelled by somebody else, is left as it is.
 
-    `others_hold` tells whether another live VM uses the same inode: the last one puts the label back.
+    `others_hold` tells whether another live VM uses the same inode: the last one puts the label back. `search` tells
+    what changed and is to be synced; without one it is synced here.
 
     Raises:
+        find.NotFoundAgain: the file is not where it was, and nobody can say that it is gone.
         LabelError, LsmError: the file is ours to put back, and the kernel refuses.
     """
+    if search is None:
+        search = find.Search()
+        undo(step, others_hold, search)
+        for error in search.changes.sync():
+            raise error
+        return
     match step:
         case Relabel():
-            _put_back(step.path, step.identity, step.after, step.restore, others_hold)
+            _put_back(step, others_hold, search)
         case Create(remove_empty=True) if _is_empty(step.path):
-            _unlink(step)
+            _unlink(step, search)
         case Create(remove=False) | KeepFolder():
-            _put_back(step.path, None, step.context, step.restore, others_hold)
+            _put_back_made(step, others_hold, search)
         case Create() | Bind():
-            _unlink(step)
+            _unlink(step, search)
         case MakeFolder():
-            _remove_folder(step)
+            _remove_folder(step, search)
         case Sweep():
             from confined_qemu.labels import sweep
 
-            sweep.sweep(step)
+            sweep.sweep(step, search)
         case LabelTree():
             pass  # by `restore`, which knows where the notes are
 
@@ -119,36 +126,53 @@ def _is_empty(path: str) -> bool:
         return False
 
 
-def _put_back(
-    path: str,
-    identity: Identity | None,
-    given: Context,
-    restore: Context | None,
-    others_hold: Callable[[Identity], bool],
-) -> None:
-    if restore is None or restore == given:
+def _put_back(step: Relabel, others_hold: Callable[[Identity], bool], search: find.Search) -> None:
+    if step.restore is None or step.restore == step.after:
         return
-    descriptor = _open(path)
+    if step.kind in (FileKind.BLOCK, FileKind.CHARACTER):
+        descriptor = find.at(step.path)  # a device that is not there was unplugged
+        if descriptor is not None and not identity_of(descriptor).same(step.identity):
+            os.close(descriptor)
+            return
+    else:
+        descriptor = find.again(step.path, step.identity, step.after, search)
+    _give_back(step.path, descriptor, (step.after, step.restore), others_hold, search)
+
+
+def _put_back_made(step: Create | KeepFolder, others_hold: Callable[[Identity], bool], search: find.Search) -> None:
+    _give_back(step.path, search.made_at(step.path), (step.context, step.restore), others_hold, search)
+
+
+def _give_back(
+    path: str,
+    descriptor: int | None,
+    labels: tuple[Context, Context],
+    others_hold: Callable[[Identity], bool],
+    search: find.Search,
+) -> None:
+    """Change a label from the first to the second of `labels`, and close the descriptor."""
     if descriptor is None:
         return
+    given, restore = labels
     try:
-        now = identity_of(descriptor)
-        if identity is not None and not now.same(identity):
+        if given == restore or lsm.context_of(f"/proc/self/fd/{descriptor}") != given:
             return
-        if lsm.context_of(f"/proc/self/fd/{descriptor}") != given or others_hold(now):
+        if others_hold(identity_of(descriptor)):
             return
         lsm.set_context(f"/proc/self/fd/{descriptor}", restore, shown=path)
+        search.changes.add(descriptor, path)
     finally:
         os.close(descriptor)
 
 
-def _unlink(step: Create | Bind) -> None:
+def _unlink(step: Create | Bind, search: find.Search) -> None:
     label = step.context if isinstance(step, Create) else step.file_context
     try:
         found = os.lstat(step.path)
         expected = FileKind.REGULAR if isinstance(step, Create) else FileKind.SOCKET
         if kind_of(found.st_mode) is expected and _label_without_following(step.path) == label:
             os.unlink(step.path)
+            search.changes.add_folder(os.path.dirname(step.path))
     except FileNotFoundError:
         return
     except OSError as error:
@@ -156,7 +180,7 @@ def _unlink(step: Create | Bind) -> None:
 
 
 def _label_without_following(path: str) -> Context | None:
-    descriptor = _open(path)
+    descriptor = find.at(path)
     if descriptor is None:
         return None
     try:
@@ -165,39 +189,75 @@ def _label_without_following(path: str) -> Context | None:
         os.close(descriptor)
 
 
-def _remove_folder(step: MakeFolder) -> None:
-    if _label_without_following(step.path) != step.context:
+def _remove_folder(step: MakeFolder, search: find.Search) -> None:
+    descriptor = find.at(step.path)
+    if descriptor is None:
         return
-    import shutil
+    from confined_qemu.labels import removal
 
     try:
-        shutil.rmtree(step.path)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise LabelError(f"cannot be removed: {why(error)}", where=step.path) from error
-
-
-def _open(path: str) -> int | None:
-    """Open `path` without following a link in its last part; None when nothing, or now a link, is there."""
-    try:
-        descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-            return None
-        raise LabelError(f"cannot be opened: {why(error)}", where=path) from error
-    if stat.S_ISLNK(os.fstat(descriptor).st_mode):
+        if lsm.context_of(f"/proc/self/fd/{descriptor}") == step.context:
+            removal.remove(descriptor, step.path)
+            search.changes.add_folder(os.path.dirname(step.path))
+    finally:
         os.close(descriptor)
-        return None
-    return descriptor
 
 
-def undo_all(steps: tuple[JournalStep, ...], others_hold: Callable[[Identity], bool]) -> list[ConfinedQemuError]:
-    """Undo `steps`, last first; a failing one does not stop the others. Return what failed."""
+def undo_all(
+    steps: tuple[JournalStep, ...], others_hold: Callable[[Identity], bool], search: find.Search | None = None
+) -> list[ConfinedQemuError]:
+    """Undo `steps`, last first, labels before folders; a failing one does not stop the others. Return what failed.
+
+    `search` tells what changed and is to be synced; without one it is synced here.
+    """
+    mine = search or find.Search()
     failed: list[ConfinedQemuError] = []
-    for step in reversed(steps):
-        try:
-            undo(step, others_hold)
-        except ConfinedQemuError as error:
-            failed.append(error)
+    folders = [step for step in steps if isinstance(step, MakeFolder)]
+    labelled = [step for step in steps if not isinstance(step, MakeFolder)]
+    for step in (*reversed(labelled), *reversed(folders)):
+        error = survived(step.path, lambda step=step: undo(step, others_hold, mine))  # type: ignore[misc]
+        failed += [error] if error is not None else []
+    return failed if search is not None else failed + mine.changes.sync()
+
+
+def undo_made(steps: tuple[JournalStep, ...], search: find.Search) -> list[ConfinedQemuError]:
+    """Put back what was made for the VM and renamed since, a log that was rotated: it carries the VM's own label.
+
+    Nobody else has that label, and all that is in `steps` by its inode is left out.
+    """
+    if not search.own:
+        return []
+    apart = {(step.identity.device, step.identity.inode) for step in steps if isinstance(step, Relabel)}
+    failed = []
+    for step in steps:
+        lasting = isinstance(step, KeepFolder) or (isinstance(step, Create) and not step.remove)
+        if lasting and step.path not in search.made and not os.path.lexists(step.path):
+            error = survived(step.path, lambda step=step: _beside(step, apart, search))  # type: ignore[misc]
+            failed += [error] if error is not None else []
     return failed
+
+
+def _beside(step: Create | KeepFolder, apart: set[tuple[int, int]], search: find.Search) -> None:
+    kind = FileKind.REGULAR if isinstance(step, Create) else FileKind.DIRECTORY
+
+    def put_back(descriptor: int) -> None:
+        found = os.fstat(descriptor)
+        itself = f"/proc/self/fd/{descriptor}"
+        if kind_of(found.st_mode) is not kind or (found.st_dev, found.st_ino) in apart:
+            return
+        if lsm.context_of(itself) == step.context:
+            lsm.set_context(itself, step.restore, shown=os.readlink(itself))
+            search.changes.add(descriptor, step.path)
+
+    find.beside(step.path, put_back)
+
+
+def survived(path: str, act: Callable[[], None]) -> ConfinedQemuError | None:
+    """Do one act of putting back; return why it failed, whatever it was: the others are not its hostages."""
+    try:
+        act()
+    except ConfinedQemuError as error:
+        return error
+    except Exception as error:  # noqa: BLE001 - what a VM or a stranger left may break what nobody thought of
+        return LabelError(f"cannot be put back: {type(error).__name__}: {printable(str(error))}", where=path)
+    return None

@@ -8,11 +8,11 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from confined_qemu.host import devices, processes
-from confined_qemu.labels import history, journal, label, statefolders
+from confined_qemu.labels import find, history, journal, label, statefolders
 from confined_qemu.model.errors import ConfinedQemuError, JournalError
 from confined_qemu.model.facts import FileKind, Holder
 from confined_qemu.model.frozen import dataclass, replace
-from confined_qemu.model.steps import LabelTree, Relabel, Sweep
+from confined_qemu.model.steps import LabelTree, MakeFolder, Relabel, Sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -120,34 +120,50 @@ def readable_entries(folders: list[str]) -> list[journal.Entry]:
     return found
 
 
-def restore(path: str) -> Restored | None:
+def restore(path: str, search: find.Search | None = None) -> Restored | None:
     """Put back what the journal at `path` names and remove it; the caller holds the journal's lock.
 
-    A file that could not be put back keeps the journal, so that `recover` tries again. Returns None when the
-    journal is gone: somebody else did it.
+    `search` tells how files are found again. A file that could not be put back, or not be found, keeps the journal, so
+    that `recover` tries again. Returns None when the journal is gone: somebody else did it.
 
     Raises:
         JournalError: the journal cannot be read.
     """
+    search = search or find.Search()
     folder = os.path.dirname(path)
     with journal.locked(folder):
         record = journal.read(path)
         if record is None:
             return None
+        search = replace(search, own=not record.static, same_boot=record.boot_id == processes.boot_id())
         steps = record.all_steps
-        if record.boot_id != processes.boot_id():
+        if not search.same_boot:
             steps = tuple(_on_this_boot(step) for step in steps)
-        held = held_by_others(path)
-        # files before the folders that they lie in
-        failed = label.undo_all(steps, held)
-        own = {step.identity for step in steps if isinstance(step, Relabel)}
-        for step in reversed([step for step in steps if isinstance(step, LabelTree)]):
-            error = _undo_tree(step, path, lambda mine: held(mine) or any(mine.same(one) for one in own))
-            failed += [error] if error is not None else []
-        if not failed:
-            history.remember(journal.Entry(path, record))
+        failed = _undo(path, steps, search)
+    # without the folder's lock, as a disk may be slow; nobody else takes up this journal meanwhile
+    failed += search.changes.sync()
+    entry = journal.Entry(path, record)
+    if not failed:
+        with journal.locked(folder):
+            history.remember(entry)
             journal.remove(path)
     return Restored(record.name, path, tuple(failed))
+
+
+def _undo(path: str, steps: tuple[JournalStep, ...], search: find.Search) -> list[ConfinedQemuError]:
+    """Undo all steps: the labels of files, of the trees that they lie in, then folders of the VM's own."""
+    held = held_by_others(path)
+    failed = label.undo_all(tuple(step for step in steps if not isinstance(step, MakeFolder)), held, search)
+    own = {step.identity for step in steps if isinstance(step, Relabel)}
+
+    def apart(mine: Identity) -> bool:
+        return held(mine) or any(mine.same(one) for one in own)
+
+    for tree in reversed([step for step in steps if isinstance(step, LabelTree)]):
+        error = label.survived(tree.path, lambda tree=tree: _undo_tree(tree, path, apart, search))  # type: ignore[misc]
+        failed += [error] if error is not None else []
+    failed += label.undo_made(steps, search)
+    return failed + label.undo_all(tuple(step for step in steps if isinstance(step, MakeFolder)), held, search)
 
 
 def held_by_others(path: str) -> Callable[[Identity], bool]:
@@ -165,8 +181,8 @@ def held_by_others(path: str) -> Callable[[Identity], bool]:
     return lambda mine: any(mine.same(other) for other in others)
 
 
-def _undo_tree(step: LabelTree, path: str, held: Callable[[Identity], bool]) -> ConfinedQemuError | None:
-    """Put a tree back, or hand its notes to a live VM that shares it too; return what failed."""
+def _undo_tree(step: LabelTree, path: str, held: Callable[[Identity], bool], search: find.Search) -> None:
+    """Put a tree back, or hand its notes to a live VM that shares it too."""
     from confined_qemu.labels import notes, trees
 
     mine = journal.notes_path(path, step.number)
@@ -177,15 +193,11 @@ def _undo_tree(step: LabelTree, path: str, held: Callable[[Identity], bool]) -> 
         for other in entry.record.steps
         if isinstance(other, LabelTree) and other.identity.same(step.identity)
     ]
-    try:
-        for entry, its in sharing:
-            if pid_of(entry) is not None:
-                notes.append(its, notes.read([mine]).values())
-                return None
-        trees.undo(step, [mine, *(its for _, its in sharing)], held)
-    except ConfinedQemuError as error:
-        return error
-    return None
+    for entry, its in sharing:
+        if pid_of(entry) is not None:
+            notes.append(its, notes.read([mine]).values())
+            return
+    trees.undo(step, [mine, *(its for _, its in sharing)], held, search)
 
 
 def _neighbours(folder: str) -> list[str]:
@@ -204,8 +216,8 @@ def _on_this_boot(step: JournalStep) -> JournalStep:
     return replace(step, identity=replace(step.identity, device=device))
 
 
-def finish(entry: journal.Entry) -> Restored | None:
-    """Put back a dead VM's labels, after its watcher if one is still at it.
+def finish(entry: journal.Entry, forgotten: frozenset[str] = frozenset()) -> Restored | None:
+    """Put back a dead VM's labels, after its watcher if one is still at it; `forgotten` as in `recover`.
 
     Returns None when nothing was left to do.
 
@@ -216,13 +228,15 @@ def finish(entry: journal.Entry) -> Restored | None:
     if descriptor is None:
         return None
     try:
-        return restore(entry.path)
+        return restore(entry.path, find.Search(forgotten=forgotten))
     finally:
         os.close(descriptor)
 
 
-def recover(folders: list[str]) -> list[Restored]:
+def recover(folders: list[str], forgotten: frozenset[str] = frozenset()) -> list[Restored]:
     """Put back the labels of every dead VM in these folders, each as the user whose folder it is.
+
+    `forgotten` are paths whose files, if they are not found again, are gone by the word of who asks.
 
     What fails is in the results, and keeps nobody from the rest: a label, a journal, a whole folder.
     """
@@ -230,20 +244,20 @@ def recover(folders: list[str]) -> list[Restored]:
     for folder in folders:
         try:
             with _as_owner(folder):
-                done.extend(_recovered(folder))
+                done.extend(_recovered(folder, forgotten))
         except JournalError as error:
             done.append(_failed(folder, error))
     return done
 
 
-def _recovered(folder: str) -> Iterator[Restored]:
+def _recovered(folder: str, forgotten: frozenset[str]) -> Iterator[Restored]:
     """Follow one folder of this process's user; yield what came of each VM that is not live."""
     found = journal.listing(folder)
     for bad in found.bad:
         yield _failed(bad.path, bad.error)
     for entry in found.entries:
         try:
-            result = finish(entry) if state_of(entry) is not State.LIVE else None
+            result = finish(entry, forgotten) if state_of(entry) is not State.LIVE else None
         except ConfinedQemuError as error:
             result = _failed(entry.path, error)
         if result is not None:

@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 from confined_qemu.host import lsm, walk
+from confined_qemu.labels import find
 from confined_qemu.model.errors import LabelError, why
 
 if TYPE_CHECKING:
@@ -27,22 +28,20 @@ class _Full(Exception):
     """The bound is reached."""
 
 
-def sweep(step: Sweep) -> None:
-    """Give `step.restore` to every entry that carries `step.given`; a folder that is gone or another one is left.
+def sweep(step: Sweep, search: find.Search | None = None) -> None:
+    """Give `step.restore` to every entry that carries `step.given`; a folder that is gone is left.
 
     Raises:
         LabelError: the folder cannot be read, or there is more in it than is looked at.
         LsmError: an entry is the VM's, and the kernel refuses.
     """
+    search = search or find.Search()
+    top = _made(step) if step.identity is None else find.folder_again(step.path, step.identity, step.given, search)
+    if top is None:
+        return
     try:
-        top = os.open(step.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-            return
-        raise LabelError(f"cannot be looked into: {why(error)}", where=step.path) from error
-    try:
-        if _is_the_same(step, top):
-            _put_right(step, top)
+        _put_right(step, top)
+        search.changes.add(top, step.path)
     except _Full as full:
         raise LabelError(
             f"holds more than is looked at ({_MOST} entries, {walk.DEEPEST} folders deep); some may carry {step.given}",
@@ -53,12 +52,18 @@ def sweep(step: Sweep) -> None:
         os.close(top)
 
 
-def _is_the_same(step: Sweep, top: int) -> bool:
-    """Tell whether an open folder is the one that the VM had."""
-    if step.identity is None:
-        return lsm.context_of(top) == step.given
-    found = os.fstat(top)
-    return (found.st_dev, found.st_ino) == (step.identity.device, step.identity.inode)
+def _made(step: Sweep) -> int | None:
+    """Open the folder that the launcher made; None where another one is there, or none."""
+    try:
+        top = os.open(step.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise LabelError(f"cannot be looked into: {why(error)}", where=step.path) from error
+    if lsm.context_of(top) == step.given:
+        return top
+    os.close(top)
+    return None
 
 
 def _put_right(step: Sweep, top: int) -> None:

@@ -13,7 +13,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from confined_qemu.host import inodes, lsm, walk
-from confined_qemu.labels import notes
+from confined_qemu.labels import find, notes
 from confined_qemu.model.errors import ConfinedQemuError, LabelError, why
 from confined_qemu.model.facts import FileKind
 from confined_qemu.model.frozen import dataclass, field, replace
@@ -201,15 +201,19 @@ class _Back:
         return replace(self.folders[depth - 1], user=now.user)
 
 
-def undo(step: LabelTree, paths: list[str], others_hold: Callable[[Identity], bool]) -> None:
+def undo(
+    step: LabelTree, paths: list[str], others_hold: Callable[[Identity], bool], search: find.Search | None = None
+) -> None:
     """Put back what the notes at `paths` name, and label what was made in the tree meanwhile as its folder.
 
     Raises:
         JournalError: the notes cannot be read.
+        find.NotFoundAgain: the folder is not where it was, and nobody can say that it is gone.
         LabelError, LsmError: something could not be put back; all else was.
     """
     known = notes.read(paths)
-    top = _top(step)
+    search = search or find.Search()
+    top = find.folder_again(step.path, step.identity, step.given, search)
     if top is None:
         return
     failed: list[ConfinedQemuError] = []
@@ -219,6 +223,7 @@ def undo(step: LabelTree, paths: list[str], others_hold: Callable[[Identity], bo
             failed.append(LabelError(f"cannot be looked into: {why(error)}", where=shown))
 
     try:
+        search.changes.add(top, step.path)
         back = _Back(step, known, others_hold, [])
         back.one(top, os.fstat(top), step.path, 0)
         for entry in walk.below(top, step.path, unread):

@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from confined_qemu.host import devices, survey
-from confined_qemu.labels import journal, restore, statefolders
+from confined_qemu.host import devices, inodes, survey
+from confined_qemu.labels import find, journal, restore, statefolders
 from confined_qemu.launch import pairs
 from confined_qemu.model.errors import JournalError
 from confined_qemu.model.facts import Occupant
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import SeclabelType
 from confined_qemu.model.mcs import Window
-from confined_qemu.model.steps import JournalStep, LabelTree
+from confined_qemu.model.steps import JournalStep, LabelTree, Relabel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from contextlib import ExitStack
 
     from confined_qemu.model.context import Context
@@ -94,16 +94,28 @@ def settle(invocation: Invocation, descriptors: Iterable[int], folder: str, held
     """
     for _ in range(_TRIES):
         handed = survey.handed_files(descriptors)
-        for entry in dead(folder, invocation, handed):
-            restore.finish(entry)
+        done = finish_dead(folder, invocation, handed)
         held.enter_context(journal.locked(folder))
-        if not dead(folder, invocation, handed):
+        if all(entry.path in done for entry in dead(folder, invocation, handed)):
             return
         held.pop_all().close()
     raise JournalError(
         "labels that a dead VM left on these files cannot be put back",
         where=folder,
         hint="run: confined-qemu recover",
+    )
+
+
+def finish_dead(folder: str, invocation: Invocation, handed: Iterable[str] = ()) -> frozenset[str]:
+    """Put back what dead VMs left on the files of this invocation.
+
+    Returns the journals that are kept only for what is not found again: it is in nobody's way.
+    """
+    done = ((entry.path, restore.finish(entry)) for entry in dead(folder, invocation, handed))
+    return frozenset(
+        path
+        for path, result in done
+        if result is not None and all(isinstance(error, find.NotFoundAgain) for error in result.failed)
     )
 
 
@@ -115,7 +127,7 @@ def dead(folder: str, invocation: Invocation, handed: Iterable[str] = ()) -> lis
         *(helper.folder for helper in invocation.helpers),
         *handed,
     ]
-    mine = {os.path.realpath(devices.node(path)[0]) for path in used}
+    mine = {os.path.realpath(node): _inode(node) for path in used for node in devices.node(path)[:1]}
     trees = {os.path.realpath(resource.path) for resource in invocation.resources if resource.label_tree}
     trees |= {os.path.realpath(helper.folder) for helper in invocation.helpers if helper.label_tree}
     return [
@@ -125,9 +137,32 @@ def dead(folder: str, invocation: Invocation, handed: Iterable[str] = ()) -> lis
     ]
 
 
-def _meets(step: JournalStep, mine: set[str], trees: set[str]) -> bool:
-    """Tell whether a step is about one of these files; a tree's is about all that lie in it."""
+def _inode(path: str) -> int | None:
+    try:
+        return os.stat(path).st_ino
+    except (OSError, ValueError):
+        return None
+
+
+def _meets(step: JournalStep, mine: Mapping[str, int | None], trees: set[str]) -> bool:
+    """Tell whether a step is about one of these files, also by another name; a tree's is about all that lie in it."""
     path = os.path.realpath(step.path)
+    if isinstance(step, Relabel):
+        in_tree = [path] if any(path.startswith(f"{tree}/") for tree in trees) else []
+        same = [name for name, inode in mine.items() if inode == step.identity.inode]
+        return any(_is_of(step, name) for name in (*in_tree, *same))
     if isinstance(step, LabelTree) and any(one.startswith(f"{path}/") for one in mine):
         return True
     return path in mine or any(path.startswith(f"{tree}/") for tree in trees)
+
+
+def _is_of(step: Relabel, path: str) -> bool:
+    """Tell whether it is the step's inode that is at `path`; another boot may have numbered the devices otherwise."""
+    descriptor = find.at(path)
+    if descriptor is None:
+        return False
+    try:
+        now = inodes.identity_of(descriptor)
+    finally:
+        os.close(descriptor)
+    return now.same(replace(step.identity, device=now.device))

@@ -9,18 +9,21 @@ from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu.host import lsm
 from confined_qemu.labels import label
+from confined_qemu.launch.companions import watch
 from confined_qemu.model.errors import EmulatorNotExecutable, HostError, LabelError, why
 from confined_qemu.model.frozen import dataclass, field
-from confined_qemu.model.steps import Bind, Connect, LabelTree, Relabel, Relay, Retag, StartHelper
+from confined_qemu.model.steps import Bind, Connect, Create, KeepFolder, LabelTree, Relabel, Relay, Retag, StartHelper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from socket import socket
+    from typing import TypeGuard
 
     from confined_qemu.labels.journal import Hold
     from confined_qemu.labels.trees import Progress
     from confined_qemu.launch.helpers import RunningHelper
     from confined_qemu.model.plan import Plan
+    from confined_qemu.model.steps import Step
 
 _BACKLOG = 1
 """QEMU's own, for a character device."""
@@ -108,8 +111,32 @@ def _perform(plan: Plan, done: Performed, leash: socket | None, trees: Trees | N
                 done.numbers[step.name] = _connected(step.path)
             case _:
                 label.apply(step, lambda bind: _bind(bind, done))
+                if leash is not None and lasts(step):
+                    _show(step.path, leash)
     if done.relayed:
         _start_relay(plan, done)
+
+
+def lasts(step: Step) -> TypeGuard[Create | KeepFolder]:
+    """Tell whether the launcher makes something that stays when the VM ends."""
+    return isinstance(step, KeepFolder) or (isinstance(step, Create) and not step.remove)
+
+
+def _show(path: str, leash: socket) -> None:
+    """Hand the watcher what was just made: it may have another name when its label goes back."""
+    from socket import send_fds
+
+    from confined_qemu.labels import find
+
+    made = find.at(path)
+    if made is None:
+        raise LabelError("it was made for QEMU and is gone", where=path)
+    try:
+        send_fds(leash, [watch.MADE], [made])
+    except OSError as error:
+        raise HostError(f"the watcher cannot be given a file: {why(error)}", where=path) from error
+    finally:
+        os.close(made)
 
 
 def _retag(step: Retag) -> None:

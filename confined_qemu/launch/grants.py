@@ -60,10 +60,9 @@ def allow(name: str, path: str, *, readonly: bool, form: str | None, warn: Calla
     found = _find(name)
     _enter_folder(found)
     invocation = collect.followed(_invocation(found, path, readonly=readonly, form=form))
-    for entry in conflicts.dead(found.folder, invocation):
-        restore.finish(entry)
+    done = conflicts.finish_dead(found.folder, invocation)
     with _held(found) as vm:
-        if conflicts.dead(vm.folder, invocation):
+        if any(entry.path not in done for entry in conflicts.dead(vm.folder, invocation)):
             raise JournalError(
                 "labels that a dead VM left on it cannot be put back", where=path, hint="run: confined-qemu recover"
             )

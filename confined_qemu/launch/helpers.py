@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu.host import lsm
 from confined_qemu.launch import spawn
+from confined_qemu.launch.companions import watch
 from confined_qemu.model.errors import HINT, ConfinedQemuError, HostError, printable, why
 from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.helper import DESCRIPTOR, FOLDER, PROGRAMS, HelperKind
@@ -159,7 +160,7 @@ def _spawned(  # noqa: PLR0913, PLR0917 - what a process gets
 def _announce(there: socket.socket, leash: socket.socket | None) -> None:
     pidfd = os.pidfd_open(os.getpid())
     if leash is not None:
-        socket.send_fds(leash, [b"h"], [pidfd])
+        socket.send_fds(leash, [watch.HELPER], [pidfd])
     socket.send_fds(there, [str(os.getpid()).encode()], [pidfd])
 
 

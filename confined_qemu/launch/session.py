@@ -10,18 +10,18 @@ import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NoReturn
 
-from confined_qemu.host import emulator, lsm, processes, survey
-from confined_qemu.labels import journal, restore, statefolders
+from confined_qemu.host import emulator, inodes, lsm, processes, survey
+from confined_qemu.labels import find, journal, restore, statefolders
 from confined_qemu.launch import conflicts, execute, pairs, spawn
 from confined_qemu.launch.collect import collect, followed
 from confined_qemu.model import paths
-from confined_qemu.model.errors import ConfinedQemuError, JournalError, Refused
+from confined_qemu.model.errors import ConfinedQemuError, JournalError, LabelError, Refused
 from confined_qemu.model.facts import SelinuxMode
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import SeclabelType
 from confined_qemu.model.policy import NO_POLICY
 from confined_qemu.model.record import Record
-from confined_qemu.model.steps import JournalStep, StartHelper
+from confined_qemu.model.steps import JournalStep, LabelTree, Relabel, StartHelper, Sweep
 from confined_qemu.plan.planner import plan as make_plan
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def launch(
     invocation = followed(invocation)
     with ExitStack() as held:
         plan, registry = _planned(invocation, caller, folder, held, warn)
+        files = _opened(plan)
         path, record = _journalled(folder, plan)
         done = execute.Performed()
         try:
@@ -76,26 +77,48 @@ def launch(
             hold = journal.hold(path, plan.live) if plan.live is not None else None
             live = hold.watched if hold is not None else -1
             watcher = spawn.watcher(
-                path, str(plan.process), (record, registry), spawn.Channels(caller.report, its, live)
+                path, str(plan.process), (record, registry), spawn.Channels(caller.report, its, live, files)
             )
             done = execute.perform(plan, mine, hold, execute.Trees(path, progress))
             watcher.await_ready()
         except BaseException:
             held.close()
             done.end_helpers()
-            restore.restore(path)
+            restore.restore(path, find.Search(find.by_inode(files)))
             raise
     try:
         execute.become(plan, done, caller.environment, _argv0(invocation, plan, caller))
     except ConfinedQemuError:
         done.end_helpers()
-        restore.restore(path)
+        restore.restore(path, find.Search(find.by_inode(files)))
         raise
 
 
+def _opened(plan: Plan) -> tuple[int, ...]:
+    """Open what will be put back: its name may be another when the VM ends. The exec closes it here.
+
+    Raises:
+        LabelError: one is not what was planned for, or cannot be opened; nothing was done yet.
+    """
+    found = []
+    for step in plan.steps:
+        if not isinstance(step, Relabel | LabelTree | Sweep) or step.identity is None:
+            continue
+        if isinstance(step, Relabel) and step.restore in (None, step.after):
+            continue
+        descriptor = find.at(step.path)
+        if descriptor is not None:
+            found.append(descriptor)
+        if descriptor is None or not inodes.identity_of(descriptor).same(step.identity):
+            raise LabelError(
+                "it changed after the plan was made; nothing was done to it", where=step.path, hint="start again"
+            )
+    return tuple(found)
+
+
 def _leash(plan: Plan) -> tuple[socket | None, int]:
-    """Return our end and the watcher's of a socket for helpers' pidfds; ours closes at the exec."""
-    if not any(isinstance(step, StartHelper) for step in plan.steps):
+    """Return our end and the watcher's of a socket for helpers' pidfds and new files; ours closes at the exec."""
+    if not any(isinstance(step, StartHelper) or execute.lasts(step) for step in plan.steps):
         return None, -1
     from socket import socketpair
 

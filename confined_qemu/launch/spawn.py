@@ -46,17 +46,19 @@ class Watcher:
 class Channels:
     """Descriptors that a watcher is given; -1 where there is none.
 
-    `report` leads to `run`. Through `leash`, the end of a socket pair, it gets a pidfd of each helper of the VM. `live`
-    is the live file of a VM whose context others may share.
+    `report` leads to `run`. Through `leash`, the end of a socket pair, it gets a pidfd of each helper of the VM, and
+    what the launcher makes. `live` is the live file of a VM whose context others may share. `files` are those whose
+    labels it will put back.
     """
 
     report: int = -1
     leash: int = -1
     live: int = -1
+    files: tuple[int, ...] = ()
 
-    def numbers(self) -> tuple[int, int, int]:
+    def numbers(self) -> tuple[int, ...]:
         """Return them in the order of the watcher's arguments."""
-        return self.report, self.leash, self.live
+        return self.report, self.leash, self.live, *self.files
 
 
 def watcher(journal_path: str, context: str, held: Iterable[int], channels: Channels) -> Watcher:

@@ -1,9 +1,9 @@
 """The watcher: stays with a VM and puts its labels back, whatever ended it.
 
-Runs as a program of its own (`python3 -IS watch.py JOURNAL CONTEXT PIDFD PID CONTROL REPORT LEASH LIVE`; REPORT is -1
-without `run`, LEASH without helpers, LIVE where the context is the VM's own) and imports nothing until the VM has
-ended, so that a thousand of them are cheap. It holds the journal's lock and the VM's pair through the descriptors it
-inherited.
+Runs as a program of its own (`python3 -IS watch.py JOURNAL CONTEXT PIDFD PID CONTROL REPORT LEASH LIVE FILE…`; REPORT
+is -1 without `run`, LEASH without helpers and new files, LIVE where the context is the VM's own) and imports nothing
+until the VM has ended, so that a thousand of them are cheap. It holds the journal's lock and the VM's
+pair through the descriptors it inherited, and each FILE that it will put back, which may have another name by then.
 """
 
 import os
@@ -15,6 +15,8 @@ READY = b"r"
 RESTORED = b"0"
 DAEMON = b"d"
 FAILED = b"!"
+HELPER = b"h"
+MADE = b"m"
 _EXEC_PATIENCE = 5.0
 """Seconds for the kernel to finish an exec that has begun (its descriptors are closed a moment before its context
 changes)."""
@@ -25,13 +27,14 @@ _HELPER_PATIENCE = 10_000
 def main() -> None:
     """Watch one VM; does not return."""
     path, expected = sys.argv[1], sys.argv[2]
-    pidfd, pid, control, report, leash, live = (int(text) for text in sys.argv[3:9])
+    pidfd, pid, control, report, leash, live, *files = (int(text) for text in sys.argv[3:])
     with open("/proc/self/comm", "w", encoding="ascii") as comm:
         comm.write("confined-watch")
     os.write(control, READY)
     _await_exec(control, pidfd, report)
     os.close(control)
     _check(pid, pidfd, expected)
+    helpers, made = _received(leash)
     _await_end(pidfd, report)
     os.close(pidfd)
     sys.path.insert(0, os.path.abspath(os.path.join(__file__, *[os.pardir] * 4)))
@@ -39,8 +42,8 @@ def main() -> None:
         _await_holders(live, report)
     else:
         _await_others(expected, report)
-    _end_helpers(leash)
-    status = _restore(path)
+    _end_helpers(helpers)
+    status = _restore(path, files, made)
     _tell(report, status)
     os._exit(0)
 
@@ -116,23 +119,34 @@ def _await_others(expected: str, report: int) -> None:
             os.close(pidfd)
 
 
-def _end_helpers(leash: int) -> None:
-    """Wait for the VM's helpers, which end when QEMU is gone, and kill one that hangs."""
+def _received(leash: int) -> tuple[list[int], dict[str, int]]:
+    """Return a pidfd of each helper, and what the launcher made, open, by the path that it has now."""
+    helpers: list[int] = []
+    made: dict[str, int] = {}
     if leash < 0:
-        return
+        return helpers, made
     import socket
 
     with socket.socket(fileno=leash) as received:
         while True:
             # the other ends close when helpers and QEMU are executed, so this comes to its end
-            data, pidfds, _, _ = socket.recv_fds(received, 1, 1)
-            if not data:
-                return
-            for pidfd in pidfds:
-                if not _has_ended(pidfd, _HELPER_PATIENCE):
-                    _kill(pidfd)
-                    _has_ended(pidfd, -1)
-                os.close(pidfd)
+            kind, descriptors, _, _ = socket.recv_fds(received, 1, 1)
+            if not kind:
+                return helpers, made
+            for descriptor in descriptors:
+                if kind == MADE:
+                    made[os.readlink(f"/proc/self/fd/{descriptor}")] = descriptor
+                else:
+                    helpers.append(descriptor)
+
+
+def _end_helpers(pidfds: list[int]) -> None:
+    """Wait for the VM's helpers, which end when QEMU is gone, and kill one that hangs."""
+    for pidfd in pidfds:
+        if not _has_ended(pidfd, _HELPER_PATIENCE):
+            _kill(pidfd)
+            _has_ended(pidfd, -1)
+        os.close(pidfd)
 
 
 def _await_holders(live: int, report: int) -> None:
@@ -152,13 +166,13 @@ def _kill(pidfd: int) -> None:
         return
 
 
-def _restore(path: str) -> bytes:
+def _restore(path: str, files: list[int], made: dict[str, int]) -> bytes:
+    from confined_qemu.labels import find
     from confined_qemu.labels.restore import restore
-    from confined_qemu.model.errors import ConfinedQemuError
 
     try:
-        result = restore(path)
-    except ConfinedQemuError:
+        result = restore(path, find.Search(find.by_inode(files), made))
+    except Exception:  # noqa: BLE001 - the journal stays, and `recover` says what is wrong
         return FAILED
     return RESTORED if result is None or not result.failed else FAILED
 
