@@ -144,6 +144,7 @@ EXAMPLES = {
     "what nothing knows": Example("name_connect", "system_u:object_r:ssh_port_t:s0", "tcp_socket"),
     "a silent one": Example("read", "odd_t:s0", "file", SILENT),
     "a type that went away": Example("read", "odd_t:s0", "file", Answer(Reason.UNKNOWN)),
+    "no audit2why to ask": Example("read", "odd_t:s0", "file", Answer(Reason.NO_RULE_NOW)),
     "roles": Example("transition", "system_u:system_r:svirt_t:s0:c1,c2", "process", Answer(Reason.ROLES), source=VM),
     "the launcher on a secret": Example("relabelfrom", "shadow_t:s0", "file", source=LAUNCHER, path="/etc/shadow"),
     "the launcher at /srv": Example("relabelfrom", "var_t:s0", "file", source=LAUNCHER, path="/srv/vms/a.img"),

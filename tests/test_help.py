@@ -17,7 +17,7 @@ import pytest
 from confined_qemu.cli import command, manpages
 from confined_qemu.cli import help as topics
 from confined_qemu.cli.arguments import Parser
-from integration.guestlib import readme
+from integration.guestlib import bypolicy, readme
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,6 +79,13 @@ def test_the_table_of_verbs_has_each_verb(monkeypatch: pytest.MonkeyPatch) -> No
 
 def _verbs(parser: Parser) -> set[str]:
     return {name for action in parser._actions if isinstance(action.choices, dict) for name in action.choices}
+
+
+def test_each_test_of_the_guest_runs_each_time_and_under_fedoras_policy_or_mls() -> None:
+    rows = list(bypolicy.rows())
+    assert len(rows) > 100
+    assert [row for row in rows if bypolicy.EACH not in row] == []
+    assert [row for row in rows if row[3] == bypolicy.NONE and not row[0].startswith("mls/")] == []
 
 
 def test_each_topic_is_there_and_says_what_it_explains() -> None:

@@ -7,12 +7,15 @@ import inspect
 import os
 import re
 import sys
+from typing import Any
 
 import pytest
 
 from confined_qemu.host import libselinux, lsm
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import LsmError
+from confined_qemu.model.facts import Boolean
+from confined_qemu.model.policy import Answer, Reason, Setting
 
 pytestmark = pytest.mark.touches_host
 
@@ -62,3 +65,55 @@ def test_a_context_that_cannot_be_asked_about_is_an_error_and_no_answer(monkeypa
         return
     with pytest.raises(LsmError, match="whether a:b:c:s0 is valid cannot be had"):
         lsm.is_valid(Context.parse("a:b:c:s0"))
+
+
+# ---- why something is denied, without audit2why
+
+VM = Context.parse("system_u:system_r:svirt_t:s0:c1,c2")
+RULES = {("svirt_image_t", "s0:c1,c2"), ("content_t", "s0"), ("content_t", "s0:c1,c2")}
+"""What the VM may read: (type, range). Levels alone keep it from another VM's image."""
+QUIET = {"quiet_t"}
+
+
+class Kernel:
+    """The library, where the policy is a table."""
+
+    class av_decision:  # noqa: N801, D106 - libselinux's name, and its work
+        allowed, auditdeny = 0, 1
+
+    def string_to_security_class(self, name: str) -> int:
+        return int(name == "file")
+
+    def string_to_av_perm(self, _: int, name: str) -> int:
+        return int(name == "read")
+
+    def security_check_context_raw(self, text: str) -> None:
+        if "no_type_t" in text:
+            raise OSError(errno.EINVAL, "invalid")
+
+    def security_compute_av_raw(self, _: str, target: str, __: int, ___: int, decision: Any) -> None:
+        kind, _, level = target.removeprefix("system_u:object_r:").partition(":")
+        decision.allowed = int((kind, level) in RULES)
+        decision.auditdeny = int(kind not in QUIET)
+
+
+@pytest.mark.parametrize(
+    ("target", "kind", "answer"),
+    [
+        ("svirt_image_t:s0:c1,c2", "file", Answer(Reason.ALLOWED)),
+        ("svirt_image_t:s0:c3,c4", "file", Answer(Reason.CONSTRAINT)),
+        ("nfs_t:s0", "file", Answer(Reason.BOOLEANS, (Setting("virt_use_nfs", on=True),))),
+        ("shadow_t:s0", "file", Answer(Reason.NO_RULE_NOW)),
+        ("quiet_t:s0", "file", Answer(Reason.SILENT)),
+        ("no_type_t:s0", "file", Answer(Reason.UNKNOWN)),
+        ("shadow_t:s0", "no_class", Answer(Reason.UNKNOWN)),
+    ],
+)
+def test_the_kernels_decisions_tell_why(
+    monkeypatch: pytest.MonkeyPatch, target: str, kind: str, answer: Answer
+) -> None:
+    monkeypatch.setitem(sys.modules, "selinux", None)
+    monkeypatch.setattr(libselinux, "_found", [Kernel()])
+    monkeypatch.setattr(lsm, "boolean", lambda name: Boolean.OFF if name == "virt_use_nfs" else Boolean.ABSENT)
+    with lsm.policy_opened() as why:
+        assert why(VM, Context.parse(f"system_u:object_r:{target}"), kind, ("read",)) == answer

@@ -14,11 +14,12 @@ TABLE = "HERE"
 
 def table() -> str:
     """Return the table as Markdown."""
-    rows = [HEAD, tuple("---" for _ in HEAD), *_rows()]
-    return "\n".join(f"| {' | '.join(row)} |".replace("|  |", "| |").replace("|  |", "| |") for row in rows)
+    lines = [HEAD, tuple("---" for _ in HEAD), *rows()]
+    return "\n".join(f"| {' | '.join(row)} |".replace("|  |", "| |").replace("|  |", "| |") for row in lines)
 
 
-def _rows() -> Iterator[tuple[str, ...]]:
+def rows() -> Iterator[tuple[str, ...]]:
+    """Yield a row for each test: its name, when it runs under each policy, and what it asks."""
     for folder in sorted({part.folder for part in testing.PARTS}):
         for file in sorted(os.listdir(os.path.join(programs.checkout(), folder))):
             if file.startswith("test_") and file.endswith(".py"):
