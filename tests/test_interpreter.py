@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from confined_qemu.cli import output
 from confined_qemu.host import interpreter, packages
 from confined_qemu.model.distribution import Family
 from confined_qemu.model.errors import HostError
@@ -120,3 +121,23 @@ def test_what_stays_beside_a_vm_runs_with_the_same_python(monkeypatch: pytest.Mo
     assert interpreter.current() == "/usr/bin/python3.12"
     monkeypatch.setattr(sys, "executable", "")
     assert interpreter.current() == "/usr/bin/python3"
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [("python3", "run: dnf install python3-psutil"), ("python3.12", "confined-qemu's environment: pip install psutil")],
+)
+def test_a_module_that_is_missing_is_the_distributions_for_its_own_python_only(
+    pythons: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], own: str, said: str
+) -> None:
+    for name in ("python3", "python3.12"):
+        make(pythons, name, "")
+    monkeypatch.setattr(sys, "executable", str(pythons / own))
+
+    def needs_it() -> int:
+        raise ModuleNotFoundError("No module named 'psutil'", name="psutil")
+
+    assert output.guarded(needs_it) == 125
+    text = capsys.readouterr().err
+    assert text.startswith("confined-qemu: Python's module psutil is not installed")
+    assert text.endswith(f"{said}\n")

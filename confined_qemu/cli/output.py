@@ -40,15 +40,22 @@ def guarded(work: Callable[[], int]) -> int:
         package = _PACKAGES.get(error.name or "")
         if package is None:
             raise
-        from confined_qemu.host import packages
-        from confined_qemu.model.distribution import Package
-
-        say("", message(f"Python's module {error.name} is not installed", f"run: {packages.command(Package[package])}"))
+        say("", message(f"Python's module {error.name} is not installed", _install(error.name or "", package)))
         return LAUNCHER_FAILED
     except (MemoryError, RecursionError):
         say("", "there is not enough memory for this")
         return LAUNCHER_FAILED
     return code
+
+
+def _install(module: str, package: str) -> str:
+    """Return how a module is installed: the distribution's packages are for its own Python alone (EL 9's is 3.9)."""
+    from confined_qemu.host import interpreter, packages
+    from confined_qemu.model.distribution import Package
+
+    if os.path.realpath(interpreter.current()) == os.path.realpath(interpreter.CANDIDATES[0]):
+        return f"run: {packages.command(Package[package])}"
+    return f"install it into confined-qemu's environment: pip install {module.replace('yaml', 'pyyaml')}"
 
 
 def _forget_answer() -> None:
