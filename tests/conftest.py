@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from confined_qemu.host import capabilities, landlock, processcontrol
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -39,6 +41,8 @@ _CHANGES: dict[str, tuple[tuple[int, int | None], ...]] = {
 }
 """Events that change a path: where the path is among their arguments, and where the folder it starts at."""
 _SOCKETS = frozenset({"socket.bind", "socket.connect", "socket.sendto", "socket.sendmsg"})
+_FOR_GOOD = ((landlock, "enforce"), (capabilities, "keep"), (processcontrol, "set_no_new_privs"))
+"""What takes rights from the process that runs the tests, with no way back."""
 _PATIENCE = 120
 """Seconds; the slowest is mypy without its cache on a loaded machine."""
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
@@ -86,6 +90,10 @@ class Seal:
             raise TouchesHostError(f"{event} outside the test's folder: {text!r}")
 
 
+def _no_way_back(*arguments: Any) -> None:
+    raise TouchesHostError(f"the tests' own process would be held for good: {arguments!r}")
+
+
 _SEAL = Seal()
 sys.addaudithook(_SEAL.hook)
 
@@ -118,7 +126,9 @@ def python_signals() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def sealed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def sealed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
     """Keep a test from processes, labels, SELinux, the network, and files outside its own folder.
 
     `touches_host` lifts it for a test that must start something.
@@ -129,6 +139,9 @@ def sealed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         return
     updated = (GOLDEN,) if request.config.getoption("--update") else ()
     _SEAL.places = (str(tmp_path_factory.getbasetemp()), *updated)
+    monkeypatch.setattr(landlock, "abi", lambda: 0)  # the suite says the same on every kernel
+    for module, name in _FOR_GOOD:
+        monkeypatch.setattr(module, name, _no_way_back)  # they make no audit event
     before = sys.modules.get("selinux")
     sys.modules["selinux"] = None  # type: ignore[assignment] # libselinux's own writes make no audit event
     _SEAL.closed = True

@@ -21,7 +21,7 @@ from confined_qemu.cli import command as cli
 from confined_qemu.cli import launcher, launchverbs, output, unconfined
 from confined_qemu.host import lsm, packages
 from confined_qemu.labels import journal, statefolders
-from confined_qemu.launch import collect, run, session
+from confined_qemu.launch import collect, heldvms, run, session
 from confined_qemu.model import paths
 from confined_qemu.model.distribution import Family
 from confined_qemu.model.errors import ConfinedQemuError, LsmError
@@ -355,7 +355,8 @@ def test_check_says_what_fails() -> None:
 
 def test_nothing_is_left_to_do_without_selinux(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", os.getuid)
-    assert answer(["ps"])[:2] == (0, "NAME  PID  ACCEL  MEMORY  CONTEXT  IMAGES\n")
+    monkeypatch.setattr(heldvms, "live", tuple)
+    assert answer(["ps"])[:2] == (0, "NAME  PID  ACCEL  MEMORY  WALL  CONTEXT  IMAGES\n")
     assert json.loads(answer(["ps", "--json"])[1]) == {"schema": 1, "vms": []}
     assert answer(["recover"]) == (0, "", "")
     assert json.loads(answer(["recover", "--json"])[1]) == {"schema": 1, "recovered": []}

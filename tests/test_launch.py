@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from confined_qemu.host import lsm
+from confined_qemu.host import capabilities, landlock, lsm, processcontrol
 from confined_qemu.labels import journal
 from confined_qemu.launch import inputs
 from confined_qemu.launch.companions import watch
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from confined_qemu.model.invocation import Invocation
+    from confined_qemu.model.landlock import Ruleset
 
     Ask = Callable[[Host], Invocation]
 
@@ -179,10 +180,67 @@ def test_one_in_a_static_context_holds_its_level_and_its_live_file(host: Watched
 def test_without_selinux_nothing_is_labelled(host: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lsm, "mode", lambda: SelinuxMode.DISABLED)
     with pytest.raises(Executed):
-        host.start(raw(host, "auto"))
+        host.start(raw(host, "none"))
     assert host.program[0] == host.emulator
     assert [name for name in host.labels.log if name.startswith("set_")] == []
     assert host.companions == []
+
+
+def test_without_selinux_and_landlock_nothing_starts(host: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lsm, "mode", lambda: SelinuxMode.DISABLED)
+    with pytest.raises(Refused, match="has no Landlock"):
+        host.start(raw(host, "auto"))
+    assert host.program == []
+    host.undone()
+
+
+def test_landlock_is_laid_on_last_and_what_was_made_is_named_to_a_companion(
+    host: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acts: list[str] = []
+    rules: list[Ruleset] = []
+    monkeypatch.setattr(lsm, "mode", lambda: SelinuxMode.DISABLED)
+    monkeypatch.setattr(landlock, "abi", lambda: 7)
+
+    def made_of(ruleset: Ruleset) -> int:
+        rules.append(ruleset)
+        acts.append("made")
+        return 99
+
+    monkeypatch.setattr(landlock, "made", made_of)
+    monkeypatch.setattr(landlock, "enforce", lambda number, _: acts.append(f"enforce {number}"))
+    monkeypatch.setattr(capabilities, "keep", lambda names: acts.append(f"keep {sorted(names)}"))
+    monkeypatch.setattr(processcontrol, "set_no_new_privs", lambda: acts.append("no_new_privs"))
+    with pytest.raises(Executed):
+        host.start(raw(host, "auto"))
+    assert acts == ["made", "keep []", "no_new_privs", "enforce 99"]
+    assert [companion.name for companion in host.companions] == ["tidy"]
+    made = {path.rpartition(":")[2] for path in host.companions[0].arguments[3:]}
+    assert made == {host.at(name) for name in ("qmp", "pid")}
+    assert all(os.path.lexists(path) for path in made)
+    allowed = {rule.path for rule in rules[0].rules}
+    assert {host.at(name) for name in ("disk.img", "cd.iso", "pid")} <= allowed
+    assert not {"/", host.folder, "/home", "/root", "/etc", "/tmp", "/var"} & allowed  # noqa: S108 - named only
+    assert [name for name in host.labels.log if name.startswith("set_")] == []
+
+
+@pytest.mark.parametrize("fault", ["landlock_create_ruleset", "landlock_restrict_self"])
+def test_where_landlock_cannot_hold_it_nothing_becomes_qemu(
+    host: Watched, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    def fail(*_: object) -> int:
+        raise HostError(f"{fault} failed: Operation not permitted")
+
+    monkeypatch.setattr(lsm, "mode", lambda: SelinuxMode.DISABLED)
+    monkeypatch.setattr(landlock, "abi", lambda: 7)
+    monkeypatch.setattr(landlock, "made", fail if "create" in fault else lambda _: 99)
+    monkeypatch.setattr(landlock, "enforce", fail)
+    monkeypatch.setattr(capabilities, "keep", lambda _: None)
+    monkeypatch.setattr(processcontrol, "set_no_new_privs", lambda: None)
+    host.is_looked_at = False  # what was made is the companion's
+    with pytest.raises(HostError, match=fault):
+        host.start(raw(host, "auto"))
+    assert host.program == []
 
 
 # ---- and one that fails

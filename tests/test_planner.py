@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from confined_qemu.model import hostpaths
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import Accel, Confinement, Invocation, Seclabel, SeclabelType
+from confined_qemu.model.landlock import LandlockFacts
 from confined_qemu.model.plan import Plan
 from confined_qemu.model.policy import NO_POLICY
 from confined_qemu.model.resource import Access, Listener, Resource, Role, Sharing
@@ -66,17 +67,47 @@ def test_a_command_lines_own_accelerator_is_left_in_it() -> None:
 @pytest.mark.parametrize("seclabel", [SeclabelType.DYNAMIC, SeclabelType.NONE])
 def test_nothing_runs_unconfined_without_a_word(selinux: str, confinement: Confinement, seclabel: SeclabelType) -> None:
     found = made(World(selinux=selinux), confinement=confinement, seclabel=Seclabel(seclabel), resources=(DISK,))
-    confined = selinux != "disabled" and confinement is not Confinement.NONE and seclabel is SeclabelType.DYNAMIC
+    wanted = confinement in {Confinement.SELINUX, Confinement.AUTO}
+    confined = selinux != "disabled" and wanted and seclabel is SeclabelType.DYNAMIC
+    # this kernel has no Landlock, which `auto` takes where SELinux does not enforce
+    without = confinement is Confinement.LANDLOCK or (confinement is Confinement.AUTO and selinux != "enforcing")
+    confined = confined and not without
     assert (found.process is not None) is (found.confinement == "selinux") is (found.pair is not None) is confined
     assert bool(found.steps) is confined
     assert confined or found.warnings or found.refusals
-    assert bool(found.refusals) is (selinux == "disabled" and confinement is Confinement.SELINUX)
+    assert bool(found.refusals) is (without or (selinux == "disabled" and confinement is Confinement.SELINUX))
+
+
+@pytest.mark.parametrize("selinux", ["enforcing", "permissive", "disabled"])
+@pytest.mark.parametrize("confinement", Confinement)
+@pytest.mark.parametrize("abi", [1, 2, 3, 4, 5, 6, 7, 8])
+def test_landlock_holds_where_selinux_does_not_enforce(selinux: str, confinement: Confinement, abi: int) -> None:
+    found = made(World(selinux=selinux, landlock=abi), confinement=confinement, resources=(DISK,))
+    held = confinement is Confinement.LANDLOCK or (confinement is Confinement.AUTO and selinux != "enforcing")
+    assert (found.landlock is not None) is (found.hardening is not None) is (found.confinement == "landlock") is held
+    if found.landlock is not None:
+        assert found.process is None
+        assert found.refusals == ()
+        assert found.landlock.abi == min(abi, 7)
+        assert any("does not hold" in warning for warning in found.warnings) is (abi < 6)
+
+
+def test_a_kernel_that_may_not_be_asked_is_no_kernel_without_landlock() -> None:
+    world = World(selinux="disabled")
+    invocation = Invocation("vm", "qemu-system-x86_64", ())
+    facts = replace(
+        world.facts(invocation), landlock=LandlockFacts(0, problem="cannot be asked: Operation not permitted")
+    )
+    found = plan(invocation, facts, world.rules())
+    assert found.refusals == ("cannot be asked: Operation not permitted",)
+    assert found.landlock is None
 
 
 def test_permissive_warns_of_what_would_be_denied_and_labels_all_the_same() -> None:
     found = made(
         World(selinux="permissive", denied=[["svirt_t", "svirt_t", "process", "execmem"]]),
         resources=(DISK,),
+        confinement=Confinement.SELINUX,
     )
     assert found.refusals == ()
     assert len(found.warnings) == 2
@@ -85,7 +116,8 @@ def test_permissive_warns_of_what_would_be_denied_and_labels_all_the_same() -> N
 
 def test_a_conflict_is_refused_even_where_nothing_is_enforced() -> None:
     world = World(selinux="permissive", holders={"a.img": [["other", 5, True, None]]})
-    assert "in use by the VM other" in made(world, resources=(DISK,)).refusals[0]
+    found = made(world, resources=(DISK,), confinement=Confinement.SELINUX)
+    assert "in use by the VM other" in found.refusals[0]
 
 
 # ---- the launcher's domain

@@ -55,7 +55,10 @@ def test_a_file_sets_the_keys_that_it_has() -> None:
     ("text", "said"),
     [
         ("confinment: none\n", "x:1:1: confinment: there is no such key\n  did you mean confinement?"),
-        ("confinement: no\n", "x:1:14: confinement: 'no' is none of selinux, auto, none\n  did you mean none?"),
+        (
+            "confinement: no\n",
+            "x:1:14: confinement: 'no' is none of selinux, landlock, auto, none\n  did you mean none?",
+        ),
         ("extra_paths: /a\n", "x:1:14: extra_paths: a list belongs here\n  "),
         ("extra_paths: [a]\n", "x:1:15: extra_paths[0]: 'a' does not fit here\n  write an absolute path"),
         ("require_domain: maybe\n", "x:1:17: require_domain: 'maybe' is neither yes nor no\n  write yes or no"),

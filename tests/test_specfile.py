@@ -106,7 +106,7 @@ tpm: {{state: t, version: 2.0, model: tpm-tis}}
 shares: [{{dir: d, tag: /mnt, driver: 9p, readonly: yes}}]
 extra_files: [{{file: e, readonly: yes, format: qcow2}}, {{file: later.ppm}}]
 qemu_args: [-S, 1, on]
-confinement: auto
+confinement: landlock
 require_domain: TRUE
 seclabel: {{type: static, label: "{label}", relabel: yes}}
 """

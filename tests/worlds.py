@@ -26,6 +26,7 @@ from confined_qemu.model.facts import (
 )
 from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.helper import PROGRAMS
+from confined_qemu.model.landlock import DEVICE, READ, RUN, LandlockFacts, Owned
 from confined_qemu.model.mcs import Level, Pair
 from confined_qemu.model.policy import NO_POLICY
 from confined_qemu.model.resource import Access, Resource, Role, Sharing
@@ -69,6 +70,10 @@ class World:
     """
 
     selinux: str = "enforcing"
+    landlock: int | None = None
+    """The ABI of the kernel's Landlock, 0 where it has none; None where nobody asks."""
+    capabilities: list[str] = field(default_factory=list)
+    overridden: list[str] = field(default_factory=list)
     policy: str | None = "debian"
     kvm: bool = False
     uid: int = 0
@@ -145,10 +150,22 @@ class World:
             ),
             occupants=tuple(Occupant(name, pid, Level.parse(level)) for name, pid, level in self.occupants),
             instance="4711",
+            landlock=self._landlock(),
             pair=Pair.parse(self.pair) if self.pair is not None else None,
             uid=self.uid,
             folder=HERE,
         )
+
+    def _landlock(self) -> LandlockFacts | None:
+        if self.landlock is None:
+            return None
+        installation = (
+            Owned("/usr/bin/qemu-system-x86_64", RUN, "the emulator"),
+            Owned("/usr/lib", READ, "libraries, modules and firmware"),
+            Owned("/usr/share", READ, "firmware, keymaps and time zones"),
+            Owned("/dev/null", DEVICE, "every process's"),
+        )
+        return LandlockFacts(self.landlock, installation, frozenset(self.capabilities), tuple(self.overridden))
 
     def _handed(self) -> Iterator[Resource]:
         for row in self.descriptors:

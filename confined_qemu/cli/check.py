@@ -7,16 +7,19 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from confined_qemu.cli.launchverbs import DEFAULT_EMULATOR
-from confined_qemu.host import emulator, lsm, survey
+from confined_qemu.host import emulator, landlockfacts, lsm, survey
 from confined_qemu.host.inherited import inherited
 from confined_qemu.labels import journal, restore, statefolders
 from confined_qemu.model import policynames
 from confined_qemu.model.errors import ConfinedQemuError, message, printable
 from confined_qemu.model.facts import SelinuxMode
 from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.landlock import lacking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from confined_qemu.model.plan import Plan
 
 
 class Grade(StrEnum):
@@ -54,6 +57,7 @@ def findings(spec: str | None) -> tuple[Finding, ...]:
     found: list[Finding] = []
     for subject, look in (
         ("selinux", _selinux),
+        ("landlock", _landlock),
         ("settings", _settings),
         ("kvm", _kvm),
         ("emulator", _emulator),
@@ -77,7 +81,11 @@ def _selinux() -> Iterator[Finding]:
 
     mode = lsm.mode()
     if mode is SelinuxMode.DISABLED:
-        yield Finding(Grade.FAIL, "selinux", message("disabled: nothing would confine a VM", "boot with SELinux"))
+        if landlockfacts.kernel().abi > 0:
+            yield Finding(Grade.OK, "selinux", "disabled: Landlock confines VMs here")
+        else:
+            what = "disabled, and this kernel has no Landlock: nothing would confine a VM"
+            yield Finding(Grade.FAIL, "selinux", message(what, "boot with either"))
         return
     if mode is SelinuxMode.PERMISSIVE:
         said = message("permissive: labels are set, nothing is enforced", "run: setenforce 1")
@@ -97,6 +105,19 @@ def _selinux() -> Iterator[Finding]:
             yield Finding(Grade.WARN, "tcg", message(f"{context.type} may not generate code", mend))
         elif not lsm.is_valid(context):
             yield Finding(Grade.FAIL, name, f"the policy names {context} and does not know it")
+
+
+def _landlock() -> Iterator[Finding]:
+    found = landlockfacts.kernel()
+    missing = ", ".join(f"{one.what} (ABI {one.since})" for one in lacking(found.abi))
+    if found.problem is not None:
+        yield Finding(Grade.WARN, "landlock", message(found.problem))
+    elif found.abi == 0:
+        yield Finding(Grade.WARN, "landlock", "this kernel has none")
+    elif missing:
+        yield Finding(Grade.WARN, "landlock", f"ABI {found.abi}, which does not hold {missing}")
+    else:
+        yield Finding(Grade.OK, "landlock", f"ABI {found.abi}")
 
 
 def _kvm() -> Iterator[Finding]:
@@ -149,4 +170,12 @@ def _spec(spec: str) -> Iterator[Finding]:
     for refusal in plan.refusals:
         yield Finding(Grade.FAIL, spec, refusal)
     if not plan.refusals:
-        yield Finding(Grade.OK, spec, f"can be started, {plan.accel.chosen}, {plan.process or 'not confined'}")
+        yield from _held(spec, plan)
+        yield Finding(Grade.OK, spec, f"can be started, {plan.accel.chosen}, {plan.held_by}")
+
+
+def _held(spec: str, plan: Plan) -> Iterator[Finding]:
+    """Say what Landlock does not keep root from."""
+    if plan.landlock is not None and plan.user is None and os.geteuid() == 0:
+        what = "QEMU would be root, whom Landlock lets change owner, mode and attributes of root's files"
+        yield Finding(Grade.WARN, spec, message(what, "add user: NAME"))

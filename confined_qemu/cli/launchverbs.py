@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from confined_qemu.read.settings import Settings
 
 DEFAULT_EMULATOR = "qemu-system-x86_64"
-CONFINEMENTS = ("selinux", "auto", "none")
+CONFINEMENTS = ("auto", "selinux", "landlock", "none")
 IMAGE_FORMATS = ("raw", "qcow2", "qcow", "qed", "vdi", "vhdx", "vmdk", "vpc", "parallels", "luks")
 _AT_ONCE, _LONGEST = 0.001, 1e9
 """Seconds: a timer of zero would never ring, and one of centuries cannot be set."""

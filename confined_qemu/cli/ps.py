@@ -6,21 +6,28 @@ from typing import TYPE_CHECKING, Any
 
 from confined_qemu.host import lsm
 from confined_qemu.labels import restore, statefolders
+from confined_qemu.launch import heldvms
 from confined_qemu.model.errors import printable
 from confined_qemu.model.facts import SelinuxMode
 from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.invocation import Confinement
 from confined_qemu.model.steps import Relabel
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from confined_qemu.model.context import Context
 
-_HEADINGS = ("NAME", "PID", "ACCEL", "MEMORY", "CONTEXT", "IMAGES")
+_HEADINGS = ("NAME", "PID", "ACCEL", "MEMORY", "WALL", "CONTEXT", "IMAGES")
 _MEBIBYTE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class LiveVm:
-    """One live VM. `memory` is its resident memory in bytes; `context` what the kernel says it runs in."""
+    """One live VM. `memory` is its resident memory in bytes; `context` what the kernel says it runs in.
+
+    `wall` is what holds it: `selinux` or `landlock`.
+    """
 
     name: str
     pid: int
@@ -28,6 +35,7 @@ class LiveVm:
     accel: str
     memory: int
     images: tuple[str, ...]
+    wall: Confinement = Confinement.SELINUX
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `ps --json` prints for this VM."""
@@ -38,6 +46,7 @@ class LiveVm:
             "accel": self.accel,
             "memory": self.memory,
             "images": list(self.images),
+            "wall": self.wall,
         }
 
 
@@ -47,23 +56,42 @@ def live() -> tuple[LiveVm, ...]:
     Raises:
         JournalError: a journal cannot be read.
     """
-    import psutil
+    rows = [*_labelled(), *_held()]
+    return tuple(sorted(rows, key=lambda row: (row.name, row.pid)))
 
+
+def _labelled() -> Iterator[LiveVm]:
+    """Yield the VMs that SELinux holds."""
     if lsm.mode() is SelinuxMode.DISABLED:
-        return ()
+        return
     folders = statefolders.readable_folders()
-    rows = []
     for entry in restore.readable_entries(folders):
         pid = restore.pid_of(entry)
         if pid is None:
             continue
-        try:
-            memory = int(psutil.Process(pid).memory_info().rss)
-        except psutil.Error:
+        memory = _memory(pid)
+        if memory is None:
             continue  # it has just ended
         images = tuple(step.path for step in entry.record.all_steps if isinstance(step, Relabel))
-        rows.append(LiveVm(entry.record.name, pid, lsm.process_context(pid), entry.record.accel, memory, images))
-    return tuple(sorted(rows, key=lambda row: (row.name, row.pid)))
+        yield LiveVm(entry.record.name, pid, lsm.process_context(pid), entry.record.accel, memory, images)
+
+
+def _held() -> Iterator[LiveVm]:
+    """Yield the VMs that Landlock holds."""
+    for vm in heldvms.live():
+        memory = _memory(vm.pid)
+        if memory is not None:
+            yield LiveVm(vm.name, vm.pid, None, vm.accel, memory, vm.images, Confinement.LANDLOCK)
+
+
+def _memory(pid: int) -> int | None:
+    """Return a process's resident memory in bytes, None where it has ended."""
+    import psutil
+
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return None
 
 
 def table(rows: tuple[LiveVm, ...]) -> list[str]:
@@ -74,7 +102,8 @@ def table(rows: tuple[LiveVm, ...]) -> list[str]:
             str(row.pid),
             printable(row.accel),
             f"{row.memory // _MEBIBYTE}M",
-            str(row.context),
+            row.wall,
+            str(row.context) if row.context is not None else "-",
             printable(" ".join(row.images)) or "-",
         )
         for row in rows

@@ -12,7 +12,7 @@ _LARGEST = 1 << 20
 """Bytes of a spec that are looked at: what it may have."""
 _BETWEEN = b" \t\r\n\"'"
 """What YAML, JSON and XML may have between a key and its value."""
-_SAID = (b"confinement:none", b"type:none", b"type=none")
+_SAID = (b"confinement:none", b"confinement:landlock", b"type:none", b"type=none")
 """`display: none` and the like are in most specs. One that says it by an alias is refused by the launch script."""
 
 
@@ -37,8 +37,9 @@ def keeps_context(arguments: list[str]) -> bool:
 
     try:
         chosen = launchverbs.parsed(arguments)
-        if chosen.verb == "exec" or chosen.confinement == Confinement.NONE or chosen.spec == "-":
-            return bool(chosen.confinement == Confinement.NONE)  # standard input can be read once
+        said = chosen.confinement in {Confinement.NONE, Confinement.LANDLOCK}
+        if chosen.verb == "exec" or said or chosen.spec == "-":
+            return said  # standard input can be read once
         wanted = {"confinement": chosen.confinement, "unknown": chosen.unknown_options}
         return inputs.from_spec(chosen.spec, chosen.qemu or (), **wanted).is_bare
     except (ConfinedQemuError, OSError):
@@ -57,7 +58,7 @@ def _settings_say_none() -> bool:
         settings, _ = settingsfiles.load(os.environ)
     except ConfinedQemuError:
         return False
-    return settings.confinement == "none"
+    return settings.confinement in {"none", "landlock"}
 
 
 def _may_say_none(path: str) -> bool:

@@ -12,10 +12,23 @@ from confined_qemu.labels import label
 from confined_qemu.launch.companions import watch
 from confined_qemu.model.errors import EmulatorNotExecutable, HostError, LabelError, why
 from confined_qemu.model.frozen import dataclass, field
-from confined_qemu.model.steps import Bind, Connect, Create, KeepFolder, LabelTree, Relabel, Relay, Retag, StartHelper
+from confined_qemu.model.steps import (
+    Bind,
+    Connect,
+    Create,
+    KeepFolder,
+    LabelTree,
+    Listen,
+    MakeFile,
+    OwnFolder,
+    Relabel,
+    Relay,
+    Retag,
+    StartHelper,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from socket import socket
     from typing import TypeGuard
 
@@ -109,6 +122,10 @@ def _perform(plan: Plan, done: Performed, leash: socket | None, trees: Trees | N
                 trees.give(step, plan)
             case Connect():
                 done.numbers[step.name] = _connected(step.path)
+            case MakeFile() | OwnFolder() | Listen():
+                from confined_qemu.launch import landlocked
+
+                landlocked.make(step, plan.user, done)
             case _:
                 label.apply(step, lambda bind: _bind(bind, done))
                 if leash is not None and lasts(step):
@@ -150,14 +167,14 @@ def _bind(step: Bind, done: Performed) -> None:
 
     inner_path = step.inner or step.path
     if not step.relayed:
-        _unlink_stale(step.path)
+        unlink_stale(step.path)
     if not step.by_qemu:
         with lsm.creating_sockets(step.socket_context), lsm.creating(step.inner_context):
             made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             inner = _listening(made, inner_path, kept=not step.relayed)
         done.numbers[step.name] = _high(inner)
     if step.relayed:
-        _unlink_stale(step.path)
+        unlink_stale(step.path)
         with lsm.creating(step.file_context):
             outer = _listening(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), step.path)
         done.relayed.append(f"listen:{outer}:{inner_path}")
@@ -179,6 +196,17 @@ def _connected(path: str) -> int:
             f"cannot be connected to: {words}", where=path, hint="start what listens there first, as the same user"
         ) from error
     return _high(made.detach())
+
+
+def listening(path: str) -> int:
+    """Return a descriptor for QEMU that listens at `path`, without a label.
+
+    Raises:
+        LabelError: no socket can be made there.
+    """
+    import socket
+
+    return _high(_listening(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), path, kept=True))
 
 
 def _listening(made: object, path: str, *, kept: bool = False) -> int:
@@ -219,7 +247,7 @@ def _address(path: str, *, kept: bool = False) -> Iterator[bytes]:
         os.close(folder)
 
 
-def _unlink_stale(path: str) -> None:
+def unlink_stale(path: str) -> None:
     """Remove a socket that an earlier VM left, as QEMU does before it binds; anything else stays."""
     import stat
 
@@ -282,24 +310,35 @@ def _start_relay(plan: Plan, done: Performed) -> None:
         os.close(ours)
 
 
+def _numbered(arguments: Iterable[str], done: Performed) -> list[str]:
+    """Return QEMU's arguments with the numbers of the descriptors that it inherits."""
+    numbered = list(arguments)
+    for name, number in done.numbers.items():
+        os.set_inheritable(number, True)  # noqa: FBT003 - positional by definition
+        for before in _BEFORE_NUMBER:
+            numbered = [argument.replace(f"{before}{{{name}}}", f"{before}{number}") for argument in numbered]
+    return numbered
+
+
 def become(plan: Plan, done: Performed, environment: Mapping[bytes, bytes], argv0: str) -> NoReturn:
     """Execute QEMU in this process, in the plan's context.
 
     Raises:
         EmulatorNotExecutable: the kernel refuses.
         LsmError: the context cannot be chosen.
-        HostError: the user of the plan cannot be become.
+        HostError: the user of the plan cannot be become, or Landlock cannot hold it.
     """
     variables = dict(environment)
     if plan.temporary is not None:
         variables[b"TMPDIR"] = os.fsencode(plan.temporary)
-    arguments = list(plan.arguments)
-    for name, number in done.numbers.items():
-        os.set_inheritable(number, True)  # noqa: FBT003 - positional by definition
-        for before in _BEFORE_NUMBER:
-            arguments = [argument.replace(f"{before}{{{name}}}", f"{before}{number}") for argument in arguments]
+    arguments = _numbered(plan.arguments, done)
     if done.hold is not None:
         os.set_inheritable(_high(done.hold.held), True)  # noqa: FBT003 - positional by definition
+    ruleset = -1
+    if plan.landlock is not None:
+        from confined_qemu.launch import landlocked
+
+        ruleset = landlocked.prepared(plan)
     if plan.user is not None:
         from confined_qemu.launch import spawn
 
@@ -307,13 +346,15 @@ def become(plan: Plan, done: Performed, environment: Mapping[bytes, bytes], argv
     context = plan.process or plan.back_to
     if context is not None:
         lsm.set_exec_context(context)
+    if plan.landlock is not None:
+        landlocked.enter(plan.hardening, plan.landlock, ruleset)
     # Python ignores these two; QEMU must find them as the caller had them
     for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(ignored, signal.SIG_DFL)
     try:
         os.execve(plan.emulator, [argv0 or plan.emulator, *arguments], variables)
     except OSError as error:
-        if context is not None:
+        if context is not None and plan.landlock is None:
             lsm.set_exec_context(None)
         as_whom = f" as {context}" if context is not None else ""
         raise EmulatorNotExecutable(

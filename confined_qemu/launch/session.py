@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from confined_qemu.labels.trees import Progress
     from confined_qemu.launch.collect import Caller
+    from confined_qemu.model.facts import Facts
     from confined_qemu.model.invocation import Invocation
     from confined_qemu.model.mcs import Pair
     from confined_qemu.model.plan import Plan
@@ -38,7 +39,14 @@ if TYPE_CHECKING:
 
 def needs_labels(invocation: Invocation, mode: SelinuxMode) -> bool:
     """Tell whether SELinux will hold this VM, so that there are labels to set and to put back."""
-    return mode is not SelinuxMode.DISABLED and not invocation.is_bare
+    return mode is not SelinuxMode.DISABLED and not invocation.is_bare and not held_by_landlock(invocation, mode)
+
+
+def held_by_landlock(invocation: Invocation, mode: SelinuxMode) -> bool:
+    """Tell whether Landlock is to hold this VM: a question to QEMU starts none."""
+    from confined_qemu.plan import landlock
+
+    return not invocation.query and landlock.chosen(invocation.confinement, enforced=mode is SelinuxMode.ENFORCING)
 
 
 def _argv0(invocation: Invocation, plan: Plan, caller: Caller) -> str:
@@ -62,8 +70,12 @@ def launch(
     """
     mode = lsm.mode()
     if invocation.query or not needs_labels(invocation, mode):
-        facts = collect(invocation, caller, survey.selinux(scan=False))
+        invocation, facts = _unlabelled(invocation, caller, mode)
         plan = accepted(make_plan(invocation, facts, _policy(mode)), warn)
+        if plan.landlock is not None:
+            from confined_qemu.launch import landlocked
+
+            landlocked.become(plan, facts, caller, _argv0(invocation, plan, caller))
         execute.become(plan, execute.perform(plan), caller.environment, _argv0(invocation, plan, caller))
     folder = statefolders.user_folder(os.geteuid())
     invocation = followed(invocation)
@@ -130,7 +142,7 @@ def preview(invocation: Invocation, caller: Caller, pair: Pair | None = None) ->
     """Return the plan that `launch` would execute now, and change nothing; its pair is free at this moment."""
     mode = lsm.mode()
     if not needs_labels(invocation, mode) or invocation.query:
-        return make_plan(invocation, collect(invocation, caller, survey.selinux(scan=False)), _policy(mode))
+        return make_plan(*_unlabelled(invocation, caller, mode), _policy(mode))
     invocation = followed(invocation)
     facts = collect(
         invocation, caller, survey.as_launched(survey.selinux()), restore.holders(statefolders.readable_folders())
@@ -142,6 +154,20 @@ def preview(invocation: Invocation, caller: Caller, pair: Pair | None = None) ->
     else:
         facts = replace(facts, pair=pair)
     return make_plan(invocation, facts, _policy(mode))
+
+
+def _unlabelled(invocation: Invocation, caller: Caller, mode: SelinuxMode) -> tuple[Invocation, Facts]:
+    """Return the invocation and the facts of a VM without labels, followed and asked of Landlock if that holds it."""
+    if not held_by_landlock(invocation, mode):
+        return invocation, collect(invocation, caller, survey.selinux(scan=False))
+    from confined_qemu.host import landlockfacts
+
+    kernel = landlockfacts.kernel()
+    if kernel.abi:
+        invocation = followed(invocation, confined=False)
+    facts = collect(invocation, caller, survey.selinux(scan=False))
+    found = landlockfacts.facts(kernel, invocation, facts, caller.environment) if kernel.abi else kernel
+    return invocation, replace(facts, landlock=found)
 
 
 def _policy(mode: SelinuxMode) -> Policy:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from confined_qemu.model.context import Context, PolicyContexts
     from confined_qemu.model.helper import HelperKind
+    from confined_qemu.model.landlock import LandlockFacts
     from confined_qemu.model.mcs import Level, Pair
 
 
@@ -250,5 +251,7 @@ class Facts:
     uid: int = 0
     folder: str = "/"
     """QEMU's working directory, where relative paths start; the watcher has another."""
+    landlock: LandlockFacts | None = None
+    """The kernel's Landlock; None where nobody asked, as SELinux holds the VM or nothing is to."""
     runtime_folder: str = "/run/confined-qemu"
     temporary_folder: str = "/var/tmp"  # noqa: S108 - QEMU's own default for its temporary files

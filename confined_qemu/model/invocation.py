@@ -19,9 +19,10 @@ class Accel(StrEnum):
 
 
 class Confinement(StrEnum):
-    """What must hold the VM. `auto` takes SELinux where the kernel has it, else says that nothing holds it."""
+    """What must hold the VM. `auto` takes SELinux where it enforces, else Landlock; without either nothing starts."""
 
     SELINUX = "selinux"
+    LANDLOCK = "landlock"
     AUTO = "auto"
     NONE = "none"
 
@@ -61,7 +62,7 @@ class Invocation:
     helpers: tuple[Helper, ...] = ()
     accel: Accel = Accel.AUTO
     accel_index: int | None = None
-    confinement: Confinement = Confinement.SELINUX
+    confinement: Confinement = Confinement.AUTO
     seclabel: Seclabel = field(default_factory=Seclabel)
     require_domain: bool = False
     user: str | None = None
@@ -71,6 +72,10 @@ class Invocation:
     query: bool = False
     problems: tuple[str, ...] = ()
     """Why a layer of an image cannot be followed; the plan refuses each."""
+    harden: bool = True
+    """Give up capabilities that the VM does not need."""
+    core: bool = True
+    """QEMU may leave a core file, as the caller's limit allows."""
     snapshot: bool = False
     """Every disk is written to a temporary overlay only (`-snapshot`)."""
     remarks: tuple[str, ...] = ()
@@ -82,4 +87,5 @@ class Invocation:
     @property
     def is_bare(self) -> bool:
         """Tell whether QEMU keeps the caller's context, so that nothing is labelled."""
-        return self.confinement is Confinement.NONE or self.seclabel.type is SeclabelType.NONE
+        unlabelled = self.confinement in {Confinement.NONE, Confinement.LANDLOCK}
+        return unlabelled or self.seclabel.type is SeclabelType.NONE

@@ -10,6 +10,8 @@ from confined_qemu.model.frozen import dataclass
 
 if TYPE_CHECKING:
     from confined_qemu.model.context import Context
+    from confined_qemu.model.hardening import Hardening
+    from confined_qemu.model.landlock import Ruleset
     from confined_qemu.model.mcs import Pair
     from confined_qemu.model.resource import Resource
     from confined_qemu.model.steps import Step
@@ -60,6 +62,8 @@ class Plan:
     live: Context | None = None
     resources: tuple[PlannedResource, ...] = ()
     steps: tuple[Step, ...] = ()
+    landlock: Ruleset | None = None
+    hardening: Hardening | None = None
     temporary: str | None = None
     user: str | None = None
     daemonize: bool = False
@@ -73,7 +77,9 @@ class Plan:
         lines = [
             f"name     {self.name}",
             f"accel    {self.accel.chosen}: {self.accel.why}",
-            f"process  {self.process if self.process is not None else 'not confined'}",
+            f"process  {self.held_by}",
+            *(self.landlock.describe() if self.landlock is not None else []),
+            *(self.hardening.describe() if self.hardening is not None else []),
             *(step.describe() for step in self.steps),
             *([f"given    {shlex.join((self.emulator, *self.given))}"] if self.given is not None else []),
             f"exec     {shlex.join((self.emulator, *self.arguments))}",
@@ -83,6 +89,13 @@ class Plan:
             *(f"refused  {refusal}" for refusal in self.refusals),
         )
         return "\n".join([*map(printable, lines), *(text.replace("\n", "\n" + " " * 9) for text in said)])
+
+    @property
+    def held_by(self) -> str:
+        """Return what confines the VM, in words: its context, or Landlock."""
+        if self.process is not None:
+            return str(self.process)
+        return "held by Landlock" if self.landlock is not None else "not confined"
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `plan --json` prints."""
@@ -95,6 +108,8 @@ class Plan:
             "accel": {"chosen": self.accel.chosen, "why": self.accel.why},
             "confinement": self.confinement,
             "process_context": _text(self.process),
+            **({"landlock": self.landlock.to_json()} if self.landlock is not None else {}),
+            **({"hardening": self.hardening.to_json()} if self.hardening is not None else {}),
             "resources": [
                 {
                     "path": planned.path,

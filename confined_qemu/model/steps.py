@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from confined_qemu.model.context import Context
     from confined_qemu.model.facts import FileKind, Identity
     from confined_qemu.model.helper import HelperKind
+    from confined_qemu.model.landlock import Ruleset
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,11 +206,15 @@ class StartHelper:
     context: Context | None
     socket_context: Context | None
     own_folder: str | None
+    ruleset: Ruleset | None = None
+    """What Landlock leaves it, where Landlock holds the VM."""
 
     def describe(self) -> str:
         """Return what is started, where and as what."""
         command = " ".join((self.program, *self.arguments))
         who = f"as {self.context}" if self.context is not None else "not confined"
+        if self.context is None and self.ruleset is not None:
+            who = "held by Landlock with rules of its own"
         return f"start    {command}: in {self.folder}, {who}, ends with the VM"
 
 
@@ -225,6 +230,57 @@ class Connect:
         return f"connect  {self.path}: by the launcher"
 
 
-Step = Relabel | Create | MakeFolder | Bind | Retag | Relay | KeepFolder | Sweep | LabelTree | StartHelper | Connect
+@dataclass(frozen=True, slots=True)
+class MakeFile:
+    """Make a file that QEMU would make and, held by Landlock, may not: `mode` is QEMU's own, before the umask.
+
+    At the end it is unlinked (`remove`), or only where nobody has written to it (`remove_empty`).
+    """
+
+    path: str
+    mode: int
+    remove: bool
+    remove_empty: bool = False
+
+    def describe(self) -> str:
+        """Return what is made and what follows at the end."""
+        end = ", removed at the end" if self.remove else ""
+        return f"create   {self.path}{', removed at the end if it is still empty' if self.remove_empty else end}"
+
+
+@dataclass(frozen=True, slots=True)
+class OwnFolder:
+    """Make a folder of the VM's own for a VM without labels, removed with all that is in it at the end."""
+
+    path: str
+
+    def describe(self) -> str:
+        """Return what is made."""
+        return f"folder   {self.path}: removed at the end"
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Bind a unix socket without a label and hand it to QEMU as a descriptor; unlinked at the end.
+
+    `by_qemu`: QEMU binds it itself, as it can be handed no descriptor.
+    """
+
+    name: str
+    path: str
+    by_qemu: bool = False
+
+    def describe(self) -> str:
+        """Return what is bound."""
+        who = "by QEMU" if self.by_qemu else "by the launcher"
+        return f"listen   {self.path}: {who}, removed at the end"
+
+
+Step = (
+    Relabel | Create | MakeFolder | Bind | Retag | Relay | KeepFolder | Sweep | LabelTree | StartHelper | Connect
+    | MakeFile | OwnFolder | Listen
+)  # fmt: skip
+RemovedStep = MakeFile | OwnFolder | Listen
+"""The steps without labels that leave something to be removed."""
 JournalStep = Relabel | Create | MakeFolder | Bind | KeepFolder | Sweep | LabelTree
 """The steps that leave something on disk."""

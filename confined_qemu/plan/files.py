@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from confined_qemu.model.policy import Policy
 
 _STRENGTH = (Sharing.UNLABELLED, Sharing.CONTENT, Sharing.PRIVATE, Sharing.SHARED)
-_MODES = {Role.PIDFILE: 0o600, Role.MEMORY: 0o644}
+MODES = {Role.PIDFILE: 0o600, Role.MEMORY: 0o644}
 """How QEMU makes files (`util/oslib-posix.c`, `softmmu/physmem.c`); all others as open(2) with 0666 does."""
 _NAME_FILES = f"{HINT}name the files in it: what is missing is made for the VM"
 _COPY_VARIABLES = (
@@ -144,7 +144,7 @@ class FilePlanner:
         restore = self._levels.kept(restore, label)
         rule = hostpaths.rule(resource)
         end = rule.end if rule is not None else End.BACK
-        mode = _MODES.get(resource.role, 0o666)
+        mode = MODES.get(resource.role, 0o666)
         step = Create(found.path, label, restore, end is End.REMOVED, end is End.BACK_OR_REMOVED, mode)
         denials: tuple[str, ...] = ()
         folder = found.folder_label

@@ -15,8 +15,8 @@ from confined_qemu.model.invocation import Accel, Confinement, Invocation, Secla
 from confined_qemu.model.plan import AccelChoice, Plan, PlannedResource
 from confined_qemu.model.policy import denied
 from confined_qemu.model.resource import Access, Resource, Sharing
-from confined_qemu.model.steps import MakeFolder
-from confined_qemu.plan import descriptors, helpers, sockets, svirt
+from confined_qemu.model.steps import Listen, MakeFolder, StartHelper
+from confined_qemu.plan import descriptors, hardening, helpers, landlock, sockets, svirt
 from confined_qemu.plan import files as fileplan
 from confined_qemu.plan import process as processplan
 from confined_qemu.plan.levels import Levels
@@ -25,6 +25,8 @@ from confined_qemu.plan.outcome import Collected, Outcome
 if TYPE_CHECKING:
     from confined_qemu.model.context import Context
     from confined_qemu.model.facts import Facts
+    from confined_qemu.model.hardening import Hardening
+    from confined_qemu.model.landlock import LandlockFacts, Ruleset
     from confined_qemu.model.policy import Policy
 
 
@@ -44,6 +46,10 @@ def plan(invocation: Invocation, facts: Facts, policy: Policy) -> Plan:
         draft.add_descriptors()
         draft.add_temporary_folder()
         draft.add_helpers()
+    elif draft.by_landlock is not None:
+        draft.go_back()
+        draft.add_helpers()
+        draft.add_landlock(draft.by_landlock)
     else:
         draft.go_back()
         draft.leave_files()
@@ -72,6 +78,10 @@ class _Draft:
     bare: str | None = None
     """What leaves the VM with the caller's context on a host that has SELinux."""
     back_to: Context | None = None
+    by_landlock: LandlockFacts | None = None
+    """The kernel's Landlock, where that holds the VM."""
+    ruleset: Ruleset | None = None
+    hardening: Hardening | None = None
     found: Collected = field(default_factory=Collected)
     temporary: str | None = None
 
@@ -125,14 +135,13 @@ class _Draft:
         if as_the_caller and not (self.invocation.query and in_domain):
             self.bare = "confinement: none"
             self.found.warnings.append("confinement: none: nothing confines this VM; it has all of your rights")
+        elif not self.invocation.query and landlock.chosen(wanted, enforced=mode is SelinuxMode.ENFORCING):
+            self._choose_landlock()
         elif mode is SelinuxMode.DISABLED or contexts is None:
-            if wanted is Confinement.AUTO:
-                self.found.warnings.append("SELinux is disabled: nothing confines this VM; it has all of your rights")
-            else:
-                self.found.refusals.append(
-                    "SELinux is disabled on this host: nothing would confine the VM"
-                    f"{HINT}boot with SELinux, or choose confinement: none"
-                )
+            self.found.refusals.append(
+                "SELinux is disabled on this host, so it cannot confine the VM"
+                f"{HINT}boot with SELinux, or choose confinement: landlock"
+            )
         elif seclabel.type is SeclabelType.NONE:
             self.bare = "seclabel type none"
             self.found.warnings.append("seclabel type none: the VM runs in your context, without a label of its own")
@@ -143,6 +152,16 @@ class _Draft:
                 self.process = self._levels(self.process).dynamic(self.facts.pair)
             if mode is SelinuxMode.PERMISSIVE:
                 self.found.warnings.append("SELinux is permissive: labels are set and not enforced")
+
+    def _choose_landlock(self) -> None:
+        wanted, facts = self.invocation.confinement, self.facts.landlock
+        if problem := landlock.problem(wanted, facts, self.facts.selinux.mode):
+            self.found.refusals.append(problem)
+        elif facts is not None:
+            self.by_landlock = facts
+            self.bare = f"confinement: {wanted}"
+        if self.invocation.require_domain:
+            self.found.refusals.append("require_domain: Landlock holds this VM, and the launcher's domain is SELinux's")
 
     def check_domain(self) -> bool:
         """Ask whether QEMU may be started in its domain; the first thing missing is the only one worth saying."""
@@ -246,6 +265,19 @@ class _Draft:
         for listener in self.invocation.listeners:
             self.found.resources.append(sockets.planned(listener, self.facts, None))
 
+    def add_landlock(self, facts: LandlockFacts) -> None:
+        """Have Landlock hold the VM and its helpers."""
+        planner = landlock.LandlockPlanner(self.invocation, self.facts, facts, not self.accel.tcg, self._folder_name())
+        self.ruleset = planner.plan()
+        self.take(planner.found.outcome())
+        self.temporary = planner.temporary
+        self.hardening = hardening.plan(self.invocation, facts, planner.ports, planner.programs)
+        serving = {helper.name: helper for helper in self.invocation.helpers}
+        self.found.last = [
+            planner.helped(step, serving[step.name]) if isinstance(step, StartHelper) else step
+            for step in self.found.last
+        ]
+
     # ---- sockets, descriptors and folders
 
     def add_listeners(self) -> None:
@@ -330,13 +362,15 @@ class _Draft:
             arguments=self._arguments(),
             given=self._given(),
             accel=self.accel,
-            confinement="selinux" if self.confined else "none",
+            confinement="selinux" if self.confined else "landlock" if self.ruleset is not None else "none",
             process=self.process,
             pair=self.facts.pair if self.process is not None else None,
             back_to=self.back_to,
             live=self._live(),
             resources=tuple(self.found.resources),
             steps=(*self.found.first, *self.found.steps, *self.found.last),
+            landlock=self.ruleset,
+            hardening=self.hardening,
             temporary=self.temporary,
             user=self.invocation.user,
             daemonize=self.invocation.daemonize,
@@ -350,13 +384,14 @@ class _Draft:
         return given if given is not None and given != self._arguments() else None
 
     def _arguments(self) -> tuple[str, ...]:
-        if not self.confined and self.invocation.given is not None:
+        rewritten = self.confined or any(isinstance(step, Listen) and step.name for step in self.found.steps)
+        if not rewritten and self.invocation.given is not None:
             return self.invocation.given  # nobody labels a socket, so QEMU may as well make it itself
         arguments = list(self.invocation.arguments)
         if self.invocation.accel_index is not None:
             arguments[self.invocation.accel_index] = self.accel.chosen
         changed = self.found.arguments
-        if not self.confined:
+        if not self.confined and self.ruleset is None:
             changed = {listener.index: sockets.by_path(listener) for listener in self.invocation.listeners}
         for index, argument in changed.items():
             arguments[index] = argument

@@ -53,7 +53,7 @@ def by_path(listener: Listener) -> str:
     return f"{listener.before.removesuffix('fd=')}path={escape(listener.path)}{listener.after}"
 
 
-def _made_by_qemu(listener: Listener, path: str) -> str:
+def made_by_qemu(listener: Listener, path: str) -> str:
     """Return the argument of a socket that QEMU makes itself, at `path`."""
     path = escape(path) if listener.takes is Takes.LISTED_PATH else path
     return f"{listener.before}{path}{listener.after}"
@@ -88,7 +88,7 @@ class SocketPlanner:
                 mine = label.at(self._levels().caller)  # or no client could open it
             inner = f"{self.own_folder()}/{listener.name}" if relayed else None
             if by_qemu and inner is not None:
-                self.found.arguments[listener.index] = _made_by_qemu(listener, inner)
+                self.found.arguments[listener.index] = made_by_qemu(listener, inner)
             resource = planned(listener, self.facts, mine)
             self.found.steps.append(Bind(listener.name, resource.path, mine, self.process, inner, by_qemu))
             self.found.resources.append(resource)

@@ -9,16 +9,19 @@ import select
 import signal
 import subprocess
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from integration.buildhost import bootsector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MARKER = bootsector.MARKER
 DEBUG_EXIT = ["-device", "isa-debug-exit,iobase=0xf4"]
 NO_SELINUX = (
-    "confined-qemu: SELinux is disabled on this host: nothing would confine the VM\n"
-    "confined-qemu:   boot with SELinux, or choose confinement: none\n"
+    "confined-qemu: SELinux is disabled on this host, so it cannot confine the VM\n"
+    "confined-qemu:   boot with SELinux, or choose confinement: landlock\n"
 )
 UNCONFINED = "confined-qemu: warning: confinement: none: nothing confines this VM; it has all of your rights\n"
 PATIENCE = 60.0
@@ -140,3 +143,11 @@ def wait_gone(handle: int) -> bool:
         return bool(select.select([handle], [], [], PATIENCE)[0])
     finally:
         os.close(handle)
+
+
+def await_true(tells: Callable[[], bool], otherwise: str) -> None:
+    """Wait until something is so that no process can be asked about."""
+    deadline = time.monotonic() + PATIENCE
+    while not tells():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.01)

@@ -90,7 +90,7 @@ def test_a_plan_with_a_missing_file_is_printed_and_refused(command: str, vm: Vm,
 
 
 def test_a_plan_for_this_host_says_that_it_would_be_refused(command: str, vm: Vm) -> None:
-    vm.write(confinement=None)
+    vm.write(confinement="selinux")
     code, plan = _planned(command, vm.spec)
     assert code == 125
     assert plan["process_context"] is None

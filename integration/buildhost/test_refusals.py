@@ -20,12 +20,13 @@ def _flags() -> set[str]:
         return {word for line in file if line.startswith("flags") for word in line.split()}
 
 
-def test_without_selinux_nothing_starts_by_default(command: str, drop_in: str, vm: Vm) -> None:
+def test_without_selinux_nothing_starts_that_asks_for_it(command: str, drop_in: str, vm: Vm) -> None:
     before = os.stat(vm.image)
-    vm.write(confinement=None)
+    vm.write(confinement="selinux")
+    selinux = hosted.environment(CONFINED_QEMU_CONFINEMENT="selinux")
     assert refused(run(command, "run", vm.spec)) == hosted.NO_SELINUX
-    assert refused(run(command, "exec", "--", *vm.raw())) == hosted.NO_SELINUX
-    assert refused(run(drop_in, *vm.raw())) == hosted.NO_SELINUX
+    assert refused(run(command, "exec", "--", *vm.raw(), env=selinux)) == hosted.NO_SELINUX
+    assert refused(run(drop_in, *vm.raw(), env=selinux)) == hosted.NO_SELINUX
     after = os.stat(vm.image)
     assert (before.st_mtime_ns, before.st_ctime_ns) == (after.st_mtime_ns, after.st_ctime_ns)
     assert sorted(os.listdir(vm.folder)) == ["a.img", "a.yaml"]

@@ -110,7 +110,7 @@ class VM:
     shares: tuple[Share, ...] = ()
     extra_files: tuple[ExtraFile, ...] = ()
     qemu_args: tuple[str, ...] = ()
-    confinement: Confinement = Confinement.SELINUX
+    confinement: Confinement = Confinement.AUTO
     require_domain: bool = False
     seclabel: Seclabel = field(default_factory=Seclabel)
 

@@ -47,6 +47,10 @@ def connect(path):
     client.connect(path)
 
 
+def tcp(port):
+    socket.create_connection(("127.0.0.1", port)).close()
+
+
 def ptrace(pid):
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.ptrace(PTRACE_ATTACH, pid, None, None) != 0:
@@ -62,6 +66,7 @@ ATTEMPTS = {
     "write": write,
     "list": os.listdir,
     "connect": connect,
+    "tcp": tcp,
     "terminate": lambda pid: os.kill(pid, signal.SIGTERM),
     "ptrace": ptrace,
     "relabel": relabel,
@@ -78,8 +83,12 @@ def main():
     answers = [[kind, target, answer(ATTEMPTS[kind], target)] for kind, target in targets]
     with open(image, "r+b") as file:
         file.write(json.dumps(answers).encode().ljust(1 << 16, b"\0"))
-    with open("/proc/self/attr/current") as file:
-        print("hostile:", file.read().rstrip("\0"), flush=True)
+    try:
+        with open("/proc/self/attr/current") as file:
+            context = file.read().rstrip("\0")
+    except OSError:
+        context = "no context"  # no SELinux
+    print("hostile:", context, flush=True)
 
 
 main()

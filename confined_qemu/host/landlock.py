@@ -1,0 +1,172 @@
+"""The door to Landlock: the three system calls, which no library in a distribution's Python has.
+
+They are made by ctypes, loaded where they are used. Each raises with operation, object and cause, and what was set is
+proved by trying what it must deny.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING, Any
+
+from confined_qemu.model.errors import HostError, why
+from confined_qemu.model.landlock import FILE_RIGHTS, Lacking, Right, Tcp
+
+if TYPE_CHECKING:
+    from confined_qemu.model.landlock import Rule, Ruleset
+
+_CREATE, _ADD, _RESTRICT = 444, 445, 446
+"""System calls (landlock_create_ruleset(2) and so on); the same numbers on every architecture."""
+_VERSION = 1
+"""LANDLOCK_CREATE_RULESET_VERSION: only tell the ABI."""
+_BENEATH, _PORT = 1, 2
+"""LANDLOCK_RULE_PATH_BENEATH and LANDLOCK_RULE_NET_PORT."""
+_WORD = 8
+"""Bytes of each field of `struct landlock_ruleset_attr`, which grew by one with ABI 4 and one with ABI 6."""
+_ABSENT = frozenset({errno.ENOSYS, errno.EOPNOTSUPP})
+"""The kernel was built without Landlock, or booted without it (`lsm=`)."""
+_OUT_OF_REACH = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP, errno.ENXIO, errno.ENODEV})
+"""A rule for what is not there, or what this user does not reach, would allow nothing."""
+_NO_FILE_SYSTEM = errno.EBADFD
+"""What lies on no mount (a pipe, a memfd) takes no rule and needs none."""
+_CANARIES = ("/", "/proc", "/etc", "/dev", "/sys", "/usr/bin")
+"""Folders that everybody may list; a ruleset allows one only where the VM shares it."""
+
+
+def _libc() -> Any:
+    import ctypes
+
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _call(operation: str, where: str | None, number: int, *arguments: Any) -> int:
+    import ctypes
+
+    result = _libc().syscall(ctypes.c_long(number), *arguments)
+    if result < 0:
+        code = ctypes.get_errno()
+        error = HostError(f"{operation} failed: {os.strerror(code)}", where=where)
+        error.__cause__ = OSError(code, os.strerror(code))
+        raise error
+    return int(result)
+
+
+def abi() -> int:
+    """Return the kernel's ABI, 0 where it has no Landlock.
+
+    Raises:
+        HostError: the kernel may not be asked, as a container's seccomp filter can have it.
+    """
+    import ctypes
+
+    found = _libc().syscall(ctypes.c_long(_CREATE), None, ctypes.c_size_t(0), ctypes.c_uint32(_VERSION))
+    if found >= 0:
+        return int(found)
+    code = ctypes.get_errno()
+    if code in _ABSENT:
+        return 0
+    raise HostError(
+        f"whether this kernel has Landlock cannot be asked: {os.strerror(code)}",
+        hint="a container's seccomp profile must allow landlock_create_ruleset(2)",
+    )
+
+
+def made(ruleset: Ruleset) -> int:
+    """Return a descriptor of the kernel's ruleset with all these rules.
+
+    Raises:
+        HostError: the kernel refuses, or a file is not the one that was planned for.
+    """
+    import ctypes
+
+    words = 1 + (ruleset.abi >= Lacking.TCP.since) + (ruleset.abi >= Lacking.SCOPES.since)
+    fields = (ctypes.c_uint64 * words)(*(int(ruleset.files), int(ruleset.tcp), int(ruleset.scopes))[:words])
+    size = ctypes.c_size_t(words * _WORD)
+    made_one = _call("landlock_create_ruleset", None, _CREATE, ctypes.byref(fields), size, ctypes.c_uint32(0))
+    try:
+        for rule in ruleset.rules:
+            _add(made_one, rule)
+        for right, ports in ((Tcp.BIND, ruleset.bind), (Tcp.CONNECT, ruleset.connect)):
+            for port in sorted(ports) if right & ruleset.tcp else ():
+                pair = (ctypes.c_uint64 * 2)(int(right), port)
+                _rule(made_one, _PORT, pair, f"port {port}")
+    except BaseException:
+        os.close(made_one)
+        raise
+    return made_one
+
+
+def _rule(ruleset: int, kind: int, attribute: Any, where: str) -> None:
+    import ctypes
+
+    _call(
+        "landlock_add_rule", where, _ADD, ctypes.c_int(ruleset), ctypes.c_int(kind), ctypes.byref(attribute),
+        ctypes.c_uint32(0),
+    )  # fmt: skip
+
+
+def _add(ruleset: int, rule: Rule) -> None:
+    try:
+        opened = os.open(rule.path, os.O_PATH | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in _OUT_OF_REACH and rule.identity is None:
+            return
+        raise HostError(f"no rule can be made for it: {why(error)}", where=rule.path, hint="start again") from error
+    try:
+        found = os.fstat(opened)
+        planned = rule.identity
+        if planned is not None and (found.st_dev, found.st_ino) != (planned.device, planned.inode):
+            raise HostError("it changed after the plan was made", where=rule.path, hint="start again")
+        wanted = rule.rights if stat.S_ISDIR(found.st_mode) else rule.rights & FILE_RIGHTS
+        if wanted:
+            _beneath(ruleset, opened, wanted, rule.path)
+    finally:
+        os.close(opened)
+
+
+def _beneath(ruleset: int, opened: int, wanted: Right, path: str) -> None:
+    import ctypes
+
+    # struct landlock_path_beneath_attr is packed: 8 bytes of rights, 4 of descriptor
+    packed = (ctypes.c_char * 12).from_buffer_copy(int(wanted).to_bytes(8, _order()) + opened.to_bytes(4, _order()))
+    try:
+        _rule(ruleset, _BENEATH, packed, path)
+    except HostError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno == _NO_FILE_SYSTEM:
+            return
+        raise
+
+
+def _order() -> Any:
+    import sys
+
+    return sys.byteorder
+
+
+def enforce(ruleset: int, planned: Ruleset) -> None:
+    """Take from this process, for good, all that the ruleset does not allow, and prove it.
+
+    It must have no_new_privs. Nothing can be imported afterwards that lies outside the rules.
+
+    Raises:
+        HostError: the kernel refuses, or what must be denied is not.
+    """
+    import ctypes
+
+    _call("landlock_restrict_self", None, _RESTRICT, ctypes.c_int(ruleset), ctypes.c_uint32(0))
+    canary = next((path for path in _CANARIES if not _allowed(path, planned)), None)
+    if canary is None:
+        return  # the VM shares all of them
+    try:
+        os.close(os.open(canary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    except PermissionError:
+        return
+    raise HostError("Landlock was to deny it, and does not: nothing was started", where=canary)
+
+
+def _allowed(path: str, planned: Ruleset) -> bool:
+    """Tell whether a rule lets the folder be listed: one for itself, or for a folder that it lies in."""
+    above = [rule.path for rule in planned.rules if rule.rights & Right.READ_DIR]
+    return any(path == folder or path.startswith(f"{folder.rstrip('/')}/") for folder in above)

@@ -1,0 +1,176 @@
+"""Becomes QEMU held by Landlock: no labels, no journal, and a companion only where something must be removed.
+
+What is made for the VM is removed by `companions/tidy.py` when it has ended. A note in the runtime folder lets `ps` and
+`allow` find the VM; it means nothing once its process is gone, and the next launch removes it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NoReturn
+
+from confined_qemu.host import capabilities, landlock, processcontrol
+from confined_qemu.launch import execute, heldvms
+from confined_qemu.model.errors import HostError, why
+from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.steps import Listen, MakeFile, OwnFolder, RemovedStep
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from confined_qemu.launch.collect import Caller
+    from confined_qemu.model.facts import Facts
+    from confined_qemu.model.hardening import Hardening
+    from confined_qemu.model.landlock import Ruleset
+    from confined_qemu.model.plan import Plan
+
+
+def become(plan: Plan, facts: Facts, caller: Caller, argv0: str) -> NoReturn:
+    """Make what the plan names, and become QEMU.
+
+    Raises:
+        ConfinedQemuError: nothing was started, and what had been made is removed.
+    """
+    removals = [step for step in plan.steps if isinstance(step, RemovedStep)]
+    before = {step.path for step in removals if os.path.lexists(step.path)}
+    done = execute.Performed()
+    try:
+        done = execute.perform(plan)
+        wanted = [what for step in removals if step.path not in before and (what := _removal(step)) is not None]
+        mark = heldvms.note(plan, facts)
+        if wanted:
+            _tidy(wanted, caller.report, mark if plan.daemonize else -1)
+    except BaseException:
+        done.end_helpers()
+        _undo(step for step in removals if step.path not in before)
+        raise
+    if plan.daemonize and mark >= 0:
+        os.set_inheritable(mark, True)  # noqa: FBT003 - positional by definition
+    execute.become(plan, done, caller.environment, argv0)
+
+
+def _removal(step: RemovedStep) -> str | None:
+    """Return what the companion is told of something that is to be removed (`tidy.py`)."""
+    match step:
+        case MakeFile(remove=False, remove_empty=False):
+            return None
+        case Listen(by_qemu=True):
+            return f"socket:0:0:{step.path}"
+        case MakeFile(remove_empty=True):
+            kind = "empty"
+        case OwnFolder():
+            kind = "folder"
+        case _:
+            kind = "file"
+    found = os.lstat(step.path)
+    return f"{kind}:{found.st_dev}:{found.st_ino}:{step.path}"
+
+
+def _tidy(wanted: list[str], report: int, mark: int) -> None:
+    from confined_qemu.launch import spawn
+
+    try:
+        pidfd = os.pidfd_open(os.getpid())
+    except OSError as error:
+        raise HostError(f"no descriptor for the companion: {why(error)}", hint="see: ulimit -n") from error
+    kept = [number for number in (pidfd, report, mark) if number >= 0]
+    spawn.program("tidy", [str(pidfd), str(report), str(mark), *wanted], kept)
+    os.close(pidfd)
+    if report >= 0:
+        os.close(report)
+
+
+def _undo(steps: Iterable[RemovedStep]) -> None:
+    """Remove what was made for a VM that is not started."""
+    import contextlib
+
+    for step in steps:
+        with contextlib.suppress(OSError):
+            os.rmdir(step.path) if isinstance(step, OwnFolder) else os.unlink(step.path)
+
+
+# ---- steps
+
+
+def make(step: RemovedStep, user: str | None, done: execute.Performed) -> None:
+    """Do one step; what is made belongs to the user that QEMU will run as.
+
+    Raises:
+        LabelError: it cannot be made.
+    """
+    match step:
+        case MakeFile():
+            _make_file(step)
+        case OwnFolder():
+            _make_folder(step)
+        case Listen():
+            execute.unlink_stale(step.path)
+            if not step.by_qemu:
+                done.numbers[step.name] = execute.listening(step.path)
+    if user is not None and not (isinstance(step, Listen) and step.by_qemu):
+        owner = _user(user)
+        os.chown(step.path, owner.uid, owner.gid, follow_symlinks=False)
+
+
+def _make_file(step: MakeFile) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        os.close(os.open(step.path, flags, step.mode))
+    except OSError as error:
+        raise HostError(f"cannot be made for QEMU: {why(error)}", where=step.path) from error
+
+
+def _make_folder(step: OwnFolder) -> None:
+    try:
+        os.mkdir(step.path, 0o700)
+    except OSError as error:
+        raise HostError(f"cannot be made for the VM: {why(error)}", where=step.path) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Owner:
+    uid: int
+    gid: int
+
+
+def _user(name: str) -> _Owner:
+    import pwd
+
+    try:
+        entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
+    except KeyError as error:
+        raise HostError(f"user: there is no user {name!r}", hint="name one that exists") from error
+    return _Owner(entry.pw_uid, entry.pw_gid)
+
+
+# ---- the walls
+
+
+def prepared(plan: Plan) -> int:
+    """Return the kernel's ruleset for a plan, made while this process still reaches every path; -1 without one.
+
+    Raises:
+        HostError: the kernel refuses, or a file is not the one that was planned for.
+    """
+    return landlock.made(plan.landlock) if plan.landlock is not None else -1
+
+
+def enter(hardening: Hardening | None, planned: Ruleset | None, ruleset: int) -> None:
+    """Give up for good what the plan says, in this process; what was set is read back or tried.
+
+    Raises:
+        HostError: the kernel refuses, or something is not as it was set.
+    """
+    if hardening is not None:
+        if not hardening.core:
+            import resource
+
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if hardening.capabilities is not None:
+            capabilities.keep(hardening.capabilities)
+        try:
+            processcontrol.set_no_new_privs()
+        except OSError as error:
+            raise HostError(f"no_new_privs cannot be set: {why(error)}") from error
+    if planned is not None:
+        landlock.enforce(ruleset, planned)

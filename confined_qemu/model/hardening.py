@@ -1,0 +1,33 @@
+"""What a VM's process gives up before it becomes QEMU, beside what SELinux or Landlock takes from it. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from confined_qemu.model.frozen import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Hardening:
+    """`no_new_privs` is always with it. `capabilities` are those that are kept, None where all are.
+
+    `core`: QEMU may leave a core file as large as the caller's limit allows.
+    """
+
+    capabilities: frozenset[str] | None
+    core: bool
+    why: tuple[str, ...] = ()
+    """For each capability that is kept, what needs it."""
+
+    def describe(self) -> list[str]:
+        """Return it as lines of the plan."""
+        kept = "all capabilities of the caller"
+        if self.capabilities is not None:
+            kept = f"capabilities {' '.join(sorted(self.capabilities))}" if self.capabilities else "no capabilities"
+        reasons = f" ({'; '.join(self.why)})" if self.why else ""
+        return [f"harden   no new privileges, {kept}{reasons}{'' if self.core else ', no core file'}"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that `plan --json` prints."""
+        kept = sorted(self.capabilities) if self.capabilities is not None else None
+        return {"no_new_privs": True, "capabilities": kept, "core": self.core}
