@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import setools
+from selinux import audit2why
 
 from integration.guestlib import places
 from integration.suite import harness
@@ -24,20 +25,27 @@ def _ours(denial: harness.Denial) -> bool:
     return kind.startswith(("confined_qemu_", "svirt_"))
 
 
-def _logged(denials: list[harness.Denial], policy: Any) -> Iterator[str]:
-    """Yield the texts of the denials that are in the log of a host."""
-    known: dict[tuple[str, ...], bool] = {}
-    for denial in denials:
-        source, target = (context.split(":")[2] for context in (denial.source, denial.target))
-        for permission in denial.permissions:
-            question = (source, target, denial.kind, permission)
-            if question not in known:
-                known[question] = any(_rules(policy, *question))
-            if not known[question]:
-                yield denial.text
+class _Policy:
+    """The policy with its dontaudit rules: does it keep a denial out of the log?"""
+
+    def __init__(self) -> None:
+        audit2why.init(places.AUDITED)
+        self._known: dict[tuple[str, ...], bool] = {}
+
+    def silent(self, source: str, target: str, kind: str, permission: str) -> bool:
+        """Tell it of one permission, by the contexts of the denial."""
+        question = (*(context.split(":")[2] for context in (source, target)), kind, permission)
+        if question not in self._known:
+            reason, _ = audit2why.analyze(source, target, kind, [permission])
+            # where a boolean would allow it, libselinux says no more
+            by_rule = reason == audit2why.BOOLEAN and any(_rules(*question))
+            self._known[question] = reason == audit2why.DONTAUDIT or by_rule
+        return self._known[question]
 
 
-def _rules(policy: Any, source: str, target: str, kind: str, permission: str) -> Iterator[Any]:
+def _rules(source: str, target: str, kind: str, permission: str) -> Iterator[Any]:
+    """Yield the rules themselves, which takes a minute of this emulated machine."""
+    policy = setools.SELinuxPolicy(places.AUDITED)
     query = setools.TERuleQuery(
         policy, ruletype=["dontaudit"], source=source, target=target, tclass=[kind], perms=[permission]
     )
@@ -67,7 +75,12 @@ def test_no_launch_leaves_a_denial(image: harness.Image, folder: str, audit: har
         assert harness.confined(*words).returncode == 0, words
     seen = [denial for denial in audit.denials() if _ours(denial)]
     assert seen != [], "without its dontaudit rules no policy is so silent: nothing was looked at"
-    policy = setools.SELinuxPolicy(places.AUDITED)
-    assert not any(_rules(policy, "confined_qemu_t", "bin_t", "file", "write"))  # not everything is kept out
-    logged = "\n".join(_logged(seen, policy))
-    assert logged == ""
+    policy = _Policy()
+    launcher, program = "system_u:system_r:confined_qemu_t:s0", "system_u:object_r:bin_t:s0"
+    assert not policy.silent(launcher, program, "file", "write")  # not everything is kept out
+    logged = [
+        denial.text
+        for denial in seen
+        if not all(policy.silent(denial.source, denial.target, denial.kind, one) for one in denial.permissions)
+    ]
+    assert "\n".join(logged) == ""
