@@ -6,12 +6,13 @@ set -eu
 cache=${CONFINED_QEMU_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/confined-qemu}
 venv=$cache/venv
 
-# Needed by the project, by the guest's build, by the image's build, by the tests.
+# Needed by the project, by the guest's build, by the image's build, by the tests, by the build of Xen's hypervisor.
 packages="
 python3 python3-venv python3-selinux python3-psutil python3-yaml python3-prctl
 mmdebstrap qemu-system-x86 qemu-utils policycoreutils e2fsprogs openssh-client xz-utils
 binutils busybox-static
 secilc setools strace attr cpio ovmf mandoc
+dpkg-dev gcc make m4 flex bison checkpolicy
 "
 tools="ruff mypy pytest pytest-xdist hypothesis jsonschema types-PyYAML types-psutil types-jsonschema hatchling build wheel"
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from confined_qemu.cli.launchverbs import DEFAULT_EMULATOR
-from confined_qemu.host import emulator, landlockfacts, lsm, survey
+from confined_qemu.host import emulator, landlockfacts, lsm, survey, xl
 from confined_qemu.host.inherited import inherited
 from confined_qemu.labels import journal, restore, statefolders
 from confined_qemu.model import policynames
@@ -64,6 +64,10 @@ def findings(spec: str | None) -> tuple[Finding, ...]:
         ("labels", _labels),
     ):
         found.extend(_guarded(subject, look))
+    if xl.is_here():
+        from confined_qemu.cli import checkxen
+
+        found.extend(_guarded("xen", checkxen.findings))
     if spec is not None:
         found.extend(_guarded(spec, lambda: _spec(spec)))
     return tuple(found)
@@ -163,15 +167,21 @@ def _labels() -> Iterator[Finding]:
 def _spec(spec: str) -> Iterator[Finding]:
     from confined_qemu.cli import dryrun
     from confined_qemu.launch import inputs
+    from confined_qemu.model.plan import Plan
+    from confined_qemu.model.xen import ACCEL
 
-    plan = dryrun.plan(inputs.from_spec(spec), inherited())
+    plan = dryrun.of(inputs.wanted(spec), inherited(), pair=None, policy_root=None)
     for warning in plan.warnings:
         yield Finding(Grade.WARN, spec, warning)
     for refusal in plan.refusals:
         yield Finding(Grade.FAIL, spec, refusal)
     if not plan.refusals:
-        yield from _held(spec, plan)
-        yield Finding(Grade.OK, spec, f"can be started, {plan.accel.chosen}, {plan.held_by}")
+        if isinstance(plan, Plan):
+            yield from _held(spec, plan)
+            how = f"{plan.accel.chosen}, {plan.held_by}"
+        else:
+            how = f"{ACCEL}, {plan.label}"
+        yield Finding(Grade.OK, spec, f"can be started, {how}")
 
 
 def _held(spec: str, plan: Plan) -> Iterator[Finding]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from confined_qemu.model.invocation import Invocation
     from confined_qemu.model.plan import Plan
+    from confined_qemu.model.xen import XenDomain, XenPlan
 
 
 def say(text: str) -> None:
@@ -142,16 +143,16 @@ def _plan(chosen: argparse.Namespace) -> int:
     descriptors = inherited()
     invocation = _invocation(chosen)
     pair = Pair.parse(chosen.mcs) if chosen.mcs is not None else None
-    plan = dryrun.plan(invocation, descriptors, pair=pair, policy_root=chosen.policy_root)
+    plan: Plan | XenPlan = dryrun.of(invocation, descriptors, pair=pair, policy_root=chosen.policy_root)
     _print_plan(plan, as_json=chosen.json)
     return LAUNCHER_FAILED if plan.refusals else 0
 
 
-def _invocation(chosen: argparse.Namespace) -> Invocation:
+def _invocation(chosen: argparse.Namespace) -> Invocation | XenDomain:
     from confined_qemu.launch import inputs
 
     if chosen.spec is not None:
-        return inputs.from_spec(chosen.spec, chosen.qemu or (), unknown=chosen.unknown_options)
+        return inputs.wanted(chosen.spec, chosen.qemu or (), unknown=chosen.unknown_options)
     if chosen.qemu is None:
         raise UsageError("plan needs a spec, or -- and QEMU's arguments", hint="see confined-qemu plan --help")
     return inputs.from_arguments(chosen.emulator, chosen.qemu, settings=launchverbs.settings_of(chosen))
@@ -171,7 +172,7 @@ def _import(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _print_plan(plan: Plan, *, as_json: bool) -> None:
+def _print_plan(plan: Plan | XenPlan, *, as_json: bool) -> None:
     if as_json:
         import json
 

@@ -8,19 +8,39 @@ from typing import TYPE_CHECKING
 from confined_qemu.host import lsm
 from confined_qemu.host.inherited import initial
 from confined_qemu.launch import collect, session
+from confined_qemu.model.errors import UsageError
 from confined_qemu.model.facts import SelinuxFacts, SelinuxMode
 from confined_qemu.model.frozen import replace
+from confined_qemu.model.invocation import Invocation
 from confined_qemu.model.policy import NO_POLICY
 from confined_qemu.plan.planner import plan as make_plan
 
 if TYPE_CHECKING:
     from confined_qemu.model.facts import Facts
-    from confined_qemu.model.invocation import Invocation
     from confined_qemu.model.mcs import Pair
     from confined_qemu.model.plan import Plan
+    from confined_qemu.model.xen import XenDomain, XenPlan
 
 _EXAMPLE = (1, 2)
 """The pair of a plan for another host, where nobody named one."""
+
+
+def of(
+    wanted: Invocation | XenDomain, descriptors: tuple[int, ...], *, pair: Pair | None, policy_root: str | None
+) -> Plan | XenPlan:
+    """Return the plan of a VM, or of a domain of Xen's.
+
+    Raises:
+        ConfinedQemuError: the host or the policy's folder cannot be read.
+        UsageError: a domain's plan for another host: what Xen knows cannot be read from a folder.
+    """
+    if isinstance(wanted, Invocation):
+        return plan(wanted, descriptors, pair=pair, policy_root=policy_root)
+    from confined_qemu.launch import xen
+
+    if policy_root is not None:
+        raise UsageError("a Xen domain is planned in its dom0 only", hint="leave out --policy-root")
+    return xen.preview(wanted, pair)
 
 
 def plan(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from confined_qemu.model.invocation import Invocation
+    from confined_qemu.model.xen import XenDomain
     from confined_qemu.read.settings import Settings
 
 DEFAULT_EMULATOR = "qemu-system-x86_64"
@@ -80,15 +81,34 @@ def _without_dashes(arguments: Sequence[str]) -> Sequence[str]:
 
 def _run(chosen: argparse.Namespace, descriptors: tuple[int, ...]) -> int:
     from confined_qemu.launch import inputs, run
+    from confined_qemu.model.invocation import Invocation
 
-    invocation = inputs.from_spec(
+    invocation = inputs.wanted(
         chosen.spec,
         chosen.qemu or (),
         name=chosen.name,
         confinement=chosen.confinement,
         unknown=chosen.unknown_options,
     )
-    run.supervise(lambda report: _become(invocation, descriptors, report), _clean_up, _explain)
+    if isinstance(invocation, Invocation):
+        run.supervise(lambda report: _become(invocation, descriptors, report), _clean_up, _explain)
+    return _run_domain(invocation)
+
+
+def _run_domain(domain: XenDomain) -> int:
+    """Run a domain of Xen's; the exit code is its own reason, or a signal's that ended it."""
+    from confined_qemu.launch import xen
+    from confined_qemu.model.xen import EXIT, Shutdown
+
+    try:
+        ended = xen.run(domain, warn, lambda line: say("", line))
+    except xen.Ended as signalled:
+        signal.signal(signalled.number, signal.SIG_DFL)
+        os.kill(os.getpid(), signalled.number)
+        return LAUNCHER_FAILED
+    if ended is not Shutdown.POWEROFF:
+        say("", f"{domain.name}: the domain ended: {ended}")
+    return EXIT[ended]
 
 
 def _become(invocation: Invocation, descriptors: tuple[int, ...], report: int) -> NoReturn:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from confined_qemu.host import lsm
 from confined_qemu.labels import restore, statefolders
 from confined_qemu.launch import heldvms
-from confined_qemu.model.errors import printable
+from confined_qemu.model.context import Context
+from confined_qemu.model.errors import HostError, ValueProblem, printable
 from confined_qemu.model.facts import SelinuxMode
 from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.invocation import Confinement
@@ -16,7 +17,8 @@ from confined_qemu.model.steps import Relabel
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from confined_qemu.model.context import Context
+    from confined_qemu.labels.journal import Entry
+    from confined_qemu.model.xen import LiveDomain
 
 _HEADINGS = ("NAME", "PID", "ACCEL", "MEMORY", "WALL", "CONTEXT", "IMAGES")
 _MEBIBYTE = 1 << 20
@@ -65,15 +67,22 @@ def _labelled() -> Iterator[LiveVm]:
     if lsm.mode() is SelinuxMode.DISABLED:
         return
     folders = statefolders.readable_folders()
+    domains: dict[str, LiveDomain] | None = None
     for entry in restore.readable_entries(folders):
         pid = restore.pid_of(entry)
         if pid is None:
             continue
+        if entry.record.domain is not None:
+            domains = _domains() if domains is None else domains
+            row = _domain(entry, pid, domains)
+            if row is not None:
+                yield row
+            continue
         memory = _memory(pid)
         if memory is None:
             continue  # it has just ended
-        images = tuple(step.path for step in entry.record.all_steps if isinstance(step, Relabel))
-        yield LiveVm(entry.record.name, pid, lsm.process_context(pid), entry.record.accel, memory, images)
+        context = lsm.process_context(pid)
+        yield LiveVm(entry.record.name, pid, context, entry.record.accel, memory, _images(entry))
 
 
 def _held() -> Iterator[LiveVm]:
@@ -92,6 +101,33 @@ def _memory(pid: int) -> int | None:
         return int(psutil.Process(pid).memory_info().rss)
     except psutil.Error:
         return None
+
+
+def _images(entry: Entry) -> tuple[str, ...]:
+    return tuple(step.path for step in entry.record.all_steps if isinstance(step, Relabel))
+
+
+def _domains() -> dict[str, LiveDomain]:
+    """Return the domains that Xen has, by their uuids; none where xl does not say."""
+    from confined_qemu.host import xl
+
+    try:
+        return {domain.uuid: domain for domain in xl.domains()}
+    except HostError:
+        return {}
+
+
+def _domain(entry: Entry, pid: int, domains: dict[str, LiveDomain]) -> LiveVm | None:
+    """Return the row of a domain of Xen's, None for one that is not there yet or no more."""
+    found = domains.get(entry.record.domain or "")
+    if found is None:
+        return None
+    try:
+        context = Context.parse(found.label or "")
+    except ValueProblem:
+        context = None
+    memory = found.memory * _MEBIBYTE
+    return LiveVm(entry.record.name, pid, context, entry.record.accel, memory, _images(entry))
 
 
 def table(rows: tuple[LiveVm, ...]) -> list[str]:

@@ -8,23 +8,28 @@ STARTING = ("run", "exec")
 """The verbs that start a VM."""
 LAUNCHED = (*STARTING, "recover", "settle", "allow", "revoke")
 """The verbs that the launch script serves, in the launcher's domain."""
+RESTORING = ("recover", "settle")
+"""The verbs that put back what a crash left."""
+_DOM0 = "/proc/xen/privcmd"
+"""What a host has that runs under Xen, where Xen's tools work."""
 _LARGEST = 1 << 20
 """Bytes of a spec that are looked at: what it may have."""
 _BETWEEN = b" \t\r\n\"'"
 """What YAML, JSON and XML may have between a key and its value."""
-_SAID = (b"confinement:none", b"confinement:landlock", b"type:none", b"type=none")
+_SAID = (b"confinement:none", b"confinement:landlock", b"type:none", b"type=none", b"hypervisor:xen")
 """`display: none` and the like are in most specs. One that says it by an alias is refused by the launch script."""
 
 
 def keeps_context(arguments: list[str]) -> bool:
-    """Tell whether `run` or `exec` with these words starts a VM without a label of its own.
+    """Tell whether `run` or `exec` with these words starts a VM without a label of its own, or a domain of Xen's.
 
     What cannot be read is not such a VM: the launch script says what is wrong with it. A spec is parsed only where
     it holds the words for it, so that all others are read once.
     """
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
     if arguments[0] not in STARTING:
-        return False
+        # what a killed launcher left may be a domain, which the launcher's domain cannot destroy
+        return arguments[0] in RESTORING and os.path.exists(_DOM0)
     stated = any(word.startswith("--c") for word in own)  # argparse takes a beginning for the whole
     if not stated and arguments[0] == "exec":
         return _settings_say_none()
@@ -33,7 +38,7 @@ def keeps_context(arguments: list[str]) -> bool:
     from confined_qemu.cli import launchverbs
     from confined_qemu.launch import inputs
     from confined_qemu.model.errors import ConfinedQemuError
-    from confined_qemu.model.invocation import Confinement
+    from confined_qemu.model.invocation import Confinement, Invocation
 
     try:
         chosen = launchverbs.parsed(arguments)
@@ -41,7 +46,8 @@ def keeps_context(arguments: list[str]) -> bool:
         if chosen.verb == "exec" or said or chosen.spec == "-":
             return said  # standard input can be read once
         wanted = {"confinement": chosen.confinement, "unknown": chosen.unknown_options}
-        return inputs.from_spec(chosen.spec, chosen.qemu or (), **wanted).is_bare
+        found = inputs.wanted(chosen.spec, chosen.qemu or (), **wanted)
+        return not isinstance(found, Invocation) or found.is_bare
     except (ConfinedQemuError, OSError):
         return False
 

@@ -346,8 +346,8 @@ def notes_path(path: str, tree: int) -> str:
     return f"{path.removesuffix(SUFFIX)}{_TREE_SUFFIX}{tree}"
 
 
-def hold(path: str, context: Context) -> Hold:
-    """Make the VM's live file, labelled `context` so that the VM may inherit it, and lock it.
+def hold(path: str, context: Context | None) -> Hold:
+    """Make the VM's live file, labelled `context` so that the VM may inherit it (None: by the policy), and lock it.
 
     The lock belongs to the open file: QEMU inherits it, and so does what `-daemonize` leaves behind.
 

@@ -131,6 +131,16 @@ def restore(path: str, search: find.Search | None = None) -> Restored | None:
     """
     search = search or find.Search()
     folder = os.path.dirname(path)
+    record = journal.read(path)
+    if record is None:
+        return None
+    if record.domain is not None and record.boot_id == processes.boot_id():
+        from confined_qemu.labels import domains
+
+        try:
+            domains.end(record.name, record.domain)
+        except ConfinedQemuError as problem:
+            return Restored(record.name, path, (problem,))
     with journal.locked(folder):
         record = journal.read(path)
         if record is None:

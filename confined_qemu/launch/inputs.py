@@ -5,24 +5,62 @@ from __future__ import annotations
 import errno
 import os
 import shlex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from confined_qemu.model.errors import HINT, HostError, SpecError, printable, shell_word, why
+from confined_qemu.model.errors import HINT, HostError, SpecError, UsageError, printable, shell_word, why
 from confined_qemu.model.frozen import replace
-from confined_qemu.model.invocation import Confinement
+from confined_qemu.model.invocation import Confinement, Hypervisor, Invocation
 from confined_qemu.model.resource import PROBED, Access, Role
 from confined_qemu.read.settings import Settings, UnknownOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from confined_qemu.model.invocation import Invocation
     from confined_qemu.model.resource import Resource
+    from confined_qemu.model.xen import XenDomain
     from confined_qemu.read.libvirt.domain import Imported
     from confined_qemu.read.spec.vm import VM
+    from confined_qemu.read.spec.xenvm import XenVM
 
 _LARGEST_SPEC = 1 << 20
 """Bytes; a VM description is a page of text."""
+
+
+def wanted(
+    path: str,
+    extra: Sequence[str] = (),
+    *,
+    name: str | None = None,
+    confinement: str | None = None,
+    unknown: str | None = None,
+) -> Invocation | XenDomain:
+    """Read a spec as `from_spec` does, or one of a Xen domain (`hypervisor: xen`).
+
+    Raises:
+        UsageError: QEMU's words for a domain, or a confinement that it cannot have.
+        HostError, SpecError, CommandLineError: as `from_spec`.
+    """
+    vm, remarks = _vm(path)
+    if vm.hypervisor is Hypervisor.XEN:
+        return _domain(cast("XenVM", vm), path, extra, (name, confinement))
+    vm = cast("VM", vm)
+    return _invocation(vm, path, (*vm.qemu_args, *extra), remarks, (name, confinement, unknown))
+
+
+def _domain(vm: XenVM, path: str, extra: Sequence[str], chosen: tuple[str | None, str | None]) -> XenDomain:
+    from confined_qemu.read.spec.xenvm import XenConfinement
+
+    name, confinement = chosen
+    if extra:
+        what = "a Xen domain has no QEMU that would take arguments"
+        raise UsageError(what, where=path, hint="leave out what follows --")
+    if confinement is not None and confinement not in set(XenConfinement):
+        what = f"Xen labels every domain, so there is no confinement: {confinement}"
+        raise UsageError(what, where=path, hint="leave it out")
+    vm = replace(vm, name=name if name is not None else vm.name)
+    if confinement is not None:
+        vm = replace(vm, confinement=XenConfinement(confinement))
+    return vm.domain(os.path.dirname(os.path.abspath(path)))
 
 
 def from_spec(
@@ -43,25 +81,36 @@ def from_spec(
         SpecError: it is no valid spec; every problem with its place.
         CommandLineError: `qemu_args` or `extra` cannot be read.
     """
+    found = wanted(path, extra, name=name, confinement=confinement, unknown=unknown)
+    if not isinstance(found, Invocation):
+        raise SpecError((f"{path}: a domain of Xen's is none of QEMU's VMs",))
+    return found
+
+
+def _invocation(
+    vm: VM,
+    path: str,
+    extra: tuple[str, ...],
+    remarks: tuple[str, ...],
+    chosen: tuple[str | None, str | None, str | None],
+) -> Invocation:
     from confined_qemu.read.spec import render
 
-    vm, remarks = _vm(path)
-    if extra:
-        vm = replace(vm, qemu_args=(*vm.qemu_args, *extra))
+    name, confinement, unknown = chosen
     folder = os.path.dirname(os.path.abspath(path))
-    wanted = UnknownOptions(unknown or UnknownOptions.REFUSE)
-    read = render.invocation(vm, folder, config=_config, unknown=wanted)
+    options = UnknownOptions(unknown or UnknownOptions.REFUSE)
+    read = render.invocation(replace(vm, qemu_args=extra), folder, config=_config, unknown=options)
     return _chosen(replace(read, remarks=(*remarks, *read.remarks)), name, confinement)
 
 
-def _vm(path: str) -> tuple[VM, tuple[str, ...]]:
+def _vm(path: str) -> tuple[VM | XenVM, tuple[str, ...]]:
     text = _text(path)
     if text.removeprefix("\ufeff").lstrip()[:1] == "<":  # no YAML mapping begins so
         imported = domain(text, path)
         return imported.vm, remarks_of(imported, path)
     from confined_qemu.read.spec import loader
 
-    return loader.parse(text, path), ()
+    return loader.load(text, path), ()
 
 
 def domain(text: str, path: str) -> Imported:

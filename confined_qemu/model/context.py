@@ -55,12 +55,16 @@ RESTORED_TYPE = "virt_image_t"
 
 @dataclass(frozen=True, slots=True)
 class PolicyContexts:
-    """The policy's contexts for VMs. `tcg` is None where the policy has one domain for both accelerators (Debian)."""
+    """The policy's contexts for VMs. `tcg` is None where the policy has one domain for both accelerators (Debian).
+
+    `at_rest` is the type of an image that no VM uses.
+    """
 
     kvm: Context
     tcg: Context | None
     image: Context
     content: Context
+    at_rest: str = RESTORED_TYPE
 
     @classmethod
     def parse(cls, domain_text: str, image_text: str) -> PolicyContexts:
@@ -80,7 +84,7 @@ class PolicyContexts:
 
     def restored(self) -> Context:
         """Return the label of an image that no VM uses, where nothing better is known."""
-        return replace(self.image, type=RESTORED_TYPE, range=Range.single(Level(0)))
+        return replace(self.image, type=self.at_rest, range=Range.single(Level(0)))
 
     def is_given(self, label: Context) -> bool:
         """Tell whether `label` is one that a VM's image got from us or from libvirt, not one of its own."""

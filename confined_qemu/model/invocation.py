@@ -18,6 +18,13 @@ class Accel(StrEnum):
     TCG = "tcg"
 
 
+class Hypervisor(StrEnum):
+    """What runs the VM: QEMU in a process of this host, or Xen, whose dom0 this host is."""
+
+    QEMU = "qemu"
+    XEN = "xen"
+
+
 class Confinement(StrEnum):
     """What must hold the VM. `auto` takes SELinux where it enforces, else Landlock; without either nothing starts."""
 

@@ -49,6 +49,7 @@ class Record:
 
     `steps` are the launch's, `grants` what came later. `static`: its label was chosen by hand, and other
     VMs may have the same, so that no context tells its processes: they hold its live file locked (`journal.hold`).
+    `domain`: the uuid of a Xen domain, which ends before its labels go back; None for QEMU's VMs.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Record:
     steps: tuple[JournalStep, ...]
     static: bool = False
     grants: tuple[Grant, ...] = ()
+    domain: str | None = None
 
     @property
     def all_steps(self) -> tuple[JournalStep, ...]:
@@ -78,6 +80,7 @@ def encode(record: Record) -> dict[str, Any]:
         "accel": record.accel,
         "context": str(record.context),
         "shared": record.static,
+        **({"domain": record.domain} if record.domain is not None else {}),
         "steps": [_encode_step(step) for step in record.steps],
     }
 
@@ -123,6 +126,7 @@ def decode(data: Any) -> Record:
         _context(fields.get("context"), "context"),
         _steps(fields.get("steps")),
         _truth(fields.get("shared", False), "shared"),
+        domain=_word(fields["domain"], "domain") if "domain" in fields else None,
     )
 
 

@@ -11,8 +11,9 @@ from confined_qemu.cli import help as topics
 from confined_qemu.cli import manpages
 from confined_qemu.model.labelrules import TABLE
 from confined_qemu.model.resource import Sharing
-from confined_qemu.read.spec import schema
-from confined_qemu.read.spec.kinds import NO, YES
+from confined_qemu.read.spec.kinds import NO, YES, Table
+from confined_qemu.read.spec.table import SPEC
+from confined_qemu.read.spec.xentable import XEN
 from integration.guestlib import bypolicy, programs
 
 README = "README.md"
@@ -50,6 +51,7 @@ def quoted() -> dict[str, str]:
         (f"{HELP}/command-line.md", "verbs", block(readme, "verbs")),
         (f"{HELP}/command-line.md", "topics", _topics("", but="command-line")),
         (f"{HELP}/spec.md", "keys", _keys()),
+        (f"{HELP}/xen.md", "keys", _key_table(XEN)),
         (f"{HELP}/labels.md", "labels", _labels()),
         (f"{HELP}/tests.md", "tests", bypolicy.table()),
     )
@@ -68,7 +70,11 @@ def _topics(folder: str, but: str | None = None) -> str:
 
 def _keys() -> str:
     """Return the table of a spec's keys, made of the table that the loader reads."""
-    return "\n".join(["| key | meaning |", "|---|---|", *_rows(schema.schema(), "")])
+    return _key_table(SPEC)
+
+
+def _key_table(table: Table) -> str:
+    return "\n".join(["| key | meaning |", "|---|---|", *_rows(table.schema(), "")])
 
 
 def _rows(table: dict[str, Any], above: str) -> list[str]:

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from confined_qemu.model.errors import SpecError
+from confined_qemu.model.invocation import Hypervisor
 from confined_qemu.read.spec.table import SPEC
 from confined_qemu.read.spec.yamlnodes import Mapping, Problems, Scalar, Sequence, TooMany, compose
 
 if TYPE_CHECKING:
+    from confined_qemu.read.spec.kinds import Table
     from confined_qemu.read.spec.vm import VM
+    from confined_qemu.read.spec.xenvm import XenVM
 
 
 def parse(text: str, file: str) -> VM:
-    """Return the VM that `text` describes; `file` is only named in messages, nothing is opened.
+    """Return the VM that `text` describes, as `load` does; a domain of Xen's is none.
+
+    Raises:
+        SpecError: the text is no spec of QEMU's.
+    """
+    found = load(text, file)
+    if found.hypervisor is Hypervisor.XEN:
+        raise SpecError((f"{file}:1:1: hypervisor: a domain of Xen's, and a VM of QEMU's is wanted here",))
+    return cast("VM", found)
+
+
+def load(text: str, file: str) -> VM | XenVM:
+    """Return the VM, or with `hypervisor: xen` the domain, that `text` describes.
+
+    `file` is only named in messages, nothing is opened.
 
     A file's bytes are best decoded as UTF-8 with surrogateescape, so that a stray byte gets its place too.
 
@@ -25,10 +43,22 @@ def parse(text: str, file: str) -> VM:
     with suppress(TooMany):
         root = compose(text, problems)
         if isinstance(root, Mapping):
-            vm = SPEC.read(root, "", problems)
+            vm = _table(root).read(root, "", problems)
         elif isinstance(root, Scalar | Sequence):
             problems.add(root.mark, "", "a spec is a mapping (key: value)", "it starts with name: NAME")
     if (error := problems.error) is not None:
         raise error
-    checked: VM = vm
+    checked: VM | XenVM = vm
     return checked
+
+
+def _table(root: Mapping) -> Table:
+    """Return the table that a spec is read by: it says its hypervisor in one of its keys."""
+    for key, value in root.pairs:
+        if isinstance(key, Scalar) and key.text == "hypervisor":
+            if isinstance(value, Scalar) and value.text == Hypervisor.XEN:
+                from confined_qemu.read.spec.xentable import XEN
+
+                return XEN
+            break
+    return SPEC

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from confined_qemu.model.invocation import Hypervisor
 from confined_qemu.read.spec.table import SPEC
+from confined_qemu.read.spec.xentable import XEN
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 """The version of JSON Schema."""
@@ -17,7 +19,9 @@ def schema() -> dict[str, Any]:
     The loader refuses more than a schema can say (duplicate keys, a file named twice, a range that runs
     backwards). Every text that the loader takes, the schema takes.
     """
-    return {"$schema": DIALECT, "title": "confined-qemu VM"} | SPEC.schema()
+    xen = {"properties": {"hypervisor": {"const": Hypervisor.XEN.value}}, "required": ["hypervisor"]}
+    which = {"if": xen, "then": XEN.schema(), "else": SPEC.schema()}
+    return {"$schema": DIALECT, "title": "confined-qemu VM", "type": "object"} | which
 
 
 def text() -> str:

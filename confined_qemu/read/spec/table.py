@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from confined_qemu.model.context import Context
-from confined_qemu.model.invocation import Accel, Confinement, Seclabel, SeclabelType
+from confined_qemu.model.invocation import Accel, Confinement, Hypervisor, Seclabel, SeclabelType
 from confined_qemu.read.spec.devices import (
     Char,
     HostDevice,
@@ -307,6 +307,21 @@ SECLABEL: Final = Table(
     ),
 )
 
+NAME: Final = Key(
+    "name",
+    Text("a name of letters, digits, . _ and -, at most 64", r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"),
+    "The VM's name: in `confined-qemu ps`, in messages, in /run/confined-qemu/NAME.",
+    stand_in="unnamed",
+    missing="add name: NAME",
+)
+HYPERVISOR: Final = Key("hypervisor", Choice(Hypervisor), "qemu, or xen: a domain of Xen's, with keys of its own.")
+MEMORY: Final = Key(
+    "memory",
+    Text("a whole number and its unit, such as 128M", r"[1-9][0-9]{0,11}[KMGT]", _size),
+    "The guest's memory.",
+    ("ram", "mem"),
+)
+
 _NETWORK_DOC: Final = "none, user, or a mapping for a tap device, forwarded ports and the like."
 
 SPEC: Final = Table(
@@ -314,13 +329,8 @@ SPEC: Final = Table(
     about="one VM for confined-qemu",
     build=lambda values, _path: VM(**values),
     keys=(
-        Key(
-            "name",
-            Text("a name of letters, digits, . _ and -, at most 64", r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"),
-            "The VM's name: in `confined-qemu ps`, in messages, in /run/confined-qemu/NAME.",
-            stand_in="unnamed",
-            missing="add name: NAME",
-        ),
+        NAME,
+        HYPERVISOR,
         Key("emulator", PATH, "A program on PATH, or a path (one with a slash).", ("qemu", "binary")),
         Key("accel", Choice(Accel), "auto takes KVM where VT-x or AMD-V is really there.", ("accelerator",)),
         Key(
@@ -335,12 +345,7 @@ SPEC: Final = Table(
             ("cpu_model",),
         ),
         Key("cpus", Integer(1, 4096), "How many CPUs the guest has.", ("vcpus", "vcpu", "smp", "cores")),
-        Key(
-            "memory",
-            Text("a whole number and its unit, such as 128M", r"[1-9][0-9]{0,11}[KMGT]", _size),
-            "The guest's memory.",
-            ("ram", "mem"),
-        ),
+        MEMORY,
         Key(
             "user",
             Text("a user's name or number", r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}\$?"),

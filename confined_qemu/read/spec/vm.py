@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from confined_qemu.model.frozen import dataclass, field
-from confined_qemu.model.invocation import Accel, Confinement, Seclabel, SeclabelType
+from confined_qemu.model.invocation import Accel, Confinement, Hypervisor, Seclabel, SeclabelType
 from confined_qemu.read.spec.devices import (
     Char,
     CharKind,
@@ -113,6 +113,7 @@ class VM:
     confinement: Confinement = Confinement.AUTO
     require_domain: bool = False
     seclabel: Seclabel = field(default_factory=Seclabel)
+    hypervisor: Hypervisor = Hypervisor.QEMU
 
     def __post_init__(self) -> None:
         refuse(self._violations())
