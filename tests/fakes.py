@@ -138,20 +138,19 @@ class Labels:
         """Let call number `call` (the next one is 1) raise; an LsmError where nothing else is said."""
         self.faults[self.calls + call] = what or LsmError("an injected fault")
 
-    def give(self, path: str, context: Context) -> None:
-        """Label a file as somebody else would."""
+    def give(self, path: str | int, context: Context) -> None:
+        """Label a file, or what a descriptor leads to, as somebody else would."""
         self.by_inode[_key(path)] = context
 
-    def of(self, path: str) -> Context:
-        """Return the label of a file, uncounted."""
+    def of(self, path: str | int) -> Context:
+        """Return the label of a file or a descriptor, uncounted."""
         return self.by_inode.get(_key(path), self.default)
 
     def _call(self, name: str) -> None:
         self.calls += 1
         self.log.append(name)
-        fault = self.faults.pop(self.calls, None)
-        if fault is not None:
-            raise fault
+        if self.calls in self.faults:
+            raise self.faults.pop(self.calls)
 
     # ---- lsm's functions
 

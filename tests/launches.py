@@ -41,6 +41,9 @@ _ARGUMENTS_BEFORE_CONTROL = 4
 """Where the watcher's arguments name its end of the control pipe: JOURNAL CONTEXT PIDFD PID CONTROL REPORT ..."""
 
 
+_REAL_DUP = os.dup
+
+
 class Executed(BaseException):
     """The launcher has become QEMU."""
 
@@ -59,7 +62,7 @@ class Companion:
     def receive(self) -> None:
         """Take what came through the leash, whose other ends are closed by now."""
         if self.name == "watch" and self.mine(6) >= 0:
-            self.made = watch._received(os.dup(self.mine(6)))[1]
+            self.made = watch._received(_REAL_DUP(self.mine(6)))[1]
 
     def mine(self, argument: int) -> int:
         """Return the descriptor that an argument names; -1 where it names none."""
@@ -122,9 +125,8 @@ class Doors:
         def door(*arguments: Any, **named: Any) -> Any:
             self.calls += 1
             self.log.append(name)
-            fault = self.faults.pop(self.calls, None)
-            if fault is not None:
-                raise fault
+            if self.calls in self.faults:
+                raise self.faults.pop(self.calls)
             return real(*arguments, **named)
 
         return door
@@ -156,6 +158,8 @@ class Host:
         self.helpers: list[Helper] = []
         self.program: list[Any] = []
         self.vms: list[Vm] = []
+        self.handed: list[int] = []
+        """Descriptors that the caller hands over."""
         self.emulator = self.file("qemu-system-x86_64", b"\x7fELF")
         os.chmod(self.emulator, 0o700)
         self.labels.give(self.emulator, QEMU_EXEC)
@@ -192,7 +196,7 @@ class Host:
         self.patch.setattr(helpers, "start", self._helper)
         self.patch.setattr(helperfacts, "programs", self._programs)
         self.patch.setattr(os, "getpid", lambda: self.pid)
-        self.patch.setattr(os, "pidfd_open", lambda _: os.open(os.devnull, os.O_RDONLY))
+        self.patch.setattr(os, "pidfd_open", self.doors.counted("pidfd_open", lambda _: _REAL_DUP(0)))
         self.patch.setattr(os, "execve", self.doors.counted("execve", self._execve))
         real_bind = socket.socket.bind
 
@@ -202,8 +206,9 @@ class Host:
 
         self.patch.setattr(socket.socket, "bind", self.doors.counted("bind", bind), raising=False)
         self.patch.setattr(os, "fsync", self.doors.counted("fsync", lambda _: None))
-        for name in ("open", "mkdir", "pipe", "rename"):
+        for name in ("open", "mkdir", "pipe", "rename", "dup", "dup2"):
             self.patch.setattr(os, name, self.doors.counted(name, getattr(os, name)))
+        self.patch.setattr(socket, "socketpair", self.doors.counted("socketpair", socket.socketpair))
 
     # ---- files
 
@@ -240,7 +245,7 @@ class Host:
     def _program(self, name: str, arguments: list[str], keep: Iterable[int]) -> None:
         self.doors.forked(name)
         self.labels.log.append(f"program {name}")
-        companion = Companion(name, arguments, {number: os.dup(number) for number in keep})
+        companion = Companion(name, arguments, {number: _REAL_DUP(number) for number in keep})
         self.companions.append(companion)
         if name in self.silent:
             companion.end()
@@ -255,7 +260,7 @@ class Host:
     def _helper(self, step: StartHelper, _user: str | None, leash: socket.socket | None) -> Helper:
         assert leash is not None, "the watcher would know nothing of the helper"
         self.doors.forked(step.name)
-        helper = Helper(step.name, os.dup(leash.fileno()))
+        helper = Helper(step.name, _REAL_DUP(leash.fileno()))
         self.helpers.append(helper)
         return helper
 
@@ -265,32 +270,32 @@ class Host:
 
     # ---- a launch
 
-    def launch(self, *arguments: str, report: int = -1, descriptors: tuple[int, ...] = ()) -> Vm:
+    def launch(self, *arguments: str) -> Vm:
         """Launch a VM in a process of its own; whatever `launch` raises is raised once that process has ended."""
-        return self.start(inputs.from_arguments(self.emulator, arguments), report=report, descriptors=descriptors)
+        return self.start(inputs.from_arguments(self.emulator, arguments))
 
-    def start(self, invocation: Invocation, *, report: int = -1, descriptors: tuple[int, ...] = ()) -> Vm:
+    def start(self, invocation: Invocation, *, report: int = -1) -> Vm:
         """Launch an invocation, as `launch` does it."""
         self.pid += 1
         self.table.ticks[self.pid] = 1
         self.companions, self.helpers = [], []
         handlers = {number: signal.getsignal(number) for number in (signal.SIGPIPE, signal.SIGXFSZ)}
         try:
-            return self._started(invocation, report, descriptors)
+            return self._started(invocation, report)
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)  # they were QEMU's, in a process of its own
 
-    def _started(self, invocation: Invocation, report: int, descriptors: tuple[int, ...]) -> Vm:
+    def _started(self, invocation: Invocation, report: int) -> Vm:
         before = set(os.listdir("/proc/self/fd"))
-        caller = collect.Caller({b"PATH": b"/nowhere", b"HOME": b"/x"}, descriptors, "qemu", report)
+        caller = collect.Caller({b"PATH": b"/nowhere", b"HOME": b"/x"}, tuple(self.handed), "qemu", report)
         try:
             session.launch(invocation, caller, self._warn)
         except Executed as executed:
             _let_go(executed)
             opened = self._opened(before)
             inherited = [number for number in opened if os.get_inheritable(number)]
-            self._close(set(opened) - set(inherited))
+            self.close(set(opened) - set(inherited))
             for companion in self.companions if not self.helpers else ():
                 companion.receive()
             if self.chosen is None:
@@ -323,13 +328,14 @@ class Host:
         now = {int(name) for name in os.listdir("/proc/self/fd") if name not in before}
         return [number for number in sorted(now - kept) if os.path.lexists(f"/proc/self/fd/{number}")]
 
-    def _close(self, numbers: Iterable[int]) -> None:
+    def close(self, numbers: Iterable[int]) -> None:
+        """Close descriptors; QEMU may have closed one."""
         for number in numbers:
             with suppress(OSError):
                 os.close(number)
 
     def _exit(self, before: set[str]) -> None:
-        self._close(self._opened(before))
+        self.close(self._opened(before))
         del self.table.ticks[self.pid]
         self.labels.creating_now = self.chosen = None
 
@@ -338,7 +344,7 @@ class Host:
         self.vms.remove(vm)
         del self.table.ticks[vm.pid]
         del self.table.contexts[vm.pid]
-        self._close(vm.descriptors)
+        self.close(vm.descriptors)
         self.end_companions(vm.companions, watched=watched)
 
     def end_companions(self, companions: list[Companion] | None = None, *, watched: bool = True) -> None:

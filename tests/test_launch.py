@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,8 +16,10 @@ from confined_qemu.launch.companions import watch
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import ConfinedQemuError, EmulatorNotExecutable, HostError, LsmError, Refused
 from confined_qemu.model.facts import SelinuxMode
+from confined_qemu.model.mcs import Level
 from tests.fakes import DEBIAN, VIRT_IMAGE, Crash
 from tests.launches import Companion, Executed, Host
+from tests.worlds import CALLER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,12 +31,35 @@ if TYPE_CHECKING:
     Ask = Callable[[Host], Invocation]
 
 STATIC = "system_u:system_r:svirt_t:s0:c7,c8"
+HOME = Context.parse("unconfined_u:object_r:user_home_t:s0")
+TMP = Context.parse("system_u:object_r:tmp_t:s0")
 
 
 class Watched(Host):
     """A host whose failed launchers are looked at before their process ends and before a watcher does anything."""
 
     is_looked_at = True
+
+    def __init__(self, folder: str, patch: pytest.MonkeyPatch) -> None:
+        """Make a host with two images, a TPM's folder, and a folder to share whose entries have three labels."""
+        super().__init__(folder, patch)
+        for name in ("disk.img", "cd.iso"):
+            self.file(name)
+        os.mkdir(self.at("tpm"), 0o700)
+        os.makedirs(self.at("share/deep"))
+        for name, label in (("share/mine", HOME), ("share/deep/its", TMP), ("share/deep/plain", VIRT_IMAGE)):
+            self.labels.give(self.file(name), label)
+        entries = (
+            "disk.img",
+            "cd.iso",
+            "tpm",
+            "share",
+            "share/deep",
+            "share/mine",
+            "share/deep/its",
+            "share/deep/plain",
+        )
+        self.originals = {self.at(name): self.labels.of(self.at(name)) for name in entries}
 
     def before_exit(self, error: BaseException) -> None:
         """Hold the launcher to its word: nothing was started, and what had been labelled is as it was."""
@@ -52,7 +78,7 @@ class Watched(Host):
     def undone(self) -> None:
         """Hold the host to what it was before."""
         assert self.left() == []
-        assert [self.labels.of(self.at(name)) for name in ("disk.img", "cd.iso")] == [VIRT_IMAGE] * 2
+        assert {path: self.labels.of(path) for path in self.originals} == self.originals
         assert not os.path.lexists(self.at("qmp"))
         assert not os.path.lexists(self.at("pid"))
         assert not os.path.exists(self.at("runtime")) or os.listdir(self.at("runtime")) == []
@@ -61,11 +87,7 @@ class Watched(Host):
 
 def prepared(folder: Path, patch: pytest.MonkeyPatch) -> Watched:
     folder.mkdir(exist_ok=True)
-    host = Watched(str(folder), patch)
-    for name in ("disk.img", "cd.iso"):
-        host.file(name)
-    os.mkdir(host.at("tpm"), 0o700)
-    return host
+    return Watched(str(folder), patch)
 
 
 @pytest.fixture
@@ -109,7 +131,27 @@ def helped(host: Host) -> Invocation:
     return described(host, f"tpm:\n  state: {host.at('tpm')}")
 
 
-KINDS = pytest.mark.parametrize("ask", [raw, static, helped])
+def shared(host: Host) -> Invocation:
+    """Return a VM whose two shares are labelled with all that is in them, one by QEMU and one by a helper."""
+    os.makedirs(host.at("other"), exist_ok=True)
+    return described(
+        host,
+        "memory: 64M\nshares:\n"
+        f"- {{dir: {host.at('share')}, tag: a, driver: 9p, relabel: yes}}\n"
+        f"- {{dir: {host.at('other')}, tag: b, driver: virtiofs, relabel: yes}}",
+    )
+
+
+def handed(host: Host) -> Invocation:
+    """Return a VM that gets a pipe and two ends of sockets of a login shell's, at levels that no VM may use."""
+    sockets = socket.socketpair()
+    host.handed = [*os.pipe(), *(end.detach() for end in sockets)]
+    for number in host.handed:
+        host.labels.give(number, CALLER)
+    return described(host, "")
+
+
+KINDS = pytest.mark.parametrize("ask", [raw, static, helped, shared, handed])
 
 
 # ---- a launch that succeeds
@@ -243,6 +285,50 @@ def test_where_landlock_cannot_hold_it_nothing_becomes_qemu(
     assert host.program == []
 
 
+def test_a_tree_and_its_helper_are_the_vms_until_it_ends(host: Watched) -> None:
+    vm = host.start(shared(host))
+    assert vm.context.range is not None
+    mine = Context("system_u", "object_r", "svirt_image_t", vm.context.range)
+    for name in ("share", "share/deep", "share/mine", "share/deep/its", "share/deep/plain", "other"):
+        assert host.labels.of(host.at(name)) == mine
+    assert host.left() == [f"{vm.pid}.1.this-boot.vm.{end}" for end in ("json", "tree0", "tree1")]
+    assert [helper.ended for helper in host.helpers] == [False]
+    assert any(f"fd={vm.descriptors[0]}" in word for word in vm.arguments)
+    host.end(vm)
+    host.undone()
+
+
+def test_what_is_made_in_a_tree_meanwhile_gets_its_folders_label(host: Watched) -> None:
+    vm = host.start(shared(host))
+    new = host.file("share/deep/new")
+    host.labels.give(new, host.labels.of(host.at("share")))
+    host.end(vm)
+    host.undone()
+    assert host.labels.of(new) == VIRT_IMAGE
+
+
+def test_what_the_caller_hands_over_reaches_the_vm(host: Watched) -> None:
+    """A pipe by its label; a socket, whose label stays, through a relay that holds it."""
+    invocation = handed(host)
+    pipe, _, first, second = host.handed
+    before = os.fstat(first)
+    vm = host.start(invocation)
+    assert host.labels.of(pipe) == CALLER.at(Level(0))
+    watcher, relay = vm.companions
+    assert (watcher.name, relay.name) == ("watch", "relay")
+    pairs = [word.split(":") for word in relay.arguments if word.startswith("pair:")]
+    assert len(pairs) == 2
+    assert os.path.samestat(os.fstat(relay.kept[int(pairs[0][1])]), before)
+    for number, (_, _, inner) in zip((first, second), pairs, strict=True):
+        assert not os.path.samestat(os.fstat(number), before)
+        with socket.socket(fileno=os.dup(number)) as mine, socket.socket(fileno=os.dup(relay.kept[int(inner)])) as its:
+            its.send(b"x")
+            assert mine.recv(9) == b"x"
+    host.end(vm)
+    host.undone()
+    host.close(host.handed)
+
+
 # ---- and one that fails
 
 
@@ -269,6 +355,7 @@ def every_fault(
             invocation = ask(host)
             inject(host, call)
             failed = _started(host, invocation, expected)
+            host.close(host.handed)
             if not failed and (host.labels.faults or host.doors.faults):
                 return call - 1
 

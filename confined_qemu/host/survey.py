@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from confined_qemu.host import devices, inodes, kvm, lsm, mounts, processes
 from confined_qemu.model import paths, policynames
-from confined_qemu.model.errors import HostError, LsmError, why
+from confined_qemu.model.errors import HostError, LsmError, descriptor_for, why
 from confined_qemu.model.facts import DescriptorFacts, FileFacts, FileKind, Identity, SelinuxFacts, SelinuxMode
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.mcs import Level
@@ -212,7 +212,8 @@ def _socket_class(number: int) -> str:
     """Return SELinux's class of a socket (security/selinux/hooks.c, `socket_type_to_security_class`)."""
     import socket
 
-    copy = socket.socket(fileno=os.dup(number))
+    with descriptor_for(f"a look at descriptor {number}"):
+        copy = socket.socket(fileno=os.dup(number))
     with copy:
         stream = copy.type == socket.SOCK_STREAM
         if copy.family == socket.AF_UNIX:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 from confined_qemu.host import lsm
 from confined_qemu.labels import label
 from confined_qemu.launch.companions import watch
-from confined_qemu.model.errors import EmulatorNotExecutable, HostError, LabelError, why
+from confined_qemu.model.errors import EmulatorNotExecutable, HostError, LabelError, descriptor_for, why
 from confined_qemu.model.frozen import dataclass, field
 from confined_qemu.model.steps import (
     Bind,
@@ -163,29 +163,24 @@ def _retag(step: Retag) -> None:
 
 
 def _bind(step: Bind, done: Performed) -> None:
-    import socket
-
     inner_path = step.inner or step.path
     if not step.relayed:
         unlink_stale(step.path)
     if not step.by_qemu:
         with lsm.creating_sockets(step.socket_context), lsm.creating(step.inner_context):
-            made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            inner = _listening(made, inner_path, kept=not step.relayed)
+            inner = _listening(inner_path, kept=not step.relayed)
         done.numbers[step.name] = _high(inner)
     if step.relayed:
         unlink_stale(step.path)
         with lsm.creating(step.file_context):
-            outer = _listening(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), step.path)
+            outer = _listening(step.path)
         done.relayed.append(f"listen:{outer}:{inner_path}")
         done.relay_keeps.append(outer)
 
 
 def _connected(path: str) -> int:
     """Return a connection to what listens at `path`: the launcher's own socket, which a VM may use as handed over."""
-    import socket
-
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    made = _unix_socket()
     try:
         with _address(path) as address:
             made.connect(address)
@@ -204,16 +199,19 @@ def listening(path: str) -> int:
     Raises:
         LabelError: no socket can be made there.
     """
+    return _high(_listening(path, kept=True))
+
+
+def _unix_socket() -> socket:
     import socket
 
-    return _high(_listening(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), path, kept=True))
+    with descriptor_for("a socket"):
+        return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 
 
-def _listening(made: object, path: str, *, kept: bool = False) -> int:
-    """Let a socket listen at `path`. `kept`: QEMU, which gets it, does not find its file."""
-    import socket
-
-    assert isinstance(made, socket.socket)  # noqa: S101 - narrows a late import's type
+def _listening(path: str, *, kept: bool = False) -> int:
+    """Return a socket that listens at `path`. `kept`: QEMU, which gets it, does not find its file."""
+    made = _unix_socket()
     try:
         with _address(path, kept=kept) as address:
             made.bind(address)
@@ -264,10 +262,8 @@ def _high(number: int) -> int:
     """Move a descriptor that QEMU inherits above those that a command line may name."""
     import fcntl
 
-    try:
+    with descriptor_for("QEMU's socket"):
         high = fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, _FIRST_NUMBER)
-    except OSError as error:
-        raise HostError(f"no descriptor for QEMU's socket: {why(error)}", hint="see: ulimit -n") from error
     os.close(number)
     return high
 
@@ -280,9 +276,10 @@ def _relay_descriptor(step: Relay, done: Performed) -> None:
         if os.path.samestat(os.fstat(number), same):
             done.swaps.append((ours, step.number))
             return
-    with lsm.creating_sockets(step.socket_context):
-        for_vm, for_relay = socket.socketpair()
-    outer = _high(os.dup(step.number))
+    with descriptor_for("the relay"):
+        with lsm.creating_sockets(step.socket_context):
+            for_vm, for_relay = socket.socketpair()
+        outer = _high(os.dup(step.number))
     inner = _high(for_relay.detach())
     done.relayed.append(f"pair:{outer}:{inner}")
     done.relay_keeps += [outer, inner]
@@ -292,10 +289,8 @@ def _relay_descriptor(step: Relay, done: Performed) -> None:
 def _start_relay(plan: Plan, done: Performed) -> None:
     from confined_qemu.launch import spawn
 
-    try:
+    with descriptor_for("the relay"):
         pidfd = os.pidfd_open(os.getpid())
-    except OSError as error:
-        raise HostError(f"no descriptor for the relay: {why(error)}", hint="see: ulimit -n") from error
     if plan.process is None or plan.process.range is None:
         raise HostError("a VM without a level has nothing to relay")
     client = lsm.own_context().at(plan.process.range.low)
@@ -304,8 +299,9 @@ def _start_relay(plan: Plan, done: Performed) -> None:
     spawn.program("relay", words, [pidfd, *live, *done.relay_keeps])
     for number in (pidfd, *done.relay_keeps):
         os.close(number)
-    for ours, number in done.swaps:
-        os.dup2(ours, number, inheritable=True)
+    with descriptor_for("what is relayed"):
+        for ours, number in done.swaps:
+            os.dup2(ours, number, inheritable=True)
     for ours in {ours for ours, _ in done.swaps}:
         os.close(ours)
 

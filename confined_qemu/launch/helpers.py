@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 from confined_qemu.host import lsm
 from confined_qemu.launch import spawn
 from confined_qemu.launch.companions import watch
-from confined_qemu.model.errors import HINT, ConfinedQemuError, HostError, printable, why
+from confined_qemu.model.errors import HINT, ConfinedQemuError, HostError, descriptor_for, printable, why
 from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.helper import DESCRIPTOR, FOLDER, PROGRAMS, HelperKind
 
@@ -103,7 +103,7 @@ def _log(step: StartHelper) -> int:
 
 def _sockets(step: StartHelper, *, listens: bool) -> tuple[socket.socket, socket.socket]:
     """Return QEMU's end and the helper's, both under the VM's socket context: nobody else may use them."""
-    with lsm.creating_sockets(step.socket_context):
+    with descriptor_for(str(step.kind)), lsm.creating_sockets(step.socket_context):
         if not listens:
             return socket.socketpair()
         listener, mine = (socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) for _ in range(2))
@@ -135,7 +135,8 @@ def _spawned(  # noqa: PLR0913, PLR0917 - what a process gets
     step: StartHelper, user: str | None, leash: socket.socket | None, folder: int, log: int, its: socket.socket
 ) -> tuple[int, int]:
     """Fork twice and execute the program in the second child, an orphan; return its pid and a pidfd."""
-    here, there = socket.socketpair()
+    with descriptor_for(str(step.kind)):
+        here, there = socket.socketpair()
     with here, there:
         try:
             child = os.fork()

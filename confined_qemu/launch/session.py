@@ -15,7 +15,7 @@ from confined_qemu.labels import find, journal, restore, statefolders
 from confined_qemu.launch import conflicts, execute, pairs, spawn
 from confined_qemu.launch.collect import collect, followed
 from confined_qemu.model import paths
-from confined_qemu.model.errors import ConfinedQemuError, JournalError, LabelError, Refused
+from confined_qemu.model.errors import ConfinedQemuError, JournalError, LabelError, Refused, descriptor_for
 from confined_qemu.model.facts import SelinuxMode
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import SeclabelType
@@ -134,7 +134,8 @@ def _leash(plan: Plan) -> tuple[socket | None, int]:
         return None, -1
     from socket import socketpair
 
-    mine, its = socketpair()
+    with descriptor_for("what goes to the watcher"):
+        mine, its = socketpair()
     return mine, its.detach()
 
 

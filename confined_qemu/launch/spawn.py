@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 from confined_qemu.host import interpreter
 from confined_qemu.launch import companions
 from confined_qemu.launch.companions import watch
-from confined_qemu.model.errors import HostError, why
+from confined_qemu.model.errors import HostError, descriptor_for, why
 from confined_qemu.model.frozen import dataclass
 
 if TYPE_CHECKING:
@@ -67,11 +67,9 @@ def watcher(journal_path: str, context: str, held: Iterable[int], channels: Chan
     Raises:
         HostError: no process or descriptor is to be had.
     """
-    try:
+    with descriptor_for("the watcher"):
         mine, its = os.pipe()
         pidfd = os.pidfd_open(os.getpid())
-    except OSError as error:
-        raise HostError(f"no descriptor for the watcher: {why(error)}", hint="see: ulimit -n") from error
     keep = [*held, its, pidfd, *(number for number in channels.numbers() if number >= 0)]
     arguments = [journal_path, context, *map(str, (pidfd, os.getpid(), its, *channels.numbers()))]
     program("watch", arguments, keep)

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 LAUNCHER_FAILED = 125
 """Exit status when the launcher refuses or fails, as `env(1)` and container runtimes use it."""
@@ -111,6 +116,19 @@ class CommandLineError(ConfinedQemuError):
 
 class HostError(ConfinedQemuError):
     """The host cannot do what is asked, or could not be asked."""
+
+
+@contextmanager
+def descriptor_for(what: str) -> Iterator[None]:
+    """Do what makes a descriptor.
+
+    Raises:
+        HostError: there is none to be had for `what`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise HostError(f"no descriptor for {what}: {why(error)}", hint="see: ulimit -n") from error
 
 
 class LsmError(ConfinedQemuError):
