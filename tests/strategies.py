@@ -10,6 +10,7 @@ from confined_qemu.model.context import Context
 from confined_qemu.model.invocation import Confinement
 from confined_qemu.model.mcs import MAX_CATEGORY, Level, Pair, Range
 from confined_qemu.read.spec.disks import DiskFormat
+from confined_qemu.read.spec.helpers import ShareDriver
 
 categories = st.frozensets(st.integers(0, MAX_CATEGORY), max_size=12)
 """Few categories anywhere, so that runs and single ones both occur when drawn near each other."""
@@ -77,6 +78,21 @@ def disk_documents(draw: st.DrawFn, number: int) -> dict[str, Any]:
     return document
 
 
+_tags = st.lists(st.from_regex(r"[A-Za-z0-9/_.:-]{1,31}", fullmatch=True), max_size=3, unique=True)
+
+
+@st.composite
+def share_documents(draw: st.DrawFn, tag: str) -> dict[str, Any]:
+    """Draw one share of a spec, a folder of its own."""
+    return {
+        "dir": f"share{tag}/{draw(hostile)}",
+        "tag": tag,
+        "driver": draw(st.sampled_from([str(one) for one in ShareDriver])),
+        "readonly": draw(st.booleans()),
+        "relabel": draw(st.booleans()),
+    }
+
+
 def _seclabels() -> st.SearchStrategy[dict[str, Any]]:
     whole = st.builds(Context, names, names, names, ranges())
     static = st.builds(
@@ -117,6 +133,9 @@ def spec_documents(draw: st.DrawFn) -> dict[str, Any]:
         "confinement": st.sampled_from([str(one) for one in Confinement if one is not Confinement.NONE]),
         "require_domain": st.booleans(),
         "seclabel": _seclabels(),
+        "shares": _tags.flatmap(lambda tags: st.tuples(*map(share_documents, tags)).map(list)),
+        "tpm": hostile.map(lambda text: {"state": f"tpm/{text}"}),
+        "firmware": hostile.map(lambda text: f"fw/{text}"),
     }
     document: dict[str, Any] = {"name": draw(st.from_regex("[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True))}
     for key in draw(st.sets(st.sampled_from(sorted(optional)))):
@@ -125,6 +144,10 @@ def spec_documents(draw: st.DrawFn) -> dict[str, Any]:
         document["networks"] = draw(st.lists(st.sampled_from([{"type": "user"}, {"type": "tap", "fd": 3}]), max_size=3))
     if draw(st.booleans()):
         document |= {"kernel": f"k/{draw(hostile)}", "cmdline": draw(hostile)}
+        if draw(st.booleans()):
+            document["initrd"] = f"i/{draw(hostile)}"
+    if "firmware" in document and draw(st.booleans()):
+        document["nvram"] = f"nv/{draw(hostile)}"
     seclabel = document.get("seclabel", {})
     if seclabel.get("type") == "none" or seclabel.get("relabel") is False:
         for disk in document.get("disks", []):  # a label of its own needs a VM that relabels

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from confined_qemu.host import devices
+from confined_qemu.host import devices, mounts
 from confined_qemu.model import hostpaths
 from confined_qemu.model.errors import HostError
 from confined_qemu.model.facts import FileKind, Identity
@@ -38,7 +38,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         if "/" in place:
             (tmp_path / "block" / place / "partition").write_text("1\n")
     monkeypatch.setattr(devices, "_BLOCK", str(links))
-    monkeypatch.setattr(devices, "_MOUNTS", str(tmp_path / "mountinfo"))
+    monkeypatch.setattr(mounts, "_TABLE", str(tmp_path / "mountinfo"))
     monkeypatch.setattr(devices, "_SWAPS", str(tmp_path / "swaps"))
     monkeypatch.setattr(devices, "_number", NAMES.get)
     (tmp_path / "mountinfo").write_text("22 1 0:20 / /proc rw shared:2 - proc proc rw\n")

@@ -242,7 +242,7 @@ def test_a_spec_and_its_command_line_typed_by_hand_are_read_alike(document: dict
         return
 
     def plain(found: Resource) -> Resource:
-        return replace(found, source="", label=None, relabel=None)
+        return replace(found, source="", label=None, relabel=None, label_tree=False)
 
     files = [one for one in spec.resources if one.role is not Role.EXTRA]
     # a person's comma may part the modules of a multiboot kernel, a spec's initrd is one file

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _BLOCK = "/sys/dev/block"
-_MOUNTS = "/proc/self/mountinfo"
 _SWAPS = "/proc/swaps"
 _VFIO = "/dev/vfio"
 _USB = "/sys/bus/usb/devices"
@@ -159,12 +158,10 @@ def _overlapping(number: int) -> dict[int, str]:
 def _mounts() -> dict[int, str]:
     """Return where each block device is mounted; a file system with a number of its own (btrfs) by its source."""
     found: dict[int, str] = {}
-    for line in _read(_MOUNTS).splitlines():
-        fields = line.split(" ")
-        major, _, minor = fields[2].partition(":")
-        where = printable(mounts.plain(fields[4]))
-        found.setdefault(os.makedev(int(major), int(minor)), where)
-        number = _number(mounts.plain(fields[fields.index("-") + 2]))
+    for row in mounts.rows():
+        where = printable(row.target)
+        found.setdefault(row.device, where)
+        number = _number(row.source)
         if number is not None:
             found.setdefault(number, where)
     return found

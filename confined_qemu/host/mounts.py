@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from typing import NamedTuple
 
 from confined_qemu.model.errors import HostError, why
 from confined_qemu.model.facts import Mount
@@ -21,6 +22,20 @@ _FIRST_OPTIONAL = 6
 """Fields before the optional ones: number, parent, device, root, target, options; ` - ` ends the optional ones."""
 _SHOWN_ELSEWHERE = frozenset({"nfs", "nfs4", "cifs", "smb3"})
 """File systems whose source names the very folder that is mounted, whatever the kernel calls its root."""
+
+
+class Row(NamedTuple):
+    """A line of the table as the kernel wrote it; names are plain."""
+
+    device: int
+    """The file system's number, `st_dev` of what is on it: a block device's, or one that stands for none."""
+    root: str
+    target: str
+    options: str
+    type: str
+    source: str
+    of_super: str
+    """The options of the whole file system."""
 
 
 class Mounts:
@@ -77,23 +92,40 @@ def find(text: str, number: int) -> Mount | None:
     return None
 
 
-def _mount(line: str) -> Mount | None:
+def rows() -> list[Row]:
+    """Return every mount that this process sees.
+
+    Raises:
+        HostError: /proc cannot be read.
+    """
+    return [row for line in _read(_TABLE).split("\n") if (row := _row(line)) is not None]
+
+
+def _row(line: str) -> Row | None:
     fields = line.split(" ")
     try:
         end = fields.index("-", _FIRST_OPTIONAL)
-        _, _, _, root, target, options = fields[:_FIRST_OPTIONAL]
-        kind, source, own = fields[end + 1 : end + 4]
+        _, _, device, root, target, options = fields[:_FIRST_OPTIONAL]
+        kind, source, of_super = fields[end + 1 : end + 4]
+        major, minor = map(int, device.split(":"))
     except ValueError:
         return None  # not a line of a kernel that has this file
-    of_super = _options(own)
+    return Row(os.makedev(major, minor), root, plain(target), options, plain(kind), plain(source), of_super)
+
+
+def _mount(line: str) -> Mount | None:
+    row = _row(line)
+    if row is None:
+        return None
+    of_super = _options(row.of_super)
     context = next((option for option in of_super if option.startswith("context=")), None)
     return Mount(
-        type=plain(kind),
-        target=plain(target),
-        source=plain(source),
+        type=row.type,
+        target=row.target,
+        source=row.source,
         labels="seclabel" in of_super,
-        read_only="ro" in of_super or "ro" in _options(options),
-        whole=root == "/" or kind in _SHOWN_ELSEWHERE,
+        read_only="ro" in of_super or "ro" in _options(row.options),
+        whole=row.root == "/" or row.type in _SHOWN_ELSEWHERE,
         context=None if context is None else plain(context.removeprefix("context=").strip('"')),
     )
 
