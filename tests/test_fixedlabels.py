@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from confined_qemu.host import mounts
+from confined_qemu.model import policynames
 from confined_qemu.model.context import Context
 from confined_qemu.model.facts import FileFacts, FileKind, Mount
 from confined_qemu.model.invocation import Invocation, Seclabel
@@ -138,20 +139,15 @@ def test_what_lets_it(booleans: dict[str, bool], words: str, relabel: bool | Non
     assert NFS in line
 
 
-@pytest.mark.parametrize(
-    ("type_name", "words"),
-    [
-        ("nfs_t", "setsebool -P virt_use_nfs on"),
-        ("cifs_t", "setsebool -P virt_use_samba on"),
-        ("fusefs_t", "setsebool -P virt_use_fusefs on"),
-        ("dosfs_t", "setsebool -P virt_use_usb on (it gives VMs the host's USB devices too)"),
-    ],
-)
-def test_each_file_system_has_its_boolean(type_name: str, words: str) -> None:
-    booleans = dict.fromkeys(("virt_use_nfs", "virt_use_samba", "virt_use_fusefs", "virt_use_usb"), False)
+@pytest.mark.parametrize(("type_name", "boolean"), policynames.OPENING.items())
+def test_each_type_that_a_boolean_opens_has_its_own(type_name: str, boolean: str) -> None:
+    booleans = dict.fromkeys(policynames.OPENING.values(), False)
     label = Context.parse(f"system_u:object_r:{type_name}:s0")
     mount = Mount("x", "/mnt", "y", labels=False)
-    assert fixedlabels.mend(mount, label, IMAGE, Policy(booleans=booleans)) == f"run: {words}"
+    words = f"run: setsebool -P {boolean} on"
+    if boolean == "virt_use_usb":
+        words += " (it gives VMs the host's USB devices too)"
+    assert fixedlabels.mend(mount, label, IMAGE, Policy(booleans=booleans)) == words
 
 
 def test_a_file_to_make_is_made_by_qemu_where_it_may() -> None:

@@ -184,6 +184,15 @@ def test_a_level_in_pieces_takes_few_locks_and_no_pair_too_few(level: frozenset[
         assert any(start <= byte < start + length for start, length in pairs.ranges(level))
 
 
+def test_a_level_in_very_many_pieces_takes_in_every_pair_that_lies_in_it() -> None:
+    level = frozenset(range(0, MAX_CATEGORY + 1, 2))
+    found = pairs.ranges(level)
+    assert len(found) <= pairs._MOST_RANGES
+    held = {byte for start, length in found for byte in range(start, start + length)}
+    assert {pairs.byte_of(Pair(*pair)) for pair in combinations(sorted(level), 2)} <= held
+    assert held.isdisjoint(pairs.byte_of(Pair(low, high)) for low, high in ((1, 2), (1, 3), (801, MAX_CATEGORY)))
+
+
 def test_static_vms_share_a_level_and_no_dynamic_one_gets_into_it(registry: str) -> None:
     one, two, dynamic, other = (pairs.open_registry(registry) for _ in range(4))
     level = frozenset((3, 5, 9))

@@ -8,18 +8,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from confined_qemu.model import policynames
 from integration.suite import harness, hostile, mounted
 from integration.suite.policies import HERE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-BOOLEANS = {
-    "nfs": ("nfs_t", "virt_use_nfs"),
-    "cifs": ("cifs_t", "virt_use_samba"),
-    "fuse": ("fusefs_t", "virt_use_fusefs"),
-    "vfat": ("dosfs_t", "virt_use_usb"),
-}
+TYPES = {"nfs": "nfs_t", "cifs": "cifs_t", "fuse": "fusefs_t", "vfat": "dosfs_t"}
+BOOLEANS = {kind: (name, policynames.OPENING[name]) for kind, name in TYPES.items()}
 WRITTEN = b"A" * 512
 
 

@@ -76,68 +76,91 @@ def good(*arguments: str) -> str:
 # ---- declared, denied, allowed, taken back; two VMs
 
 
+class Two:
+    """Two VMs that run, and files: of the first one's spec (`later` and what is to be made), and of nobody's yet."""
+
+    def __init__(self, make_image: Callable[[str], harness.Image], folder: str) -> None:
+        self.a, self.b = make_image("hot-a"), make_image("hot-b")
+        self.later, self.odd, self.disc = make(folder, "later.img", "o\nd,d' .img", "disc.iso")
+        names = ("snap.qcow2", "shot.ppm", "unused.log", "more.ppm")
+        self.snap, self.shot, self.unused, self.more = (os.path.join(folder, name) for name in names)
+        extra = [{"file": name} for name in names[:3]]
+        extra.append({"file": "later.img", "format": "raw"})
+        self.a.write_spec(qmp=f"unix:{folder}/a.qmp", extra_files=extra)
+        self.b.write_spec(qmp=f"unix:{folder}/b.qmp")
+        self.vm_a, self.vm_b = harness.boot_spec(self.a), harness.boot_spec(self.b)
+        self.qmp_a, self.qmp_b = Disks(f"{folder}/a.qmp"), Disks(f"{folder}/b.qmp")
+
+
 def test_two_vms_and_their_files(
     make_image: Callable[[str], harness.Image], folder: str, audit: harness.AuditTrail
 ) -> None:
-    a, b = make_image("hot-a"), make_image("hot-b")
-    later, odd, disc = make(folder, "later.img", "o\nd,d' .img", "disc.iso")
-    shot, unused, more = (os.path.join(folder, name) for name in ("shot.ppm", "unused.log", "more.ppm"))
-    snap = os.path.join(folder, "snap.qcow2")
-    extra = [{"file": name} for name in ("snap.qcow2", "shot.ppm", "unused.log")]
-    extra.append({"file": "later.img", "format": "raw"})
-    a.write_spec(qmp=f"unix:{folder}/a.qmp", extra_files=extra)
-    b.write_spec(qmp=f"unix:{folder}/b.qmp")
-    vm_a, vm_b = harness.boot_spec(a), harness.boot_spec(b)
-    qmp_a, qmp_b = Disks(f"{folder}/a.qmp"), Disks(f"{folder}/b.qmp")
-    mine = harness.short_label(a.path)
+    two = Two(make_image, folder)
+    _declared(two)
+    _denied(two, audit)
+    _mended_by_its_denial(two.odd, two.qmp_a, two.qmp_b)
+    _not_twice(two.a, two.odd)
+    _taken_back(two.odd, two.qmp_a)
+    _read_by_both(two)
+    _the_rest_ends_with_its_vm(two)
 
-    # declared: labelled from the start, what was missing too
-    assert [harness.short_label(path) for path in (later, shot, unused)] == [mine] * 3
-    assert qmp_a.add(later) == ""
-    assert qmp_a.ask("device_add", driver="virtio-blk-pci", drive=_node(later), id="d0") == ""
-    assert qmp_a.ask("screendump", filename=shot) == ""
-    assert os.path.getsize(shot) > 0
-    names = {"node-name": _node(later), "snapshot-file": snap, "snapshot-node-name": "snap", "format": "qcow2"}
-    assert qmp_a.ask("blockdev-snapshot-sync", **names) == ""
-    assert os.path.getsize(snap) > 0
-    assert DENIED in qmp_b.add(later)
 
-    # not declared: denied, and the VM lives
-    assert DENIED in qmp_a.add(odd)
+def _declared(two: Two) -> None:
+    """Use what is labelled from the start, what was missing then too."""
+    mine = harness.short_label(two.a.path)
+    assert [harness.short_label(path) for path in (two.later, two.shot, two.unused)] == [mine] * 3
+    assert two.qmp_a.add(two.later) == ""
+    node = _node(two.later)
+    assert two.qmp_a.ask("device_add", driver="virtio-blk-pci", drive=node, id="d0") == ""
+    assert two.qmp_a.ask("screendump", filename=two.shot) == ""
+    assert os.path.getsize(two.shot) > 0
+    names = {"node-name": node, "snapshot-file": two.snap, "snapshot-node-name": "snap", "format": "qcow2"}
+    assert two.qmp_a.ask("blockdev-snapshot-sync", **names) == ""
+    assert os.path.getsize(two.snap) > 0
+    assert DENIED in two.qmp_b.add(two.later)
+
+
+def _denied(two: Two, audit: harness.AuditTrail) -> None:
+    """Ask for what was not declared: it is denied, and the VM lives."""
+    assert DENIED in two.qmp_a.add(two.odd)
     assert audit.has("read", "svirt_t", "virt_image_t:s0", "file")
-    assert DENIED in qmp_a.ask("screendump", filename=more)
+    assert DENIED in two.qmp_a.ask("screendump", filename=two.more)
     assert audit.has("write", "svirt_t", "virt_image_t:s0", "dir")
-    _mended_by_its_denial(odd, qmp_a, qmp_b)
-    _not_twice(a, odd)
 
-    # taken back: not while it is open
+
+def _taken_back(odd: str, qmp: Disks) -> None:
+    """Take a file back: not while it is open."""
     line = said(harness.confined("revoke", "hot-a", odd))
     assert line.endswith("has it open\n  unplug it first (QMP: device_del, then blockdev-del)")
-    qmp_a.remove(odd)
+    qmp.remove(odd)
     assert good("revoke", "hot-a", odd).startswith("hot-a: ")
     assert harness.short_label(odd) == harness.UNUSED
-    assert DENIED in qmp_a.add(odd)
+    assert DENIED in qmp.add(odd)
     assert "was not allowed" in said(harness.confined("revoke", "hot-a", odd))
 
-    # read by both, and counted
-    pid = str(harness.qemu_of(b.path))
-    for name, qmp in (("hot-a", qmp_a), (pid, qmp_b)):
-        good("allow", name, disc, "--readonly")
-        assert qmp.add(disc, readonly=True) == ""
-    assert harness.short_label(disc) == HERE.content
-    assert "confined-qemu revoke hot-a" in said(harness.confined("allow", "hot-a", disc))
-    qmp_a.remove(disc)
-    good("revoke", "hot-a", disc)
-    assert harness.short_label(disc) == HERE.content
-    assert harness.power_off(vm_b) == 0
-    assert harness.short_label(disc) == harness.UNUSED
 
-    # the rest with the VM
-    good("allow", "hot-a", odd)
-    assert harness.power_off(vm_a) == 0
-    assert {harness.short_label(path) for path in (later, odd, shot, snap, a.path)} == {harness.UNUSED}
-    assert not os.path.exists(unused)
-    assert "no confined VM of yours runs that is called hot-a" in said(harness.confined("allow", "hot-a", odd))
+def _read_by_both(two: Two) -> None:
+    """Let both read one file, which is counted; the second one ends."""
+    pid = str(harness.qemu_of(two.b.path))
+    for name, qmp in (("hot-a", two.qmp_a), (pid, two.qmp_b)):
+        good("allow", name, two.disc, "--readonly")
+        assert qmp.add(two.disc, readonly=True) == ""
+    assert harness.short_label(two.disc) == HERE.content
+    assert "confined-qemu revoke hot-a" in said(harness.confined("allow", "hot-a", two.disc))
+    two.qmp_a.remove(two.disc)
+    good("revoke", "hot-a", two.disc)
+    assert harness.short_label(two.disc) == HERE.content
+    assert harness.power_off(two.vm_b) == 0
+    assert harness.short_label(two.disc) == harness.UNUSED
+
+
+def _the_rest_ends_with_its_vm(two: Two) -> None:
+    good("allow", "hot-a", two.odd)
+    assert harness.power_off(two.vm_a) == 0
+    files = (two.later, two.odd, two.shot, two.snap, two.a.path)
+    assert {harness.short_label(path) for path in files} == {harness.UNUSED}
+    assert not os.path.exists(two.unused)
+    assert "no confined VM of yours runs that is called hot-a" in said(harness.confined("allow", "hot-a", two.odd))
 
 
 def _mended_by_its_denial(odd: str, qmp_a: Disks, qmp_b: Disks) -> None:
