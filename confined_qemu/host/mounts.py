@@ -24,7 +24,7 @@ _SHOWN_ELSEWHERE = frozenset({"nfs", "nfs4", "cifs", "smb3"})
 """File systems whose source names the very folder that is mounted, whatever the kernel calls its root."""
 
 
-class Row(NamedTuple):
+class MountRow(NamedTuple):
     """A line of the table as the kernel wrote it; names are plain."""
 
     device: int
@@ -92,7 +92,7 @@ def find(text: str, number: int) -> Mount | None:
     return None
 
 
-def rows() -> list[Row]:
+def rows() -> list[MountRow]:
     """Return every mount that this process sees.
 
     Raises:
@@ -101,7 +101,7 @@ def rows() -> list[Row]:
     return [row for line in _read(_TABLE).split("\n") if (row := _row(line)) is not None]
 
 
-def _row(line: str) -> Row | None:
+def _row(line: str) -> MountRow | None:
     fields = line.split(" ")
     try:
         end = fields.index("-", _FIRST_OPTIONAL)
@@ -110,7 +110,7 @@ def _row(line: str) -> Row | None:
         major, minor = map(int, device.split(":"))
     except ValueError:
         return None  # not a line of a kernel that has this file
-    return Row(os.makedev(major, minor), root, plain(target), options, plain(kind), plain(source), of_super)
+    return MountRow(os.makedev(major, minor), root, plain(target), options, plain(kind), plain(source), of_super)
 
 
 def _mount(line: str) -> Mount | None:
