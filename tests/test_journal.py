@@ -23,6 +23,7 @@ from confined_qemu.model.frozen import replace
 from confined_qemu.model.record import Grant, Record, encode
 from confined_qemu.model.steps import Bind, Create, MakeFolder, Relabel
 from tests import strategies
+from tests.messages import is_message
 
 if TYPE_CHECKING:
     from pathlib import Path
