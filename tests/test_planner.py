@@ -351,6 +351,8 @@ def test_what_is_opened_by_name_must_be_opened() -> None:
     assert named is not None
     done = made(World(descriptors=[found], denied=denied), resources=(named,))
     assert "may not open it by name" in done.refusals[0]
+    more = [["svirt_t", "secret_t", "file", "open write"]]
+    assert "by name" not in made(World(descriptors=[found], denied=more), resources=(named,)).refusals[0]
 
 
 def test_an_image_that_is_handed_over_by_number_is_labelled_as_one_that_is_named() -> None:
