@@ -153,6 +153,7 @@ def _opened(path: str, real: str, descriptor: int, selinux_facts: SelinuxFacts) 
         default,
         devices=_devices(found),
         used=devices.used(found.st_rdev) if stat.S_ISBLK(found.st_mode) else None,
+        size=found.st_size,
         in_use=in_use,
     )
 

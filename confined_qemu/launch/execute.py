@@ -15,6 +15,7 @@ from confined_qemu.model.frozen import dataclass, field
 from confined_qemu.model.steps import (
     Bind,
     Connect,
+    Copy,
     Create,
     KeepFolder,
     LabelTree,
@@ -120,6 +121,10 @@ def _perform(plan: Plan, done: Performed, leash: socket | None, trees: Trees | N
                 _relay_descriptor(step, done)
             case LabelTree() if trees is not None:
                 trees.give(step, plan)
+            case Copy():
+                from confined_qemu.labels import copies
+
+                copies.make(step)
             case Connect():
                 done.numbers[step.name] = _connected(step.path)
             case MakeFile() | OwnFolder() | Listen():

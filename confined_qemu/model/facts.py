@@ -110,6 +110,8 @@ class FileFacts:
     """A device node: the device itself, then those that share bytes with it (a disk and its partitions)."""
     used: str | None = None
     """A block device: what uses it already (a mount, swap, device-mapper), and how to end that."""
+    size: int = 0
+    """Bytes of a regular file."""
     in_use: bool = False
     """Some QEMU holds its image lock; looked at only where the label found is one that a VM got."""
 

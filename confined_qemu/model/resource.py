@@ -95,6 +95,7 @@ class Resource:
     where a person did. `label` is a context of the user's own, `relabel` False keeps the label that the file
     has; None leaves both to the VM's seclabel. `optional` is what QEMU does without where it is missing or denied.
     `otherwise` are the names that QEMU tries, in order, where this one is not there (in the folders of `-L`).
+    `argument` is the index of QEMU's argument that names it, None where none does as it stands.
     """
 
     path: str
@@ -111,6 +112,7 @@ class Resource:
     named_by: str | None = None
     optional: bool = False
     otherwise: tuple[str, ...] = ()
+    argument: int | None = None
 
     @property
     def layered(self) -> bool:

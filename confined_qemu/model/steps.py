@@ -219,6 +219,21 @@ class StartHelper:
 
 
 @dataclass(frozen=True, slots=True)
+class Copy:
+    """Copy the file `source` to `path`, in a folder of the VM's own; it has `size` bytes."""
+
+    path: str
+    source: str
+    identity: Identity
+    size: int
+    context: Context
+
+    def describe(self) -> str:
+        """Return what is copied and what follows at the end."""
+        return f"copy     {self.source}: {self.size:,} bytes to {self.path}: {self.context}, removed at the end"
+
+
+@dataclass(frozen=True, slots=True)
 class Connect:
     """Connect to the unix socket at `path` and hand the connection to QEMU as a descriptor."""
 
@@ -276,11 +291,8 @@ class Listen:
         return f"listen   {self.path}: {who}, removed at the end"
 
 
-Step = (
-    Relabel | Create | MakeFolder | Bind | Retag | Relay | KeepFolder | Sweep | LabelTree | StartHelper | Connect
-    | MakeFile | OwnFolder | Listen
-)  # fmt: skip
 RemovedStep = MakeFile | OwnFolder | Listen
 """The steps without labels that leave something to be removed."""
 JournalStep = Relabel | Create | MakeFolder | Bind | KeepFolder | Sweep | LabelTree
-"""The steps that leave something on disk."""
+"""The steps that leave something on disk, but for what lies in a folder of the VM's own."""
+Step = JournalStep | RemovedStep | Retag | Relay | StartHelper | Connect | Copy

@@ -15,8 +15,8 @@ from confined_qemu.model.invocation import Accel, Confinement, Invocation, Secla
 from confined_qemu.model.plan import AccelChoice, Plan, PlannedResource
 from confined_qemu.model.policy import denied
 from confined_qemu.model.resource import Access, Resource, Sharing
-from confined_qemu.model.steps import Listen, MakeFolder, StartHelper
-from confined_qemu.plan import descriptors, hardening, helpers, landlock, sockets, svirt
+from confined_qemu.model.steps import Copy, Listen, MakeFolder, StartHelper
+from confined_qemu.plan import copies, descriptors, hardening, helpers, landlock, sockets, svirt
 from confined_qemu.plan import files as fileplan
 from confined_qemu.plan import process as processplan
 from confined_qemu.plan.levels import Levels
@@ -217,6 +217,7 @@ class _Draft:
             return
         self.found.refusals.extend(self.invocation.problems)
         merged: dict[object, fileplan.Wanted] = {}
+        uses: dict[object, list[Resource]] = {}
         files = [resource for resource in self._files() if not self._handed_over(resource)]
         for resource in files:
             found = self.facts.files[resource.path]
@@ -226,8 +227,10 @@ class _Draft:
             if clash is not None:
                 self.found.refusals.append(clash)
             merged[key] = fileplan.merge(merged.get(key), wanted)
+            uses.setdefault(key, []).append(wanted.resource)
         planner = fileplan.FilePlanner(self.invocation, self.facts, self.policy, process)
-        outcomes = {key: planner.decide(wanted) for key, wanted in merged.items()}
+        copying = copies.CopyPlanner(self.invocation, self.facts, self.policy, self._private(), self._temporary_folder)
+        outcomes = {key: copying.instead(wanted, uses[key], planner.decide(wanted)) for key, wanted in merged.items()}
         for outcome in outcomes.values():
             self.take(outcome)
         named = (resource for resource in self._files() if self._handed_over(resource))
@@ -337,13 +340,17 @@ class _Draft:
         return svirt.file_context(contexts, process, Sharing.PRIVATE)
 
     def add_temporary_folder(self) -> None:
-        contexts, process = self.facts.selinux.contexts, self.process
-        if not self.invocation.needs_tmpdir or contexts is None or process is None:
-            return
-        folder = f"{self.facts.temporary_folder}/confined-qemu.{self._folder_name()}"
-        label = svirt.file_context(contexts, process, Sharing.PRIVATE)
-        self.found.steps.append(MakeFolder(folder, label or process))
-        self.temporary = folder
+        if self.invocation.needs_tmpdir and self._private() is not None:
+            self.temporary = self._temporary_folder()
+
+    def _temporary_folder(self) -> str:
+        """Return the VM's folder for what may be big, which is made for it."""
+        name = self._folder_name().replace(",", "-")  # it may stand in a comma list
+        folder = f"{self.facts.temporary_folder}/confined-qemu.{name}"
+        label = self._private()
+        if label is not None and (step := MakeFolder(folder, label)) not in self.found.steps:
+            self.found.steps.append(step)
+        return folder
 
     # ---- shares, and the helpers that serve them
 
@@ -380,7 +387,8 @@ class _Draft:
         )
 
     def _given(self) -> tuple[str, ...] | None:
-        given = self.invocation.given
+        copied = self.invocation.accel_index is None and any(isinstance(step, Copy) for step in self.found.steps)
+        given = self.invocation.given or (self.invocation.arguments if copied else None)
         return given if given is not None and given != self._arguments() else None
 
     def _arguments(self) -> tuple[str, ...]:

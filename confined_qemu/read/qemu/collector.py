@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from confined_qemu.model import hostpaths
 from confined_qemu.model.errors import CommandLineError, printable
-from confined_qemu.model.frozen import dataclass, field
+from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.resource import Access, Listener, Resource, Role, Takes
 from confined_qemu.read.settings import UnknownOptions
 
@@ -52,6 +52,8 @@ class Collector:
     counts: dict[str, int] = field(default_factory=dict)
     """How many sockets of each old option were rewritten."""
     needs_tmpdir: bool = False
+    placed: dict[int, int] = field(default_factory=dict)
+    """Where the value of the option at a position stands among the arguments, unless it was rewritten."""
     remarks: list[str] = field(default_factory=list)
     """Warnings: what was passed on unread."""
     _found: list[tuple[int, Resource]] = field(default_factory=list)
@@ -151,7 +153,8 @@ class Collector:
     @property
     def resources(self) -> tuple[Resource, ...]:
         """Everything found, in the order of the command line."""
-        return tuple(found for _, found in sorted(self._found, key=lambda entry: entry[0]))
+        ordered = sorted(self._found, key=lambda entry: entry[0])
+        return tuple(replace(found, argument=self.placed.get(position)) for position, found in ordered)
 
 
 _TEXT = frozenset(

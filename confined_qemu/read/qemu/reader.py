@@ -133,6 +133,7 @@ class _Reading:
         collector.position = item.position
         if item.option is None:
             self.blocks.disk(item.position, None, item.value or "")
+            collector.placed[item.position] = len(collector.arguments)
             collector.arguments.append(item.value or "")
             return
         if item.option == "set" and item.position in self.merged:
@@ -149,6 +150,8 @@ class _Reading:
             self.merged |= {position for position, _, _ in item.changes}
         elif item.value is not None:
             collector.arguments[start:] = [item.argument, item.value] if item.argument else []
+            if item.argument:
+                collector.placed[item.position] = start + 1
         if item.option == "readconfig" and item.value is not None and not rewritten:
             collector.add(item.value, Role.CONFIG, Access.READ, "-readconfig" if item.argument else "QEMU's defaults")
 
