@@ -128,9 +128,7 @@ def test_what_a_mount_labels_for_vms_runs_and_is_told(places: dict[str, str], mo
     assert harness.short_label(image.path) == "svirt_image_t:s0"
 
 
-def test_a_read_only_mount_serves_readers_only_and_its_line_mends_it(
-    places: dict[str, str], image: harness.Image
-) -> None:
+def test_a_read_only_mount_serves_readers_only(places: dict[str, str], image: harness.Image) -> None:
     there = places["ext2"]
     disk = harness.Image(there, "b")
     cd = os.path.join(there, "cd.iso")
@@ -143,12 +141,9 @@ def test_a_read_only_mount_serves_readers_only_and_its_line_mends_it(
 
     assert f"\n  attach it read-only, or run: mount -o remount,rw {there}" in _refusal(disk)
 
+    # what is only read is copied for the VM
+    label = harness.label(cd)
     image.write_spec(cdrom=cd)
-    line = _refusal(image)
-    assert f"{cd} (cdrom): it lies on ext4 at {there} (mounted read-only), so it stays labelled" in line
-    _, _, rest = line.partition("\n  run: ")
-    command, _, _ = rest.partition(", or ")
-    harness.run("sh", "-c", command)
-    assert harness.short_label(cd) == HERE.content
     vm = harness.boot_spec(image)
+    assert harness.label(cd) == label
     assert harness.power_off(vm) == 0
