@@ -225,3 +225,43 @@ def test_every_member_of_the_schema_that_may_be_a_file_is_known() -> None:
     suspicious = [(option, one) for option, one in values if _SUSPICIOUS.search(_member(one)[1])]
     assert {"filename", "logfile", "mem-path", "rendernode", "sock"} <= {_member(one)[1] for _, one in suspicious}
     assert [(option, json.dumps(one)) for option, one in suspicious if not _is_known(option, one)] == []
+
+
+LATER_KEYS = {
+    # QEMU 8.0 to 10.1: `qapi/*.json`, `qemu-options.hx`, and the properties that C code adds
+    "-accel kvm,device={}": "9.0",
+    "-accel kvm,rapl=on,rapl-helper-socket={}": "9.1",
+    "-blockdev io_uring,filename={},node-name=n": "8.1",
+    "-blockdev nvme-io_uring,path={},node-name=n": "8.1",
+    "-blockdev virtio-blk-vhost-user,path={},node-name=n": "8.1",
+    "-blockdev virtio-blk-vhost-vdpa,path={},node-name=n": "8.1",
+    "-blockdev luks,file.driver=file,file.filename=x,header.driver=file,header.filename={}": "9.0",
+    "-chardev file,id=c,path=x,input-path={}": "8.1",
+    "-chardev pty,id=c,path={}": "9.2",
+    "-device vhost-vdpa-device-pci,vhostdev={}": "8.0",
+    "-device virtio-gpu-rutabaga,wayland-socket-path={}": "8.2",
+    "-device uefi-vars-x64,jsonfile={}": "10.0",
+    "-device cxl-type3,cdat={}": "8.1",
+    "-incoming file:{}": "8.2",
+    "-netdev passt,id=n,path={}": "10.1",
+    "-netdev af-xdp,id=n,ifname=e,map-path={}": "10.1",
+    "-object sev-snp-guest,id=s,sev-device={}": "9.1",
+    "-object sev-snp-guest,id=s,certs-path={}": "10.1",
+    "-object igvm-cfg,id=i,file={}": "10.1",
+    "-object tdx-guest,id=t,quote-generation-socket.type=unix,quote-generation-socket.path={}": "10.1",
+    "-run-with chroot={}": "8.1",
+    "-shim {}": "9.1",
+}
+"""What later versions than this machine's added that names a file, and the version; Debian's sources of 7.2 and 10.0
+were compared. The schema test above shows what the next QEMU adds, once it is installed."""
+
+
+@pytest.mark.parametrize("line", LATER_KEYS)
+def test_a_later_versions_files_are_found_or_refused(line: str) -> None:
+    said = ""
+    try:
+        found = read("qemu", line.format(MARK).split())
+        said = " ".join(one.path for one in (*found.resources, *found.listeners))
+    except CommandLineError as error:
+        said = str(error)
+    assert MARK in said
