@@ -121,16 +121,10 @@ def _perform(plan: Plan, done: Performed, leash: socket | None, trees: Trees | N
                 _relay_descriptor(step, done)
             case LabelTree() if trees is not None:
                 trees.give(step, plan)
-            case Copy():
-                from confined_qemu.labels import copies
-
-                copies.make(step)
             case Connect():
                 done.numbers[step.name] = _connected(step.path)
-            case MakeFile() | OwnFolder() | Listen():
-                from confined_qemu.launch import landlocked
-
-                landlocked.make(step, plan.user, done)
+            case Copy() | MakeFile() | OwnFolder() | Listen():
+                _make(step, plan, done)
             case _:
                 label.apply(step, lambda bind: _bind(bind, done))
                 if leash is not None and lasts(step):
@@ -159,6 +153,17 @@ def _show(path: str, leash: socket) -> None:
         raise HostError(f"the watcher cannot be given a file: {why(error)}", where=path) from error
     finally:
         os.close(made)
+
+
+def _make(step: Copy | MakeFile | OwnFolder | Listen, plan: Plan, done: Performed) -> None:
+    if isinstance(step, Copy):
+        from confined_qemu.labels import copies
+
+        copies.make(step)
+    else:
+        from confined_qemu.launch import landlocked
+
+        landlocked.make(step, plan.user, done)
 
 
 def _retag(step: Retag) -> None:
