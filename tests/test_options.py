@@ -261,7 +261,7 @@ def test_a_later_versions_files_are_found_or_refused(line: str) -> None:
     said = ""
     try:
         found = read("qemu", line.format(MARK).split())
-        said = " ".join(one.path for one in (*found.resources, *found.listeners))
+        said = " ".join([*(one.path for one in found.resources), *(one.path for one in found.listeners)])
     except CommandLineError as error:
         said = str(error)
     assert MARK in said
