@@ -242,7 +242,7 @@ def install_processes(patch: pytest.MonkeyPatch) -> Processes:
     fakes: dict[str, Callable[..., object]] = {
         "boot_id": lambda: table.boot,
         "start_ticks": table.ticks.get,
-        "is_zombie": lambda pid: pid not in table.ticks,
+        "has_ended": lambda pid: pid not in table.ticks,
         "running_as": table.running_as,
         "has_open": lambda pid, path: (pid, path) in table.opened,
         "process_context": table.contexts.get,

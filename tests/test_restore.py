@@ -131,7 +131,7 @@ def test_another_process_is_not_the_vm(
         case "boot":
             table.boot = "another"
         case _:
-            monkeypatch.setattr(processes, "is_zombie", lambda _: True)
+            monkeypatch.setattr(processes, "has_ended", lambda _: True)
     assert restore.pid_of(entry) is None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -33,13 +34,54 @@ def start_ticks(pid: int) -> int | None:
     return int(after_name[_START_TICKS - 3])
 
 
-def is_zombie(pid: int) -> bool:
-    """Tell whether `pid` has ended and only waits for its parent to take its status."""
+def has_ended(pid: int) -> bool:
+    """Tell whether every thread of `pid` has ended, also where its parent has not taken its status yet.
+
+    A process whose first thread alone has ended is shown as a zombie and runs on.
+    """
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b") ")[2][:1] in (b"Z", b"X")
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return _is_shown_as_ended(pid)  # no descriptor to be had
+    try:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        return bool(poll.poll(0))
+    finally:
+        os.close(pidfd)
+
+
+def _is_shown_as_ended(pid: int) -> bool:
+    """Tell by the states of all threads what `has_ended` tells by a pidfd."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
     except OSError:
         return True
+    return all(_state(f"/proc/{pid}/task/{thread}/stat") in (b"Z", b"X", b"") for thread in threads)
+
+
+def _state(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read().rpartition(b") ")[2][:1]
+    except OSError:
+        return b""
+
+
+def shown_at(pid: int) -> str:
+    """Return where /proc shows what the threads of `pid` have in common: files and folders that they have open.
+
+    That is the process itself; but where its first thread has ended, another thread.
+    """
+    if _state(f"/proc/{pid}/stat") != b"Z":
+        return f"/proc/{pid}"
+    try:
+        threads = [f"/proc/{pid}/task/{thread}" for thread in os.listdir(f"/proc/{pid}/task")]
+    except OSError:
+        threads = []
+    return next((path for path in threads if _state(f"{path}/stat") not in (b"Z", b"X", b"")), f"/proc/{pid}")
 
 
 def pids() -> list[int]:
@@ -52,14 +94,14 @@ def holding_categories() -> tuple[LiveProcess, ...]:
     found = []
     for pid in pids():
         context = lsm.process_context(pid)
-        if context is not None and context.range is not None and context.range.low.categories and not is_zombie(pid):
+        if context is not None and context.range is not None and context.range.low.categories and not has_ended(pid):
             found.append(LiveProcess(pid, context))
     return tuple(found)
 
 
 def running_as(context: Context) -> tuple[int, ...]:
     """Return the live processes that run in exactly this context: a dynamic VM's, as its pair is its own."""
-    return tuple(pid for pid in pids() if lsm.process_context(pid) == context and not is_zombie(pid))
+    return tuple(pid for pid in pids() if lsm.process_context(pid) == context and not has_ended(pid))
 
 
 def open_inodes(pid: int) -> frozenset[tuple[int, int]]:
@@ -68,7 +110,7 @@ def open_inodes(pid: int) -> frozenset[tuple[int, int]]:
     Raises:
         OSError: the kernel does not show it.
     """
-    folder = f"/proc/{pid}/fd"
+    folder = f"{shown_at(pid)}/fd"
     found = set()
     try:
         for number in os.listdir(folder):
@@ -84,7 +126,7 @@ def open_inodes(pid: int) -> frozenset[tuple[int, int]]:
 
 def has_open(pid: int, path: str) -> bool:
     """Tell whether `pid` is seen to have `path` open; False also where the kernel does not show it."""
-    folder = f"/proc/{pid}/fd"
+    folder = f"{shown_at(pid)}/fd"
     try:
         return any(os.readlink(f"{folder}/{number}") == path for number in os.listdir(folder))
     except OSError:

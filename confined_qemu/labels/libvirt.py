@@ -173,7 +173,7 @@ def _now(domains: list[_Domain]) -> _Now:
     live = {process.pid: process for process in processes.holding_categories()}
     running = {}
     for domain in domains:
-        context = None if domain.pid is None or processes.is_zombie(domain.pid) else lsm.process_context(domain.pid)
+        context = None if domain.pid is None or processes.has_ended(domain.pid) else lsm.process_context(domain.pid)
         if domain.pid is not None and context is not None:
             live[domain.pid] = LiveProcess(domain.pid, context)
             running[domain.pid] = frozenset(key for path in domain.paths if (key := _inode(path)) is not None)
@@ -224,7 +224,7 @@ def _holders(descriptor: int, given: Context | None, now: _Now) -> tuple[LivePro
 
 
 def _has_open(pid: int, key: _Inode) -> bool:
-    folder = f"/proc/{pid}/fd"
+    folder = f"{processes.shown_at(pid)}/fd"
     try:
         numbers = os.listdir(folder)
     except FileNotFoundError:

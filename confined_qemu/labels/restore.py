@@ -65,7 +65,7 @@ def pid_of(entry: journal.Entry) -> int | None:
     record = entry.record
     if record.boot_id != processes.boot_id():
         return None
-    if processes.start_ticks(record.pid) == record.start_ticks and not processes.is_zombie(record.pid):
+    if processes.start_ticks(record.pid) == record.start_ticks and not processes.has_ended(record.pid):
         return record.pid
     if record.static and not journal.is_held(entry.path):
         return None

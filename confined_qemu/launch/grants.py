@@ -169,7 +169,7 @@ def _refuse_ended(vm: _Vm) -> NoReturn:
 def _enter_folder(vm: _Vm) -> None:
     """Work where QEMU does: there the relative name of a data file in a header starts."""
     try:
-        os.chdir(f"/proc/{vm.pid}/cwd")
+        os.chdir(f"{processes.shown_at(vm.pid)}/cwd")
     except FileNotFoundError:
         _refuse_ended(vm)
     except OSError as error:

@@ -202,7 +202,7 @@ def apply(*rest):
     original(*rest)
     pid = int(os.environ["VICTIM"])
     os.kill(pid, 9)
-    while not processes.is_zombie(pid):
+    while not processes.has_ended(pid):
         pass
 """
 
