@@ -43,6 +43,7 @@ _PROTOTYPES = {
     "security_compute_av_raw": (_STATUS, _TEXT, _TEXT, _CLASS, _VECTOR, ctypes.POINTER(AvDecision)),
     "security_compute_create_raw": (_STATUS, _TEXT, _TEXT, _CLASS, _MADE),
     "matchpathcon": (_STATUS, _TEXT, _MODE, _MADE),
+    "matchpathcon_fini": (None,),
     "freecon": (None, ctypes.c_void_p),
     "selinux_default_type_path": (_TEXT,),
     "selinux_file_context_local_path": (_TEXT,),
@@ -118,6 +119,10 @@ class Library:
         made = ctypes.c_void_p()
         _require(self._library.matchpathcon(_bytes(path), mode, ctypes.byref(made)))
         return 0, self._taken(made)
+
+    def matchpathcon_fini(self) -> None:
+        """Forget the file contexts that were read."""
+        self._library.matchpathcon_fini()
 
     def selinux_default_type_path(self) -> str:
         """Return where the loaded policy keeps this file; the same for the next three."""

@@ -368,6 +368,25 @@ def default_label(path: str, mode_bits: int) -> Context | None:
     return None if text == "<<none>>" else Context.parse(text)
 
 
+def forget_file_contexts() -> None:
+    """Have `default_label` read the policy's file contexts anew: semanage has changed them."""
+    _binding().matchpathcon_fini()
+
+
+def customizable_types() -> frozenset[str]:
+    """Return the types that a relabelling by the policy leaves as somebody set them (contexts/customizable_types).
+
+    Raises:
+        LsmError: the file is there and cannot be read.
+    """
+    path = os.path.join(os.path.dirname(_binding().selinux_virtual_domain_context_path()), "customizable_types")
+    return (
+        frozenset(_read(path, "reading the policy's customizable types").split())
+        if os.path.exists(path)
+        else frozenset()
+    )
+
+
 def local_file_contexts() -> tuple[str, ...]:
     """Return the lines that `semanage fcontext` wrote: a regular expression, a kind of file or none, a context.
 

@@ -1,6 +1,6 @@
 """`policy adopt DIR`: makes a folder that the policy does not mean for anything a place for images, and back.
 
-It runs with root's rights outside of the launcher's domain, as `semanage` and `restorecon` by hand would.
+It runs with root's rights outside of the launcher's domain, as `semanage` by hand would.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ import pwd
 import shlex
 import shutil
 import stat
-from typing import TYPE_CHECKING
 
 from confined_qemu.host import lsm, mounts, packages
-from confined_qemu.install import install
+from confined_qemu.install import install, policylabels
 from confined_qemu.labels import restore, statefolders
 from confined_qemu.model.context import RESTORED_TYPE
 from confined_qemu.model.distribution import Package
@@ -21,11 +20,6 @@ from confined_qemu.model.errors import HostError
 from confined_qemu.model.facts import SelinuxMode
 from confined_qemu.model.frozen import dataclass
 from confined_qemu.plan import fixedlabels, places
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from confined_qemu.model.context import Context
 
 _TYPE = RESTORED_TYPE
 _USERS = frozenset({"user_home_t", "user_tmp_t", "tmp_t", "admin_home_t", "virt_home_t", "svirt_home_t", _TYPE})
@@ -43,7 +37,7 @@ class Changed:
     pattern: str
     context_changed: bool
     relabelled: tuple[str, ...]
-    """A line of restorecon's for each file or folder whose label changed."""
+    """A line for each file or folder whose label changed."""
 
 
 def adopt(folder: str) -> Changed:
@@ -67,7 +61,7 @@ def adopt(folder: str) -> Changed:
     pattern = places.pattern(path)
     if not known:
         _semanage("-a", "-t", _TYPE, pattern)
-    changed = _restorecon(path)
+    changed = policylabels.restore(path, _require_image)
     label = lsm.context_of(path)
     if label is None or label.type != _TYPE:
         raise HostError(
@@ -90,7 +84,7 @@ def undo(folder: str) -> Changed:
         raise HostError("no file context of its own", where=path, hint="see: semanage fcontext -l -C")
     _semanage("-d", pattern)
     # the folder may be gone, and what it was called may mean another thing tomorrow
-    relabelled = _restorecon(path) if os.path.isdir(path) else ()
+    relabelled = policylabels.restore(path, _require_image) if os.path.isdir(path) else ()
     return Changed(path, pattern, context_changed=True, relabelled=relabelled)
 
 
@@ -155,39 +149,23 @@ def _require_idle(path: str) -> None:
 def _look_through(path: str) -> None:
     """Refuse a folder that holds what is no image: a system's files, and files of a VM that runs or crashed."""
     _require_idle(path)
+    for entry in policylabels.entries(path):
+        _require_image(entry)
+
+
+def _require_image(entry: policylabels.Labelled) -> None:
+    """Refuse what users do not bring to a folder of images, and what is a VM's."""
     contexts = lsm.policy_contexts()
     usual = places.GENERIC | _USERS | _USERS_DATA | {contexts.image.type, contexts.content.type}
-    for name, label in _labels(path):
-        if label is None or label.type not in usual:
-            raise HostError(f"is no image: it is labelled {label}", where=name, hint=_elsewhere())
-        if contexts.is_given(label) and label.range is not None and label.range.low.categories:
-            raise HostError(
-                f"is labelled for a VM, {label}", where=name, hint=f"stop it, or run: restorecon -F {shlex.quote(name)}"
-            )
-
-
-def _labels(path: str) -> Iterator[tuple[str, Context | None]]:
-    """Yield every file below `path` with its label; links are not followed, other file systems not entered."""
-    device = os.lstat(path).st_dev
-    pending = [path]
-    while pending:
-        name = pending.pop()
-        found = os.lstat(name)
-        if found.st_dev != device:
-            continue
-        yield name, lsm.context_of(name, follow=False)
-        if stat.S_ISDIR(found.st_mode):
-            pending.extend(os.path.join(name, entry) for entry in os.listdir(name))
-
-
-# ---- the two programs
+    label, name = entry.label, entry.path
+    if label is None or label.type not in usual:
+        raise HostError(f"is no image: it is labelled {label}", where=name, hint=_elsewhere())
+    if contexts.is_given(label) and label.range is not None and label.range.low.categories:
+        raise HostError(
+            f"is labelled for a VM, {label}", where=name, hint=f"stop it, or run: restorecon -F {shlex.quote(name)}"
+        )
 
 
 def _semanage(*arguments: str) -> None:
     install.run(["semanage", "fcontext", *arguments], "changing the file contexts")
-
-
-def _restorecon(path: str) -> tuple[str, ...]:
-    """Give all below `path`, on its file system, the policy's label; return what changed."""
-    said = install.run(["restorecon", "-R", "-x", "-v", path], "labelling")
-    return tuple(line for line in said.split("\n") if line.startswith("Relabeled "))
+    lsm.forget_file_contexts()

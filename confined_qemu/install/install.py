@@ -116,11 +116,10 @@ def install(*, load: bool) -> None:
     make_state()
     if load:
         os.makedirs(paths.RUNTIME, exist_ok=True)
-        labelled = (os.path.dirname(paths.LAUNCH_SCRIPT), paths.STATE, paths.RUNTIME, paths.RECOVER_UNIT, *_helpers())
-        run(
-            ["restorecon", "-RF", *labelled],
-            "labelling",
-        )
+        run(["restorecon", "-RF", os.path.dirname(paths.LAUNCH_SCRIPT)], "labelling")
+        # others write below these, and what a running VM has there keeps its label: nothing is gone through
+        state = (paths.STATE, *(os.path.join(paths.STATE, name) for name in (_ROOTS_OWN, paths.PAIRS)))
+        run(["restorecon", "-F", *state, paths.RUNTIME, paths.RECOVER_UNIT, *_helpers()], "labelling")
 
 
 def make_state() -> None:
