@@ -121,6 +121,12 @@ def test_a_pidfile_is_made_and_removed() -> None:
     assert shown(found) == (PRIVATE, None)
 
 
+def test_guest_memory_is_made_as_qemu_makes_it() -> None:
+    (step,) = decide(resource(access=Access.CREATE, role=Role.MEMORY)).steps
+    assert isinstance(step, Create)
+    assert step.mode == 0o644
+
+
 def test_no_folder_for_it() -> None:
     found = decide(resource(access=Access.CREATE), folder_label="system_u:object_r:etc_t:s0")
     assert "may not create files in a folder of type etc_t" in found.denials[0]

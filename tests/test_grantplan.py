@@ -86,6 +86,14 @@ def test_what_lies_in_a_tree_of_its_own_needs_nothing() -> None:
     assert isinstance(step, Relabel)
 
 
+def test_what_was_done_to_other_files_says_nothing_of_this_one() -> None:
+    world = World(files={PATH: {"label": str(MINE)}})
+    made = Create("/srv/vm/other.img", MINE, VIRT_IMAGE, remove=False)
+    tree = LabelTree("/srv/v", Identity(1, 1), VIRT_IMAGE, MINE, exclusive=True, number=0, count=2)
+    (step,) = planned(world, wanted(), (made, tree)).steps
+    assert isinstance(step, Relabel)
+
+
 def test_what_it_has_for_reading_is_not_made_its_own_under_it() -> None:
     world = World(files={PATH: {"label": str(CONTENT)}})
     step = (given(world, CONTENT, exclusive=False),)

@@ -171,6 +171,7 @@ def test_it_becomes_qemu_with_its_labels(host: Watched) -> None:
     assert not host.is_free(vm.context)
     assert [companion.name for companion in vm.companions] == ["watch", "relay"]
     assert vm.companions[0].is_told()
+    assert vm.companions[0].arguments[7] == "-1", "nobody else may have its context: it has no live file"
     host.end(vm)
     host.undone()
     assert host.is_free(vm.context)
@@ -327,6 +328,18 @@ def test_what_the_caller_hands_over_reaches_the_vm(host: Watched) -> None:
     host.end(vm)
     host.undone()
     host.close(host.handed)
+
+
+@pytest.mark.parametrize("written", [b"", b"x"])
+def test_what_is_made_for_a_command_stays_if_it_was_written(host: Watched, written: bytes) -> None:
+    vm = host.start(described(host, f"extra_files:\n- file: {host.at('shot')}"))
+    assert host.labels.of(host.at("shot")).range == vm.context.range
+    with open(host.at("shot"), "wb") as file:
+        file.write(written)
+    host.end(vm)
+    host.undone()
+    assert os.path.exists(host.at("shot")) is bool(written)
+    assert not written or host.labels.of(host.at("shot")) == VIRT_IMAGE
 
 
 # ---- and one that fails
