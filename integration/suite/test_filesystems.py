@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from confined_qemu.model import policynames
 from integration.suite import harness, hostile, mounted
 from integration.suite.policies import HERE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-TYPES = {"nfs": "nfs_t", "cifs": "cifs_t", "fuse": "fusefs_t", "vfat": "dosfs_t"}
-BOOLEANS = {kind: (name, policynames.OPENING[name]) for kind, name in TYPES.items()}
+BOOLEANS = {
+    "nfs": ("nfs_t", "virt_use_nfs"),
+    "cifs": ("cifs_t", "virt_use_samba"),
+    "fuse": ("fusefs_t", "virt_use_fusefs"),
+    "vfat": ("dosfs_t", "virt_use_usb"),
+}
+"""What the policies of the guests have: the type of each file system, and the boolean that opens it to VMs."""
 WRITTEN = b"A" * 512
 
 
