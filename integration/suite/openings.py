@@ -98,7 +98,6 @@ OWN = {
     "/dev/tty": "every process's",
     "/dev/ptmx": "every process's",
     "/dev/pts/": "the terminal that a pty is for",
-    "/dev/net/tun": "a driver that keeps its users apart",
     "/dev/vhost-net": "a driver that keeps its users apart",
     "/dev/sgx_vepc": "QEMU looks whether the host has SGX",
     "/dev/bus/usb": "libusb looks which devices there are",
