@@ -293,29 +293,38 @@ def view(folder: str) -> Iterator[str]:
 # ---- fat:
 
 
-def fat_disk(image: harness.Image, folder: str, drive: str) -> tuple[str, list[str]]:
-    """Return where QEMU will listen, and a command line that boots `image` with a second disk."""
-    monitor = os.path.join(folder, "qmp.sock")
-    return monitor, harness.raw_arguments(
-        image.path, "-drive", f"{drive},format=raw,if=none,id=fat", "-device", "virtio-blk-pci,drive=fat",
-        "-qmp", f"unix:{monitor},server,nowait",
-    )  # fmt: skip
+class Fat:
+    """A VM whose second disk is a folder (`fat:`) of one file of 64 KiB, labelled as the policy labels it before."""
+
+    def __init__(self, image: harness.Image, folder: str, *, readonly: bool) -> None:
+        self.path = os.path.join(folder, "disk")
+        self.data = os.path.join(self.path, "data")
+        os.mkdir(self.path)
+        _write(self.data, b"Z" * 65536)
+        subprocess.run(["restorecon", "-RF", self.path], check=True)
+        self.before = labels(self.path)
+        self.monitor = os.path.join(folder, "qmp.sock")
+        drive = f"file=fat:{self.path},readonly=on" if readonly else f"file=fat:rw:{self.path}"
+        self.arguments = harness.raw_arguments(
+            image.path, "-drive", f"{drive},format=raw,if=none,id=fat", "-device", "virtio-blk-pci,drive=fat",
+            "-qmp", f"unix:{self.monitor},server,nowait",
+        )  # fmt: skip
+        self._refused_without_leave()
+        leave = os.environ | {"CONFINED_QEMU_LABEL_TREES": folder}
+        self.vm = harness.boot(harness.COMMAND, "exec", "--", *self.arguments, env=leave)
+
+    def _refused_without_leave(self) -> None:
+        done = harness.confined("exec", "--", *self.arguments)
+        assert done.returncode == 125
+        assert f"set CONFINED_QEMU_LABEL_TREES={shlex.quote(self.path)}" in done.stderr
 
 
 def test_a_folder_as_a_fat_disk_that_is_read(
     make_image: Callable[[str], harness.Image], hostile_qemu: str, folder: str, audit: harness.AuditTrail
 ) -> None:
-    image, other, path = make_image("a"), make_image("b"), os.path.join(folder, "disk")
-    os.mkdir(path)
-    data = os.path.join(path, "data")
-    _write(data, b"Z" * 65536)
-    subprocess.run(["restorecon", "-RF", path], check=True)
-    before = labels(path)
-    monitor, arguments = fat_disk(image, folder, f"file=fat:{path},readonly=on")
-    done = harness.confined("exec", "--", *arguments)
-    assert done.returncode == 125
-    assert f"set CONFINED_QEMU_LABEL_TREES={shlex.quote(path)}" in done.stderr
-    vm = harness.boot(harness.COMMAND, "exec", "--", *arguments, env=os.environ | {"CONFINED_QEMU_LABEL_TREES": folder})
+    image, other = make_image("a"), make_image("b")
+    fat = Fat(image, folder, readonly=True)
+    path, data, vm, monitor = fat.path, fat.data, fat.vm, fat.monitor
     assert set(labels(path).values()) == {"system_u:object_r:virt_content_t:s0"}
     answers, _ = attempt(other, hostile_qemu, [("read", data), ("write", data), ("create", os.path.join(path, "new"))])
     assert answers == ["ok", "EACCES", "EACCES"]
@@ -323,12 +332,12 @@ def test_a_folder_as_a_fat_disk_that_is_read(
     harness.qemu_io(monitor, "fat", f"read -P 0x5a {FAT_DATA} 65536")
     assert harness.results(vm) == ["read 65536/65536"]
     harness.settle()
-    assert labels(path) == before
+    assert labels(path) == fat.before
     # what the VM may not read of it, QEMU cannot make a disk of
     os.mkdir(os.path.join(path, "below"))
     harness.run("chcon", "-R", "-t", "virt_content_t", path)
     harness.run("chcon", "-t", "virt_image_t", os.path.join(path, "below"))
-    done = harness.confined("exec", "--", *arguments)
+    done = harness.confined("exec", "--", *fat.arguments)
     assert done.returncode == 1
     assert "it keeps its labels: of 2 entries the VM may read 1; the first that it may not is" in done.stderr
     assert audit.has("read", "svirt_t", "virt_image_t", "dir")
@@ -337,19 +346,11 @@ def test_a_folder_as_a_fat_disk_that_is_read(
 def test_a_folder_as_a_fat_disk_that_is_written(
     make_image: Callable[[str], harness.Image], hostile_qemu: str, folder: str, audit: harness.AuditTrail
 ) -> None:
-    image, other, path = make_image("a"), make_image("b"), os.path.join(folder, "disk")
-    os.mkdir(path)
-    data = os.path.join(path, "data")
-    _write(data, b"Z" * 65536)
-    subprocess.run(["restorecon", "-RF", path], check=True)
-    before = labels(path)
-    monitor, arguments = fat_disk(image, folder, f"file=fat:rw:{path}")
-    done = harness.confined("exec", "--", *arguments)
-    assert done.returncode == 125
-    assert f"set CONFINED_QEMU_LABEL_TREES={shlex.quote(path)}" in done.stderr
-    vm = harness.boot(harness.COMMAND, "exec", "--", *arguments, env=os.environ | {"CONFINED_QEMU_LABEL_TREES": folder})
+    image, other = make_image("a"), make_image("b")
+    fat = Fat(image, folder, readonly=False)
+    path, data, vm, monitor = fat.path, fat.data, fat.vm, fat.monitor
     level = harness.level(harness.label(data))
-    assert {harness.short_label(name) for name in before} == {f"svirt_image_t:{level}"}
+    assert {harness.short_label(name) for name in fat.before} == {f"svirt_image_t:{level}"}
     answers, _ = attempt(other, hostile_qemu, [("read", data), ("write", data), ("list", path)])
     assert answers == ["EACCES"] * 3
     assert audit.has("read", "svirt_t", f"svirt_image_t:{level}", "dir")
@@ -359,4 +360,4 @@ def test_a_folder_as_a_fat_disk_that_is_written(
     with open(data, "rb") as file:
         assert file.read(513) == b"Y" * 512 + b"Z"
     harness.settle()
-    assert labels(path) == before
+    assert labels(path) == fat.before
