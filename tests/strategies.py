@@ -132,6 +132,8 @@ def spec_documents(draw: st.DrawFn) -> dict[str, Any]:
         "qemu_args": st.lists(hostile, max_size=4),
         "confinement": st.sampled_from([str(one) for one in Confinement if one is not Confinement.NONE]),
         "require_domain": st.booleans(),
+        "harden": st.booleans(),
+        "core": st.booleans(),
         "seclabel": _seclabels(),
         "shares": _tags.flatmap(lambda tags: st.tuples(*map(share_documents, tags)).map(list)),
         "tpm": hostile.map(lambda text: {"state": f"tpm/{text}"}),

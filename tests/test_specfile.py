@@ -107,6 +107,8 @@ shares: [{{dir: d, tag: /mnt, driver: 9p, readonly: yes}}]
 extra_files: [{{file: e, readonly: yes, format: qcow2}}, {{file: later.ppm}}]
 qemu_args: [-S, 1, on]
 confinement: landlock
+harden: no
+core: yes
 require_domain: TRUE
 seclabel: {{type: static, label: "{label}", relabel: yes}}
 """

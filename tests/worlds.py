@@ -73,6 +73,8 @@ class World:
     landlock: int | None = None
     """The ABI of the kernel's Landlock, 0 where it has none; None where nobody asks."""
     capabilities: list[str] = field(default_factory=list)
+    sandbox: bool = False
+    """Was QEMU built with libseccomp?"""
     overridden: list[str] = field(default_factory=list)
     policy: str | None = "debian"
     kvm: bool = False
@@ -150,6 +152,7 @@ class World:
             ),
             occupants=tuple(Occupant(name, pid, Level.parse(level)) for name, pid, level in self.occupants),
             instance="4711",
+            sandbox=self.sandbox,
             landlock=self._landlock(),
             pair=Pair.parse(self.pair) if self.pair is not None else None,
             uid=self.uid,

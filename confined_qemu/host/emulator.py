@@ -23,6 +23,9 @@ is given."""
 _SCRIPT = b"#!"
 _MARK = b"`confined-qemu policy install`"
 """What the launch script's second line says: a copy of it is found out as well."""
+_SECCOMP = b"libseccomp.so"
+_STRINGS = 4 << 20
+"""Bytes of a program in which its dynamic strings are looked for."""
 _HEAD = 256
 """Bytes of a program that are looked at."""
 
@@ -101,6 +104,18 @@ def is_ours(path: str) -> bool:
     """Tell whether this is the launch script, behind whatever link."""
     head = _head(path)
     return head is not None and head.startswith(_SCRIPT) and _MARK in head
+
+
+def takes_sandbox(path: str) -> bool:
+    """Tell whether an emulator was built with libseccomp: without, it refuses `-sandbox`.
+
+    The names of the libraries that a program needs stand among the first of its strings.
+    """
+    try:
+        with open(path, "rb") as file:
+            return _SECCOMP in file.read(_STRINGS)
+    except OSError:
+        return False
 
 
 def _folders(search: str) -> Iterator[str]:

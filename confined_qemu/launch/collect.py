@@ -65,6 +65,7 @@ def collect(
         holders=holders or {},
         descriptors=survey.descriptors(caller.descriptors, selinux),
         instance=str(os.getpid()),
+        sandbox=invocation.sandbox and emulator.takes_sandbox(program),
         uid=os.geteuid(),
         folder=os.getcwd(),
         runtime_folder=_runtime_folder(caller),

@@ -169,7 +169,9 @@ def from_arguments(
     invocation = reader.read(emulator, arguments, name=name, config=_config, unknown=settings.unknown_options)
     if not invocation.query:
         resources = (*invocation.resources, *_extra(settings))
-        invocation = replace(invocation, resources=resources, require_domain=settings.require_domain)
+        invocation = replace(
+            invocation, resources=resources, require_domain=settings.require_domain, harden=settings.harden
+        )
     if settings.label_trees:
         invocation = _with_trees(invocation, settings.label_trees)
     return _chosen(invocation, name, confinement or settings.confinement)

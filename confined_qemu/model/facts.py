@@ -253,6 +253,8 @@ class Facts:
     uid: int = 0
     folder: str = "/"
     """QEMU's working directory, where relative paths start; the watcher has another."""
+    sandbox: bool = False
+    """This QEMU was built with libseccomp, so that it takes `-sandbox`; looked at only where that is wanted."""
     landlock: LandlockFacts | None = None
     """The kernel's Landlock; None where nobody asked, as SELinux holds the VM or nothing is to."""
     runtime_folder: str = "/run/confined-qemu"

@@ -81,6 +81,8 @@ class Invocation:
     """Why a layer of an image cannot be followed; the plan refuses each."""
     harden: bool = True
     """Give up capabilities that the VM does not need."""
+    sandbox: bool = False
+    """QEMU gets its own seccomp filter (`-sandbox`)."""
     core: bool = True
     """QEMU may leave a core file, as the caller's limit allows."""
     snapshot: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from confined_qemu.model.facts import FileKind
 from confined_qemu.model.hardening import Hardening
 from confined_qemu.model.resource import Role
 from confined_qemu.read.qemu.words import words
@@ -11,6 +12,7 @@ from confined_qemu.read.qemu.words import words
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from confined_qemu.model.facts import Facts
     from confined_qemu.model.invocation import Invocation
     from confined_qemu.model.landlock import LandlockFacts, Ports
 
@@ -36,6 +38,29 @@ _BY_WORD: dict[str, tuple[frozenset[str], str]] = {
 _BY_ROLE = {
     Role.VFIO: (frozenset({"ipc_lock"}), "VFIO pins the guest's memory"),
 }
+
+
+_PARTS = {"obsolete": "deny", "elevateprivileges": "deny", "spawn": "deny", "resourcecontrol": "deny"}
+"""libvirt's default (qemu_command.c, `qemuBuildSandboxCommandLine`)."""
+
+
+def sandbox(invocation: Invocation, facts: Facts) -> tuple[str, ...]:
+    """Return QEMU's option for a seccomp filter of its own; none where it has one, or was built without.
+
+    `spawn` stays out where QEMU runs a program, and with `-daemonize`: there QEMU 7.2 is killed by its own filter.
+    """
+    written = words(invocation.arguments)
+    if not (invocation.sandbox and facts.sandbox) or "-sandbox" in written:
+        return ()
+    parts = dict(_PARTS)
+    programs = (resource.path for resource in invocation.resources if resource.role is Role.PROGRAM)
+    if invocation.daemonize or any(facts.files[path].kind is not FileKind.MISSING for path in programs):
+        del parts["spawn"]
+    if written & {"-runas", "-run-with"}:
+        del parts["elevateprivileges"]
+    if "thread-context" in written:
+        del parts["resourcecontrol"]
+    return "-sandbox", ",".join(("on", *(f"{part}={word}" for part, word in parts.items())))
 
 
 def plan(invocation: Invocation, found: LandlockFacts, ports: Ports, programs: Iterable[str]) -> Hardening:

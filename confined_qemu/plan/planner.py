@@ -403,7 +403,8 @@ class _Draft:
             changed = {listener.index: sockets.by_path(listener) for listener in self.invocation.listeners}
         for index, argument in changed.items():
             arguments[index] = argument
-        return tuple(arguments)
+        held = self.confined or self.ruleset is not None
+        return (*arguments, *(hardening.sandbox(self.invocation, self.facts) if held else ()))
 
 
 def _folder_name(name: str) -> str:

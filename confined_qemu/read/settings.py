@@ -44,10 +44,13 @@ class Settings:
     extra_readonly: tuple[str, ...] = ()
     label_trees: tuple[str, ...] = ()
     require_domain: bool = False
+    harden: bool = True
+    """Give up capabilities that a VM does not need."""
 
 
 _WORDS: Mapping[str, type[StrEnum]] = {"confinement": Confinement, "unknown_options": UnknownOptions}
 _PATHS = ("extra_paths", "extra_readonly", "label_trees")
+_TRUTHS = ("require_domain", "harden")
 _TRUTH = {"yes": True, "no": False}
 
 
@@ -89,6 +92,7 @@ def _keys() -> Table:
             Key("extra_readonly", files, "the same, only to be read"),
             Key("label_trees", files, "folders whose whole tree may be labelled for a VM that shares it"),
             Key("require_domain", YesNo(), "start nothing where the launcher's own domain is missing"),
+            Key("harden", YesNo(), "give up capabilities that a VM does not need"),
         ),
         lambda values, _: values,
         "the launcher's options",
@@ -108,8 +112,9 @@ def from_environment(environment: Mapping[str, str], before: Settings | None = N
     for key in _PATHS:
         if (text := environment.get(variable(key))) is not None:
             given[key] = tuple(path for path in text.split(":") if path)
-    if (text := environment.get(variable("require_domain"))) is not None:
-        given["require_domain"] = _TRUTH[_one_of("require_domain", text, tuple(_TRUTH))]
+    for key in _TRUTHS:
+        if (text := environment.get(variable(key))) is not None:
+            given[key] = _TRUTH[_one_of(key, text, tuple(_TRUTH))]
     return replace(before or Settings(), **given)
 
 

@@ -422,6 +422,9 @@ def invocation(
         confinement=vm.confinement,
         seclabel=vm.seclabel,
         require_domain=vm.require_domain,
+        harden=vm.harden,
+        sandbox=vm.harden,
+        core=vm.core,
         user=vm.user,
         given=None,
     )

@@ -450,6 +450,12 @@ SPEC: Final = Table(
             YesNo(),
             "yes: refuse to launch from outside confined-qemu's own SELinux domain.",
         ),
+        Key(
+            "harden",
+            YesNo(),
+            "no: QEMU keeps the caller's capabilities, and gets no -sandbox (seccomp).",
+        ),
+        Key("core", YesNo(), "yes: a QEMU that crashes may leave a core file, which holds the guest's memory."),
         Key("seclabel", SECLABEL, "The VM's label, with libvirt's meaning.", ("label",)),
     ),
     rules=(

@@ -112,6 +112,8 @@ class VM:
     qemu_args: tuple[str, ...] = ()
     confinement: Confinement = Confinement.AUTO
     require_domain: bool = False
+    harden: bool = True
+    core: bool = False
     seclabel: Seclabel = field(default_factory=Seclabel)
     hypervisor: Hypervisor = Hypervisor.QEMU
 
