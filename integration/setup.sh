@@ -11,7 +11,7 @@ packages="
 python3 python3-venv python3-selinux python3-psutil python3-yaml python3-prctl
 mmdebstrap qemu-system-x86 qemu-utils policycoreutils e2fsprogs openssh-client xz-utils
 binutils busybox-static
-secilc setools strace attr cpio ovmf mandoc
+secilc setools strace attr cpio ovmf swtpm mandoc
 dpkg-dev gcc make m4 flex bison checkpolicy
 "
 tools="ruff mypy pytest pytest-xdist cosmic-ray hypothesis jsonschema types-PyYAML types-psutil types-jsonschema hatchling build wheel"

@@ -244,15 +244,21 @@ def _report(done: Sequence[object], *, as_json: bool, quiet: bool = False) -> in
 
 
 def _allow(chosen: argparse.Namespace, _: tuple[int, ...]) -> int:
-    from confined_qemu.launch import grants
+    from confined_qemu.launch import grants, handover
 
+    held = handover.find(chosen.name)
+    if held is not None:
+        return answer(handover.allow(held, os.path.abspath(chosen.path), readonly=chosen.readonly))
     line = grants.allow(chosen.name, chosen.path, readonly=chosen.readonly, form=chosen.format, warn=warn)
     return answer(line)
 
 
 def _revoke(chosen: argparse.Namespace, _: tuple[int, ...]) -> int:
-    from confined_qemu.launch import grants
+    from confined_qemu.launch import grants, handover
 
+    held = handover.find(chosen.name)
+    if held is not None:
+        return answer(handover.revoke(held))
     return answer(grants.revoke(chosen.name, chosen.path))
 
 

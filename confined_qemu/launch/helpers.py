@@ -182,22 +182,40 @@ def _become(step: StartHelper, user: str | None, folder: int, log: int, number: 
         for reset in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             signal.signal(reset, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        ruleset = _ruleset(step)
         if user is not None:
             spawn.become_user(user)
         if step.kind is HelperKind.VIRTIOFSD and os.geteuid() != 0:
             _be_root_of_a_namespace()
-        if step.context is not None:
-            lsm.set_exec_context(step.context)
         numbers = ((DESCRIPTOR, number), (FOLDER, folder))
         arguments = list(step.arguments)
         for name, value in numbers:
             arguments = [argument.replace(name, str(value)) for argument in arguments]
+        _confine(step, ruleset)
         os.execve(step.program, [step.program, *arguments], {"PATH": os.defpath, "LANG": "C.UTF-8"})
     except (ConfinedQemuError, OSError) as error:
         said = why(error) if isinstance(error, OSError) else str(error)
         os.write(2, f"cannot be started: {said}\n".encode())
     finally:
         os._exit(_CANNOT_EXECUTE)
+
+
+def _confine(step: StartHelper, ruleset: int) -> None:
+    if step.context is not None:
+        lsm.set_exec_context(step.context)
+    if step.ruleset is not None:
+        from confined_qemu.launch import landlocked
+
+        landlocked.hold(step.ruleset, ruleset)
+
+
+def _ruleset(step: StartHelper) -> int:
+    """Return the kernel's ruleset for a helper that Landlock holds; -1 without one."""
+    if step.ruleset is None:
+        return -1
+    from confined_qemu.host import landlock
+
+    return landlock.made(step.ruleset)
 
 
 def _be_root_of_a_namespace() -> None:

@@ -168,9 +168,23 @@ def enter(hardening: Hardening | None, planned: Ruleset | None, ruleset: int) ->
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if hardening.capabilities is not None:
             capabilities.keep(hardening.capabilities)
-        try:
-            processcontrol.set_no_new_privs()
-        except OSError as error:
-            raise HostError(f"no_new_privs cannot be set: {why(error)}") from error
+        _no_new_privs()
     if planned is not None:
         landlock.enforce(ruleset, planned)
+
+
+def hold(planned: Ruleset, ruleset: int) -> None:
+    """Have Landlock hold a helper, in its process; its capabilities it gives up itself, as it needs some to begin.
+
+    Raises:
+        HostError: the kernel refuses.
+    """
+    _no_new_privs()
+    landlock.enforce(ruleset, planned)
+
+
+def _no_new_privs() -> None:
+    try:
+        processcontrol.set_no_new_privs()
+    except OSError as error:
+        raise HostError(f"no_new_privs cannot be set: {why(error)}") from error

@@ -1,0 +1,218 @@
+"""What VMs are made of, held by Landlock on the building machine: disks, firmware, networks, shares, TPM, hot-plug."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+
+from integration.buildhost import hosted
+from integration.buildhost.hosted import Started, Vm, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+OVMF = "/usr/share/OVMF"
+
+
+def _boots(*command: str, **options: Any) -> None:
+    options.setdefault("stderr", subprocess.DEVNULL)
+    started = Started(*command, **options).boot()
+    started.send(b"q")
+    assert started.code() == 0
+
+
+def _children(pid: int) -> list[int]:
+    with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+        return [int(word) for word in file.read().split()]
+
+
+def _holder(path: str) -> int:
+    """Return the process that has a folder or a file open."""
+    wanted = os.stat(path)
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            for link in (f"/proc/{name}/cwd", *_links(f"/proc/{name}/fd")):
+                try:
+                    found = os.stat(link)
+                except OSError:
+                    continue
+                if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
+                    return int(name)
+    raise AssertionError(f"nobody has {path} open")
+
+
+def _links(folder: str) -> list[str]:
+    try:
+        return [os.path.join(folder, name) for name in os.listdir(folder)]
+    except OSError:
+        return []
+
+
+def _no_new_privs(pid: int) -> bool:
+    with open(f"/proc/{pid}/status", encoding="ascii") as file:
+        return "NoNewPrivs:\t1\n" in file.read()
+
+
+# ---- disks and firmware
+
+
+def test_a_chain_of_overlays(drop_in: str, command: str, vm: Vm) -> None:
+    for name, base, form in (("middle", "a.img", "raw"), ("top", "middle", "qcow2")):
+        words = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", form, "-b", base, name]
+        subprocess.run(words, cwd=vm.folder, check=True)
+    top = os.path.join(vm.folder, "top")
+    disk = f"file={top},format=qcow2,if=ide"
+    machine = ["-accel", "tcg", "-m", "32M", "-nodefaults", "-display", "none", "-serial", "stdio"]
+    _boots(drop_in, *machine, "-drive", disk)
+    plan = json.loads(run(command, "plan", "--json", "--", *machine, "-drive", disk).stdout)
+    rights = {os.path.basename(rule["path"]): rule["rights"] for rule in plan["landlock"]["rules"]}
+    assert rights["top"] == ["read", "write", "truncate"]
+    assert rights["middle"] == rights["a.img"] == ["read"], "what others may build on is only read"
+
+
+def test_a_cdrom_and_a_read_only_disk(command: str, vm: Vm) -> None:
+    iso = shutil.copy(vm.image, os.path.join(vm.folder, "a.iso"))
+    other = shutil.copy(vm.image, os.path.join(vm.folder, "b.img"))
+    disks = [{"file": "a.img", "format": "raw", "bus": "ide"}, {"file": other, "format": "raw", "readonly": True}]
+    _boots(command, "run", vm.write(confinement="landlock", cdrom=iso, disks=disks))
+
+
+def test_uefi_keeps_its_variables(command: str, vm: Vm) -> None:
+    variables = shutil.copy(os.path.join(OVMF, "OVMF_VARS_4M.fd"), os.path.join(vm.folder, "vars.fd"))
+    before = _content(variables)
+    vm.write(
+        confinement="landlock", machine="q35", memory="256M", firmware=os.path.join(OVMF, "OVMF_CODE_4M.fd"),
+        nvram=variables, disks=None,
+    )  # fmt: skip
+    started = Started(command, "run", vm.spec, stderr=subprocess.DEVNULL)
+    hosted.await_true(lambda: _content(variables) != before, "the firmware wrote no variable")
+    (child,) = _children(started.pid)
+    os.kill(child, 15)
+    assert started.code() == 0
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+# ---- networks
+
+
+def test_a_forwarded_port_is_bound_and_no_other(command: str, vm: Vm) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    vm.write(confinement="landlock", network={"type": "user", "hostfwd": [f"tcp:127.0.0.1:{port}-:22"]})
+    started = Started(command, "run", vm.spec, stderr=subprocess.DEVNULL).boot()
+    socket.create_connection(("127.0.0.1", port)).close()
+    started.send(b"q")
+    assert started.code() == 0
+
+
+def test_a_tap_by_its_name(command: str, vm: Vm) -> None:
+    name = f"cq{os.getpid() % 100000}"
+    vm.write(confinement="landlock", network={"type": "tap", "ifname": name})
+    assert "net_admin (a tap by its name)" in run(command, "plan", vm.spec).stdout
+    started = Started(command, "run", vm.spec, stderr=subprocess.DEVNULL).boot()
+    assert os.path.exists(f"/sys/class/net/{name}")
+    started.send(b"q")
+    assert started.code() == 0
+
+
+# ---- helpers and shares
+
+
+def test_shares_and_a_tpm_have_helpers_with_rules_of_their_own(command: str, vm: Vm, tmp_path: Path) -> None:
+    for name in ("nine", "virt"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "tpm").mkdir(mode=0o700)
+    vm.write(
+        confinement="landlock",
+        tpm={"state": str(tmp_path / "tpm")},
+        shares=[
+            {"dir": str(tmp_path / "nine"), "tag": "nine", "driver": "9p"},
+            {"dir": str(tmp_path / "virt"), "tag": "virt", "driver": "virtiofs"},
+        ],
+    )
+    plan = run(command, "plan", vm.spec).stdout
+    assert plan.count("held by Landlock with rules of its own") == 2
+    started = Started(command, "run", vm.spec, stderr=subprocess.DEVNULL).boot()
+    for folder in ("tpm", "virt"):
+        helper = _holder(str(tmp_path / folder))
+        assert _no_new_privs(helper)
+    assert os.listdir(tmp_path / "tpm") != [], "swtpm makes its state there"
+    started.send(b"q")
+    assert started.code() == 0
+
+
+# ---- hot-plug
+
+
+@pytest.mark.parametrize("readonly", [True, False])
+def test_a_file_is_handed_to_a_running_vm(command: str, vm: Vm, readonly: bool) -> None:
+    late = shutil.copy(vm.image, os.path.join(vm.folder, "late.img"))
+    path = os.path.join(vm.folder, "q.sock")
+    name = f"late{os.getpid()}"
+    started = Started(command, "run", vm.write(name=name, confinement="landlock", qmp=f"unix:{path}")).boot()
+    assert _refused_by_path(path, late)
+    words = ["--readonly"] if readonly else []
+    done = run(command, "allow", name, late, *words)
+    assert done.returncode == 0, done
+    node = next(word for word in done.stdout.replace(";", " ").split() if word.startswith("confined-"))
+    with Qmp(path) as qmp:
+        block = {"driver": "raw", "node-name": "late", "file": node, "read-only": readonly}
+        assert "return" in qmp.ask("blockdev-add", **block)
+        assert "return" in qmp.ask("device_add", driver="virtio-blk-pci", drive="late", id="plugged")
+    assert "nobody can take a descriptor back" in run(command, "revoke", name, late).stderr
+    started.send(b"q")
+    assert started.code() == 0
+
+
+def _refused_by_path(socket_path: str, image: str) -> bool:
+    """Tell whether the VM may not open a file by its path: the fence that `allow` goes through."""
+    with Qmp(socket_path) as qmp:
+        answer = qmp.ask("blockdev-add", driver="file", **{"node-name": "x", "filename": image})
+    return "Permission denied" in str(answer.get("error"))
+
+
+def test_a_vm_without_a_monitor_says_what_to_do(command: str, vm: Vm) -> None:
+    name = f"mute{os.getpid()}"
+    started = Started(command, "run", vm.write(name=name, confinement="landlock")).boot()
+    done = run(command, "allow", name, vm.image)
+    assert done.returncode == 125
+    assert "no QMP socket" in done.stderr
+    assert "extra_files" in done.stderr
+    started.send(b"q")
+    assert started.code() == 0
+
+
+class Qmp:
+    """A client of QEMU's monitor."""
+
+    def __init__(self, path: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(path)
+        self._file = self._socket.makefile("rb")
+        json.loads(self._file.readline())
+        self.ask("qmp_capabilities")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._socket.close()
+
+    def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
+        """Send a command and return the answer, not an event."""
+        self._socket.sendall(json.dumps({"execute": command, "arguments": arguments}).encode())
+        while True:
+            said: dict[str, Any] = json.loads(self._file.readline())
+            if "event" not in said:
+                return said
