@@ -91,7 +91,12 @@ def _run(chosen: argparse.Namespace, descriptors: tuple[int, ...]) -> int:
         unknown=chosen.unknown_options,
     )
     if isinstance(invocation, Invocation):
-        run.supervise(lambda report: _become(invocation, descriptors, report), _clean_up, _explain)
+
+        def explain(pid: int) -> None:
+            _explain(pid)
+            _explain_held(invocation, descriptors)
+
+        run.supervise(lambda report: _become(invocation, descriptors, report), _clean_up, explain)
     return _run_domain(invocation)
 
 
@@ -144,6 +149,22 @@ def _explain(pid: int) -> None:
         os.waitpid(os.posix_spawn(command[0], command, os.environ, file_actions=quiet, setsigmask=[]), 0)
     except OSError as error:
         say("", f"what SELinux denied cannot be looked up: {command[0]}: {why(error)}")
+
+
+def _explain_held(invocation: Invocation, descriptors: tuple[int, ...]) -> None:
+    """Say what Landlock may have denied the QEMU that failed, by the plan: it keeps no record."""
+    from confined_qemu.cli import heldhelp
+    from confined_qemu.host import lsm
+    from confined_qemu.launch import collect, session
+
+    def said() -> int:
+        if session.held_by_landlock(invocation, lsm.mode()):
+            plan = session.preview(invocation, collect.Caller(initial(), descriptors, ""))
+            for line in heldhelp.lines(plan):
+                say("", message(line))
+        return 0
+
+    guarded(said)
 
 
 def say_denials(pid: int) -> int:

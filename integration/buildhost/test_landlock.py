@@ -284,3 +284,13 @@ def test_it_takes_no_privilege(drop_in: str, open_folder: Vm, how: tuple[str, ..
     assert _status(started.pid)["NoNewPrivs"] == "1"
     started.send(b"q")
     assert started.code() == 0
+
+
+def test_a_path_that_the_plan_does_not_know_is_named_when_qemu_fails(command: str, vm: Vm) -> None:
+    other = shutil.copy(vm.image, os.path.join(vm.folder, "other.img"))
+    vm.write(confinement="landlock")
+    done = run(command, "run", "--unknown-options=warn", vm.spec, "--", "-bogus", other)
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert any(line.startswith("confined-qemu: ") and other in line for line in lines), lines
+    assert any("extra_files" in line for line in lines)
