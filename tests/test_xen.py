@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import socket
 import stat
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confined_qemu.host import xl
-from confined_qemu.labels import domains, journal, restore
+from confined_qemu.host import lsm, survey, xl
+from confined_qemu.labels import domains, journal, restore, statefolders
+from confined_qemu.launch import pairs, spawn, xen
 from confined_qemu.launch import xl as creating
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import HostError, SpecError, ValueProblem
+from confined_qemu.model.facts import SelinuxFacts, SelinuxMode
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import Confinement, Seclabel, SeclabelType
 from confined_qemu.model.record import Record, decode, encode
@@ -33,12 +37,13 @@ from confined_qemu.model.xen import (
 from confined_qemu.plan import xenplan, xlcfg
 from confined_qemu.read.spec import loader
 from tests import fakes
-from tests.worlds import World
+from tests.worlds import CALLER, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from confined_qemu.model.mcs import Pair
     from confined_qemu.read.spec.xenvm import XenVM
 
 UUID = "00000000-0000-4000-8000-000000000001"
@@ -283,6 +288,20 @@ def test_an_xl_that_does_not_answer_is_left(fake_xl: Callable[[str], Path]) -> N
         xl.run("list", limit=0.2)
 
 
+@pytest.mark.touches_host
+def test_a_dead_xenstored_is_told_at_once_and_one_that_is_not_seen_is_left_to_xl(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "socket")
+    monkeypatch.setattr(xl, "_XENSTORED", path)
+    assert xl.xenstored() is None
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        assert "Connection refused" in (xl.xenstored() or "")
+        listener.listen()
+        assert xl.xenstored() is None
+
+
 # ---- a launch
 
 CREATE = """
@@ -293,6 +312,8 @@ create)
     cat "$4" >config
     echo "Waiting for domain web (domid 4) to die [pid 9]" >&2
     until [ -e unpaused ] || [ -e destroyed ]; do sleep 0.05; done
+    head -n 1 listing >gone
+    [ -e destroyed ] || mv gone listing
     echo "END" >&2;;
 list) cat listing;;
 unpause) touch unpaused;;
@@ -301,7 +322,13 @@ esac
 """
 
 
-def launched(folder: Path, end: str, *, label: str = "system_u:system_r:domU_t:s0:c1,c2") -> Shutdown:
+def launched(
+    folder: Path,
+    end: str,
+    *,
+    label: str = "system_u:system_r:domU_t:s0:c1,c2",
+    say: Callable[[str], None] = lambda _: None,
+) -> Shutdown:
     """Follow a domain that the script ends with these words."""
     (folder / "listing").write_text(LIST)
     creation = creating.Creation()
@@ -311,7 +338,7 @@ def launched(folder: Path, end: str, *, label: str = "system_u:system_r:domU_t:s
     script.write_text(script.read_text().replace("END", end))
     try:
         with creation.listening():
-            return creation.follow(plan, live, lambda _: None)
+            return creation.follow(plan, live, say)
     finally:
         os.close(live)
 
@@ -350,6 +377,76 @@ def test_a_domain_with_another_label_never_runs(fake_xl: Callable[[str], Path]) 
 def test_an_end_that_xl_does_not_tell_is_an_error(fake_xl: Callable[[str], Path]) -> None:
     with pytest.raises(HostError, match="did not say how"):
         launched(fake_xl(CREATE), "")
+
+
+@pytest.mark.touches_host
+def test_a_signal_ends_the_wait_and_xl(fake_xl: Callable[[str], Path]) -> None:
+    folder = fake_xl(CREATE)
+    with pytest.raises(creating.Ended) as caught:
+        launched(folder, "", say=lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    assert caught.value.number == signal.SIGTERM
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> fakes.Labels:
+    """A dom0 that enforces: labels in memory, state in a folder, and no watcher."""
+    labels = fakes.install_labels(monkeypatch)
+    labels.default = Context.parse(IMAGE)
+    selinux = SelinuxFacts(SelinuxMode.ENFORCING, CALLER, CALLER, fakes.DEBIAN)
+    monkeypatch.setattr(survey, "selinux", lambda **_: selinux)
+    # this machine's file systems may take no labels
+    monkeypatch.setattr(survey, "files", lambda names, facts: {name: survey.file(name, facts) for name in names})
+    monkeypatch.setattr(lsm, "own_context", lambda: CALLER)
+    monkeypatch.setattr(lsm, "denied", lambda *_: ())
+    monkeypatch.setattr(lsm, "default_label", lambda *_: Context.parse(IMAGE))
+    monkeypatch.setattr(statefolders, "state_folder", lambda: str(tmp_path / "state"))
+    monkeypatch.setattr(xen, "look", lambda: (HERE, Flask()))
+    monkeypatch.setattr(spawn, "watcher", lambda *_: spawn.Watcher(_ready()))
+    return labels
+
+
+def _ready() -> int:
+    mine, its = os.pipe()
+    os.write(its, b"r")
+    os.close(its)
+    return mine
+
+
+@pytest.mark.touches_host
+@pytest.mark.parametrize("signalled", [False, True])
+def test_an_image_is_labelled_while_its_domain_runs_and_not_after(
+    fake_xl: Callable[[str], Path], world: fakes.Labels, tmp_path: Path, *, signalled: bool
+) -> None:
+    folder = fake_xl(CREATE.replace("END", "Domain 4 has shut down, reason code 0 0x0"))
+    for name in ("kernel", "a.img"):
+        (tmp_path / name).write_bytes(b"x")
+    disk = replace(DISK, path=str(tmp_path / "a.img"))
+    domain = XenDomain("web", XenType.PVH, str(tmp_path / "kernel"), disks=(disk,))
+    seen: list[str] = []
+    reserve = pairs.reserve
+
+    def listed(*words: Any) -> Pair:
+        pair = reserve(*words)
+        (folder / "listing").write_text(LIST.replace(":s0:c1,c2", f":{pair.level()}"))
+        return pair
+
+    def say(_: str) -> None:
+        seen.append(str(world.of(disk.path)))
+        if signalled:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pairs, "reserve", listed)
+        planned = xen.preview(domain)
+        assert planned.refusals == ()
+        if signalled:
+            with pytest.raises(creating.Ended):
+                xen.run(domain, lambda _: None, say)
+        else:
+            assert xen.run(domain, lambda _: None, say) is Shutdown.POWEROFF
+    assert re.fullmatch(rf"{IMAGE}:c\d+,c\d+", seen[0])
+    assert str(world.of(disk.path)) == IMAGE
+    assert ("destroy 4" in (folder / "calls").read_text()) is signalled
 
 
 # ---- the journal, and what a killed launcher left

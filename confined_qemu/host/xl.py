@@ -19,6 +19,7 @@ ENVIRONMENT: Final[Mapping[str, str]] = {"PATH": PATH, "LC_ALL": "C"}
 LIMIT: Final = 60.0
 """Seconds for a command that asks, unpauses or destroys; it takes one, on an emulated machine three."""
 _CAPABILITIES: Final = "/proc/xen/capabilities"
+_XENSTORED: Final = "/run/xenstored/socket"
 _ROW: Final = re.compile(
     r"(?P<name>.*?) +(?P<number>\d+) +(?P<memory>\d+) +\d+ +(?P<state>\S{6}) +[\d.]+ "
     r"(?P<uuid>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}) +\S+ +(?P<label>\S+)"
@@ -88,15 +89,16 @@ def is_control() -> bool:
 
 
 def xenstored() -> str | None:
-    """Return why xenstored cannot be asked, None where it answers at its socket or in the kernel."""
+    """Return why xenstored cannot be asked; None where it takes a connection, or may run in a domain of its own."""
     import socket
 
-    path = "/run/xenstored/socket"
     with socket.socket(socket.AF_UNIX) as client:
         try:
-            client.connect(path)
+            client.connect(_XENSTORED)
+        except FileNotFoundError:
+            return None
         except OSError as error:
-            return f"{path}: {why(error)}"
+            return f"{_XENSTORED}: {why(error)}"
     return None
 
 

@@ -54,6 +54,9 @@ def look() -> tuple[XenFacts, FlaskPolicy]:
     facts = XenFacts(control=xl.is_control(), uuid=str(uuid4()))
     if not facts.control:
         return facts, _NoFlask()
+    problem = xl.xenstored()
+    if problem is not None:
+        raise HostError(f"xenstored does not answer: {problem}", hint="run: systemctl start xen")
     mode = xl.flask_mode()
     facts = replace(facts, flask=mode, domains=xl.domains())
     if mode is FlaskMode.DISABLED:
@@ -68,6 +71,7 @@ def preview(domain: XenDomain, pair: Pair | None = None) -> XenPlan:
     if pair is not None:
         facts = replace(facts, pair=pair)
     elif facts.selinux.mode is not SelinuxMode.DISABLED:
+        statefolders.user_folder(os.geteuid())  # the registry lies beside it
         registry = _registry()
         facts = replace(facts, pair=_reserved(registry, facts, xen[0]))
         os.close(registry)
