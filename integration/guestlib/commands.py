@@ -37,7 +37,11 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     def boots(made: argparse.ArgumentParser) -> None:
-        made.add_argument("--policy", default="default", choices=layers.POLICIES, help="the policy it enforces")
+        which = made.add_mutually_exclusive_group()
+        which.add_argument("--policy", default="default", choices=layers.POLICIES, help="the policy it enforces")
+        which.add_argument(
+            "--xen", dest="policy", action="store_const", const="xen", help="Xen with XSM/Flask: the guest is its dom0"
+        )
         made.add_argument("--cold", action="store_true", help="boot, even where the state of a boot is saved")
 
     def runs(made: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ import os
 import shutil
 from dataclasses import dataclass
 
-from integration.guestlib import base, cache, fedora, initramfs, programs, sshkeys, wheel
+from integration.guestlib import base, cache, domu, fedora, hypervisor, initramfs, programs, sshkeys, wheel
 from integration.guestlib.report import GuestError, progress
 
 FILES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "files")
@@ -68,6 +68,7 @@ class Policy:
 
     `boot_fix`: a module, beside this file, without which Debian does not boot under it. `range`: root's, after ssh.
     `store`: its folder in /etc/selinux, where that has not its name. `foreign`: it is no package of Debian's.
+    `hypervisor`: it is enforced in the dom0 of this Xen.
     """
 
     name: str
@@ -75,6 +76,12 @@ class Policy:
     boot_fix: str | None = None
     store: str = ""
     foreign: bool = False
+    hypervisor: str | None = None
+
+    @property
+    def root(self) -> str:
+        """The name of its root: one dom0 serves all hypervisors."""
+        return "xen" if self.hypervisor else self.name
 
     @property
     def folder(self) -> str:
@@ -97,6 +104,8 @@ POLICIES = {
         Policy("default", "s0-s0:c0.c1023"),
         Policy("mls", "s0-s15:c0.c1023", os.path.join(os.path.dirname(INIT), "mls-boot.cil")),
         Policy("fedora", "s0-s0:c0.c1023", store="targeted", foreign=True),
+        Policy("xen", "s0-s0:c0.c1023", store="default", hypervisor=hypervisor.FLASK),
+        Policy("xen-stock", "s0-s0:c0.c1023", store="default", hypervisor=hypervisor.STOCK),
     )
 }
 
@@ -132,9 +141,9 @@ def policy_named(name: str) -> Policy:
 
 def guest(policy: Policy) -> Guest:
     """Return the bootable guest with this policy; builds what is not in the cache."""
-    key = cache.digest(
-        _policy_key(policy), DISK_SIZE, *BOOT_MODULES, cache.digest_files(INIT, wheel.POLICY), sshkeys.public_keys()
-    )
+    parts = [_policy_key(policy), DISK_SIZE, *BOOT_MODULES, cache.digest_files(INIT, wheel.POLICY)]
+    parts += [domu.key()] if policy.hypervisor else []
+    key = cache.digest(*parts, sshkeys.public_keys())
 
     def build(path: str) -> None:
         root = policy_root(policy)
@@ -142,23 +151,30 @@ def guest(policy: Policy) -> Guest:
         os.mkdir(path)
         _build_guest(policy, root, path)
 
-    return Guest(cache.entry(f"guest-{policy.name}", key, build))
+    return Guest(cache.entry(f"guest-{policy.root}", key, build))
 
 
 def _policy_key(policy: Policy) -> str:
     fix = [] if policy.boot_fix is None else [cache.digest_files(policy.boot_fix)]
     if policy.foreign:
         fix += [fedora.key()]
-    return cache.digest(base.key(), policy.name, *ENABLED, *MASKED, cache.digest_files(FILES, __file__), *fix)
+    return cache.digest(
+        base.key(dom0=policy.hypervisor is not None),
+        policy.root,
+        *ENABLED,
+        *MASKED,
+        cache.digest_files(FILES, __file__),
+        *fix,
+    )
 
 
 def policy_root(policy: Policy) -> str:
     """Return the folder of a root that enforces `policy`, with nothing of the project in it."""
-    return cache.entry(f"root-{policy.name}", _policy_key(policy), lambda path: _build_policy_root(policy, path))
+    return cache.entry(f"root-{policy.root}", _policy_key(policy), lambda path: _build_policy_root(policy, path))
 
 
 def _build_policy_root(policy: Policy, root: str) -> None:
-    archive = base.layer()
+    archive = base.layer(dom0=policy.hypervisor is not None)
     progress(f"building the root with the policy {policy.name}")
     os.mkdir(root)
     programs.run(["tar", "-C", root, "--xattrs", "--xattrs-include=*", "-xpf", archive])
@@ -170,11 +186,13 @@ def _build_policy_root(policy: Policy, root: str) -> None:
     programs.chroot(root, "systemctl", "--quiet", "mask", *MASKED)
     _configure_auditd(root)
     programs.chroot(root, "python3", "-m", "venv", "--system-site-packages", wheel.VENV)
+    if policy.hypervisor:
+        domu.prepare(root)
     if policy.foreign:
         fedora.install(root, policy.folder)
         return
     progress("  rebuilding the policy without its dontaudit rules")
-    programs.chroot(root, "semodule", "-n", "-s", policy.name, *(_boot_fix(policy, root) or ["-B"]), "-D")
+    programs.chroot(root, "semodule", "-n", "-s", policy.folder, *(_boot_fix(policy, root) or ["-B"]), "-D")
 
 
 def _configure_auditd(root: str) -> None:
@@ -208,6 +226,8 @@ def _build_guest(policy: Policy, layer: str, path: str) -> None:
     programs.run(["cp", "-a", layer, root])
     sshkeys.install(root)
     wheel.bake_policy(root, policy.folder)
+    if policy.hypervisor:
+        domu.install(root)
     progress("  labelling")
     # -F: user and role too, not only the type.
     programs.run(["setfiles", "-F", "-r", root, policy.contexts(root), root])

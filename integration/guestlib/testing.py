@@ -19,6 +19,7 @@ DESCRIPTION = (
     "integration/suite inside an SELinux-enforcing guest. A skipped test counts as failed."
 )
 SUITE = "integration/suite"
+XEN_SUITE = "integration/suite_xen"
 CORES = 2
 """How many guests run at once: a guest has one CPU, and each takes a core."""
 
@@ -51,10 +52,13 @@ class Part:
         return [f"{self.folder}/{file}" for file in sorted(mine)] + [f"{SUITE}/{file}" for file in sorted(self.also)]
 
 
+ANY_PART = Part("", "default", library=True)
+"""What a guest is filled for by hand."""
 FEDORA = frozenset({"test_dynamic.py", "test_hotplug.py", "test_launch.py", "test_noise.py", "test_stdio.py"})
 """What each run repeats under Fedora's policy; `--policy fedora` runs the whole suite there."""
 PARTS = (
     # the longest first; four to eight minutes each
+    Part("suite-xen", "xen", XEN_SUITE),
     Part("suite-1", "default"),
     Part("suite-2", "default", files=frozenset({"test_dropin.py", "test_stdio.py"})),
     Part("suite-3", "default", files=frozenset({"test_hotplug.py", "test_listeners.py", "test_shares.py"})),
@@ -76,6 +80,7 @@ PARTS = (
     Part("suite-beds", "default", files=frozenset({"test_autopkgtest.py", "test_guestfish.py"}), disk=True),
     Part("suite-mls", "mls", f"{SUITE}/mls", also=frozenset({"test_noise.py"})),
     Part("suite-fedora", "fedora", files=FEDORA, other_policy=True),
+    Part("suite-xen-stock", "xen-stock", XEN_SUITE, files=frozenset({"test_stock.py", "test_zz_xenstored.py"})),
 )
 """The guests, in the order in which they start; the next one when one of them is done."""
 TREE = "/root/cq"
@@ -163,7 +168,7 @@ def _down() -> None:
 
 def under(policy: str) -> tuple[Part, ...]:
     """Return the parts that make the whole suite under a policy."""
-    if policy == "mls":
+    if policy not in ("default", "fedora"):
         return tuple(part for part in PARTS if part.policy == policy)
     return tuple(replace(part, policy=policy) for part in PARTS if part.policy == "default")
 
@@ -222,7 +227,7 @@ def _guest_part(part: Part, selection: list[str]) -> Counts:
         if guest.retries:
             progress(f"guest {name} needed {guest.retries} retries to start")
         try:
-            _fill(guest, library=part.library)
+            _fill(guest, part)
             if part.disk:
                 clientdisk.lend(guest)
             found = _suite(guest, [*selection, *part.paths()])
@@ -238,22 +243,25 @@ def _guest_part(part: Part, selection: list[str]) -> Counts:
     raise AssertionError
 
 
-def _fill(guest: machine.Running, *, library: bool = True) -> None:
-    """Install the checkout into the guest, and the suite beside it; `library`: also QEMU's for test harnesses."""
+def _fill(guest: machine.Running, part: Part = ANY_PART) -> None:
+    """Install the checkout into the guest, and the suite beside it with what the part needs."""
     progress("installing the checkout into the guest")
     remote.install(guest)
     checkout = programs.checkout()
-    remote.put(guest, [os.path.join(checkout, "integration", "suite")], f"{TREE}/integration")
+    suites = [os.path.join(checkout, folder) for folder in (SUITE, XEN_SUITE)]
+    remote.put(guest, suites, f"{TREE}/integration")
     shared = [os.path.join(checkout, "integration", "guestlib", name) for name in ("counting.py", "places.py")]
     remote.put(guest, [*shared, *demo.SCENE], f"{TREE}/integration/guestlib")
+    if part.folder == XEN_SUITE:
+        return  # its domains are made in dom0
     remote.put(guest, [os.path.join(checkout, "README.md")], TREE)
     remote.put(guest, [image.image(), demo.SPEC], f"{TREE}/images")
-    if library:
+    if part.library:
         remote.put(guest, [qemumachine.tree()], "/opt")
 
 
 def _suite(guest: machine.Running, arguments: list[str]) -> Counts:
-    progress(f"running its part of {SUITE} in guest {guest.name}")
+    progress(f"running its part of the suite in guest {guest.name}")
     counts = f"{TREE}/counts"
     words = ["cd", TREE, "&&", "env", "PYTHONPATH=.", "PYTHONUNBUFFERED=1", f"CONFINED_QEMU_COUNTS={counts}"]
     pytest = ["python3", "-B", "-m", "pytest", "--import-mode=importlib", *PLUGIN, "-v", "-ra", "--tb=short"]
