@@ -192,6 +192,7 @@ def may_grant(source: str, target: str) -> int:
     """Return what Flask lets a domain do with a grant of another's: permissions as bits (FLASK_ACCESS)."""
     library = ctypes.CDLL("libxenctrl.so.4.17", use_errno=True)
     library.xc_interface_open.restype = ctypes.c_void_p
+    library.xc_interface_close.argtypes = [ctypes.c_void_p]
     library.xc_flask_access.argtypes = [
         ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint16, ctypes.c_uint32,
         *[ctypes.POINTER(ctypes.c_uint32)] * 4,
