@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from confined_qemu.model.context import Context
+from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import Invocation, Seclabel
 from confined_qemu.model.resource import Access, Resource, Role, Sharing
 from confined_qemu.model.steps import Create, Relabel
@@ -413,3 +414,41 @@ def test_one_vm_does_not_write_what_it_builds_on() -> None:
     assert clash(mine, mine) is None
     for first, second in ((mine, base), (base, mine), (data, data), (base, data)):
         assert "give each its own file" in (clash(first, second) or "")
+
+
+# ---- what QEMU does without, and what is every VM's
+
+
+def test_what_qemu_does_without_is_no_reason_to_refuse() -> None:
+    node = replace(resource(Sharing.UNLABELLED, role=Role.HOST_DEVICE), optional=True)
+    closed = World(denied=[[kind, "sound_device_t", "chr_file", "open read write"] for kind in ("svirt_t",)])
+    said = {"kind": "chr_file", "label": "system_u:object_r:sound_device_t:s0"}
+    outcome = decide(node, closed, **said)
+    assert outcome.refusals == outcome.denials == ()
+    [warning] = outcome.warnings
+    assert "may not open and read and write" in warning
+    assert "and QEMU goes on without it" in warning
+    assert decide(replace(node, optional=False), closed, **said).denials != ()
+    for problem in (None, "no such file or folder"):
+        assert decide(node, kind="missing", problem=problem) == Outcome()
+    assert decide(replace(node, optional=False), kind="missing").refusals != ()
+
+
+@pytest.mark.parametrize(
+    "name", ["/usr/share/OVMF/OVMF_VARS.fd", "/usr/share/edk2/ovmf/OVMF_VARS.qcow2", "/etc/vars.fd"]
+)
+def test_the_systems_own_variables_of_firmware_are_copied_and_never_written(name: str) -> None:
+    outcome = decide(resource(role=Role.NVRAM), real=name)
+    [line] = outcome.refusals
+    assert f"use a copy for this VM (cp {name} ./VARS.fd), or readonly=on if it is the firmware's code" in line
+    assert "policy adopt" not in line
+    assert decide(resource(role=Role.NVRAM), real="/srv/vms/VARS.fd").refusals == ()
+
+
+@pytest.mark.parametrize("role", [Role.DISK, Role.BACKING, Role.NVRAM])
+def test_a_character_device_is_a_disk_only_where_it_is_one(role: Role) -> None:
+    asked = resource(role=role)
+    assert decide(asked, kind="chr_file", real="/dev/fuse").refusals != ()
+    assert decide(asked, kind="chr_file", real="/dev/net/tun").refusals != ()
+    assert str(decide(asked, kind="chr_file", real="/dev/sg1").context) == PRIVATE
+    assert str(decide(asked, kind="chr_file", real="/dev/ng0n1").context) == PRIVATE
