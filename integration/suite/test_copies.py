@@ -86,7 +86,7 @@ def test_the_plan_shows_both(folder: str) -> None:
 
 @pytest.mark.usefixtures("boot")
 def test_no_vm_reads_boot_itself(image: harness.Image, hostile_qemu: str, audit: harness.AuditTrail) -> None:
-    answers = hostile.attempt(image, hostile_qemu, [("read", KERNEL), ("write", KERNEL)], "--", "-kernel", KERNEL)
+    answers = hostile.attempt(image, hostile_qemu, [("read", KERNEL), ("write", KERNEL)], "-kernel", KERNEL)
     assert set(answers.values()) == {"EACCES"}
     assert audit.has("read", "svirt_t", "boot_t", "file")
     assert harness.short_label(KERNEL) == "boot_t:s0"
