@@ -422,7 +422,7 @@ def test_one_vm_does_not_write_what_it_builds_on() -> None:
 def test_what_qemu_does_without_is_no_reason_to_refuse() -> None:
     node = replace(resource(Sharing.UNLABELLED, role=Role.HOST_DEVICE), optional=True)
     closed = World(denied=[[kind, "sound_device_t", "chr_file", "open read write"] for kind in ("svirt_t",)])
-    said = {"kind": "chr_file", "label": "system_u:object_r:sound_device_t:s0"}
+    said: dict[str, Any] = {"kind": "chr_file", "label": "system_u:object_r:sound_device_t:s0"}
     outcome = decide(node, closed, **said)
     assert outcome.refusals == outcome.denials == ()
     [warning] = outcome.warnings
