@@ -108,6 +108,18 @@ def test_what_the_vm_may_use_is_left_alone_held_and_told() -> None:
     assert line.endswith("SELinux does not separate it from other VMs, as virt_use_nfs is on")
 
 
+@pytest.mark.parametrize(
+    ("mount", "why"),
+    [
+        ({}, "(which takes no labels): SELinux does not separate it from other VMs"),
+        ({"context": NFS}, f"(mounted with context={NFS}): SELinux does not separate it from other VMs"),
+    ],
+)
+def test_a_boolean_that_is_off_is_not_why_others_may_use_it(mount: dict[str, Any], why: str) -> None:
+    (line,) = decide(World(booleans={"virt_use_nfs": False}), mount=ON_NFS | mount).warnings
+    assert line.endswith(why)
+
+
 def test_its_second_user_is_refused_by_name() -> None:
     found = decide(World(holders={"a.img": [["other", 77, True, None]]}))
     (line,) = found.refusals

@@ -299,6 +299,19 @@ def test_a_tree_and_its_helper_are_the_vms_until_it_ends(host: Watched) -> None:
     host.undone()
 
 
+def one_in_the_share(host: Host) -> Invocation:
+    return inputs.from_arguments(host.emulator, ["-drive", f"file={host.at('share/deep/plain')},format=raw"])
+
+
+@pytest.mark.parametrize(("first", "second"), [(shared, one_in_the_share), (one_in_the_share, shared)])
+def test_a_dead_vms_tree_and_a_file_in_it_are_in_each_others_way(host: Watched, first: Ask, second: Ask) -> None:
+    host.end(host.start(first(host)), watched=False)
+    vm = host.start(second(host))
+    assert [name for name in host.left() if name.endswith(".json")] == [f"{vm.pid}.1.this-boot.vm.json"]
+    host.end(vm)
+    host.undone()
+
+
 def test_what_is_made_in_a_tree_meanwhile_gets_its_folders_label(host: Watched) -> None:
     vm = host.start(shared(host))
     new = host.file("share/deep/new")
