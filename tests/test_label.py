@@ -12,6 +12,7 @@ import pytest
 
 from confined_qemu.host import inodes
 from confined_qemu.labels import label
+from confined_qemu.model import frozen
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import ConfinedQemuError, LabelError, LsmError
 from confined_qemu.model.facts import FileKind, Identity
@@ -392,3 +393,14 @@ def test_errors_are_ours(image: str, labels: Labels, monkeypatch: pytest.MonkeyP
 
 def _refuse(*_: object, **__: object) -> int:
     raise PermissionError(13, "no")
+
+
+def test_a_device_that_was_unplugged_or_is_another_now_is_nothing_to_put_back(image: str, labels: Labels) -> None:
+    """Its node goes with it, and its number is given to the next one."""
+    step = frozen.replace(relabel(image), kind=FileKind.BLOCK, path="/dev/nothing-of-this-name")
+    label.undo(step, lambda _: False)
+    labels.give(image, GIVEN)
+    mine = identity(image)
+    another = frozen.replace(step, path=image, identity=frozen.replace(mine, inode=mine.inode + 1))
+    label.undo(another, lambda _: False)
+    assert labels.of(image) == GIVEN
