@@ -15,7 +15,7 @@ from confined_qemu.model.landlock import LandlockFacts
 from confined_qemu.model.plan import Plan
 from confined_qemu.model.policy import NO_POLICY
 from confined_qemu.model.resource import Access, Listener, Resource, Role, Sharing
-from confined_qemu.model.steps import Bind, Connect, Create, MakeFolder, Relabel, Relay, Retag
+from confined_qemu.model.steps import Bind, Connect, Create, MakeFolder, Relabel, Relay, Retag, Sweep
 from confined_qemu.plan.planner import plan
 from confined_qemu.read.qemu.reader import read
 from tests import strategies
@@ -287,6 +287,14 @@ def test_unconfined_qemu_makes_its_socket_itself(world: World) -> None:
     found = made(world, arguments=SOCKET, listeners=(QMP,), confinement=Confinement.NONE)
     assert found.steps == ()
     assert found.arguments == ("-chardev", "socket,path=run/q,,mp.sock,server=on")
+
+
+@pytest.mark.parametrize(("more", "swept"), [("", True), (",readonly=on", False)])
+def test_what_qemu_makes_in_a_share_is_swept_where_it_may_make_something(more: str, *, swept: bool) -> None:
+    world = World(files={"/s": {"kind": "dir", "label": "system_u:object_r:svirt_image_t:s0"}})
+    found = connecting(world, f"-fsdev local,id=f,path=/s,security_model=none{more}")
+    assert found.refusals == ()
+    assert [type(step) for step in found.steps] == [Sweep] * swept
 
 
 # ---- descriptors
