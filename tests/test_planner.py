@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confined_qemu.model import hostpaths
+from confined_qemu.model import hostpaths, policynames
 from confined_qemu.model.frozen import replace
+from confined_qemu.model.helper import Helper, HelperKind
 from confined_qemu.model.invocation import Accel, Confinement, Invocation, Seclabel, SeclabelType
 from confined_qemu.model.landlock import LandlockFacts
 from confined_qemu.model.plan import Plan
@@ -295,6 +296,16 @@ def test_what_qemu_makes_in_a_share_is_swept_where_it_may_make_something(more: s
     found = connecting(world, f"-fsdev local,id=f,path=/s,security_model=none{more}")
     assert found.refusals == ()
     assert [type(step) for step in found.steps] == [Sweep] * swept
+
+
+def test_a_helper_that_the_launcher_may_not_start_is_refused() -> None:
+    helper = Helper(HelperKind.VIRTIOFSD, "fs", "/s", "shares[0]")
+    files = {"/s": {"kind": "dir"}}
+    assert made(World(files=files), helpers=(helper,)).refusals == ()
+    denied = [["confined_qemu_t", policynames.VIRTIOFSD, "process", "transition"]]
+    (line,) = made(World(files=files, denied=denied), helpers=(helper,)).refusals
+    assert line.startswith("shares[0]: ")
+    assert line.endswith("run: confined-qemu policy install")
 
 
 # ---- descriptors
