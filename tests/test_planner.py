@@ -290,9 +290,12 @@ def test_unconfined_qemu_makes_its_socket_itself(world: World) -> None:
     assert found.arguments == ("-chardev", "socket,path=run/q,,mp.sock,server=on")
 
 
-@pytest.mark.parametrize(("more", "swept"), [("", True), (",readonly=on", False)])
-def test_what_qemu_makes_in_a_share_is_swept_where_it_may_make_something(more: str, *, swept: bool) -> None:
-    world = World(files={"/s": {"kind": "dir", "label": "system_u:object_r:svirt_image_t:s0"}})
+@pytest.mark.parametrize(
+    ("label", "more", "swept"),
+    [("svirt_image_t", "", True), ("svirt_image_t", ",readonly=on", False), ("usr_t", "", False)],
+)
+def test_what_qemu_makes_in_a_share_is_swept_where_it_has_the_vms_label(label: str, more: str, *, swept: bool) -> None:
+    world = World(files={"/s": {"kind": "dir", "label": f"system_u:object_r:{label}:s0"}})
     found = connecting(world, f"-fsdev local,id=f,path=/s,security_model=none{more}")
     assert found.refusals == ()
     assert [type(step) for step in found.steps] == [Sweep] * swept
