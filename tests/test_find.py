@@ -158,6 +158,29 @@ def test_a_file_that_is_not_found_stops_no_vm_on_another_at_its_path(
     assert len(failures(host)) == 1
 
 
+def test_the_pair_of_a_file_that_is_not_put_back_is_nobodys(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    from confined_qemu.launch import conflicts
+
+    host.end(vm := started(host), watched=False)
+    host.file("other.img")
+    assert vm.context.range is not None
+    categories = sorted(vm.context.range.low.categories)
+    tried: list[int] = []
+
+    def same_again(size: int) -> int:
+        """Draw the dead VM's pair first (it is number `at` of all), then the next one."""
+        first, second = categories
+        at = sum(1023 - row for row in range(first)) + second - first - 1
+        tried.append((at + len(tried)) % size)
+        return tried[-1]
+
+    monkeypatch.setattr(conflicts, "_any_below", same_again)
+    other = host.launch("-drive", f"file={host.at('other.img')},format=raw,if=virtio")
+    assert len(tried) == 2
+    assert other.context.range != vm.context.range
+    host.end(other)
+
+
 # ---- a launch
 
 

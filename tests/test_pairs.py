@@ -76,6 +76,54 @@ def test_what_lies_in_a_live_level_is_skipped(registry: str) -> None:
     os.close(held)
 
 
+def test_it_looks_again_once_it_has_the_lock(registry: str) -> None:
+    """A launcher that slept knows nothing of a VM that got the pair meanwhile and has lost its watcher."""
+    held = pairs.open_registry(registry)
+    live: list[frozenset[int]] = []
+
+    def look() -> list[frozenset[int]]:
+        if not live:
+            live.append(frozenset((3, 5)))
+        return live
+
+    assert pairs.reserve(held, SMALL, (), first, look) == Pair(3, 9)
+    assert pairs.use_of(pairs.open_registry(registry), frozenset((3, 5))) is pairs.PairUse.FREE, "it is let go"
+    os.close(held)
+
+
+EVERY = Window(0, tuple(range(MAX_CATEGORY + 1)))
+
+
+@pytest.mark.touches_host
+def test_who_locks_all_of_it_is_named_after_a_bounded_search(registry: str) -> None:
+    tried = 0
+
+    def draw(size: int) -> int:
+        nonlocal tried
+        tried += 1
+        return (tried * 7919) % size
+
+    def lock_all(report: int) -> None:
+        held = pairs.open_registry(registry)
+        fcntl.fcntl(held, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0))
+        os.write(report, b"r")
+
+    child, reading = in_child(lock_all)
+    assert os.read(reading, 1) == b"r"
+    mine = pairs.open_registry(registry)
+    try:
+        with pytest.raises(HostError, match=rf"pid {child} \(.+\) holds all of them") as raised:
+            pairs.reserve(mine, EVERY, (), draw)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert f"ps -f -p {child}" in (raised.value.hint or "")
+    assert tried < 10_000 < EVERY.size
+    assert pairs.reserve(mine, EVERY, (), draw) is not None
+    os.close(mine)
+    os.close(reading)
+
+
 def test_each_pair_has_its_byte() -> None:
     categories = (*range(40), *range(MAX_CATEGORY - 40, MAX_CATEGORY + 1))
     every = [Pair(low, high) for low, high in combinations(categories, 2)]

@@ -9,6 +9,7 @@ import os
 import struct
 
 SHARED, EXCLUSIVE = fcntl.F_RDLCK, fcntl.F_WRLCK
+_TO_THE_END = 1 << 62
 _FLOCK = "hhqqi4x"
 """`struct flock` of a 64-bit Linux: type, whence, start, length, pid."""
 _PID, _INODE = 4, 5
@@ -30,6 +31,53 @@ def take(descriptor: int, kind: int, start: int = 0, length: int = 1) -> bool:
             return False
         raise
     return True
+
+
+def give_up(descriptor: int, start: int, length: int = 1) -> None:
+    """Unlock `length` bytes from `start`.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _request(fcntl.F_UNLCK, start, length))
+
+
+def owners(descriptor: int) -> list[tuple[int, int, str]]:
+    """Return who holds bytes of the file of an open descriptor locked: how many in one piece, its pid, its name.
+
+    Those that the caller may look into (proc(5), fdinfo); what it holds itself is left out.
+    """
+    mine = os.fstat(descriptor)
+    found = []
+    for pid in (int(name) for name in os.listdir("/proc") if name.isdecimal()):
+        if pid != os.getpid():
+            try:
+                found += [(length, pid, _name(pid)) for length in _locked(pid, mine)]
+            except OSError:
+                continue  # it has ended, or is not to be looked into
+    return found
+
+
+def _name(pid: int) -> str:
+    with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+        return file.read().strip()
+
+
+def _locked(pid: int, file: os.stat_result) -> list[int]:
+    """Return the lengths of a process's locks on a file (fdinfo: `lock: 1: OFDLCK ADVISORY READ -1 fe:00:12 0 EOF`)."""
+    numbers = [name for name in os.listdir(f"/proc/{pid}/fd") if _is(f"/proc/{pid}/fd/{name}", file)]
+    rows = []
+    for number in numbers:
+        with open(f"/proc/{pid}/fdinfo/{number}", encoding="ascii") as shown:
+            rows += [line.split()[-2:] for line in shown if line.startswith("lock:") and " FLOCK " not in line]
+    return [_TO_THE_END if last == "EOF" else int(last) - int(first) + 1 for first, last in rows]
+
+
+def _is(path: str, file: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), file)
+    except OSError:
+        return False
 
 
 def obstacle(descriptor: int, kind: int, start: int = 0, length: int = 1) -> int | None:

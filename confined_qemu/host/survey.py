@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from confined_qemu.model.context import Context
-    from confined_qemu.model.facts import KvmFacts
+    from confined_qemu.model.facts import KvmFacts, LiveProcess
 
 
 def selinux(*, scan: bool = True) -> SelinuxFacts:
@@ -36,12 +36,18 @@ def selinux(*, scan: bool = True) -> SelinuxFacts:
     caller = lsm.previous_context() if in_domain else own
     contexts = lsm.policy_contexts()
     mls = lsm.is_valid(contexts.content.at(Level(1)))
-    live = processes.holding_categories() if scan else ()
-    if mls:
-        # there categories classify, and daemons, kernel threads and logins have them too: only VMs hold a pair
-        live = tuple(process for process in live if process.context.type in contexts.domains)
     node = lsm.context_of(kvm.NODE) if os.path.exists(kvm.NODE) else None
-    return SelinuxFacts(mode, own, caller, contexts, in_domain, live, mls, node)
+    found = SelinuxFacts(mode, own, caller, contexts, in_domain, (), mls, node)
+    return replace(found, live=holding(found)) if scan else found
+
+
+def holding(found: SelinuxFacts) -> tuple[LiveProcess, ...]:
+    """Return every process that holds categories now, on a host of which `found` is known."""
+    live = processes.holding_categories()
+    if found.mls and found.contexts is not None:
+        # there categories classify, and daemons, kernel threads and logins have them too: only VMs hold a pair
+        live = tuple(process for process in live if process.context.type in found.contexts.domains)
+    return live
 
 
 def as_launched(found: SelinuxFacts) -> SelinuxFacts:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from confined_qemu.model.context import Context
-    from confined_qemu.model.facts import Facts
+    from confined_qemu.model.facts import Facts, LiveProcess
     from confined_qemu.model.invocation import Invocation
 
 _TRIES = 3
@@ -34,7 +34,13 @@ def reserved(registry: int, invocation: Invocation, facts: Facts) -> Facts:
         return replace(facts, occupants=_occupants(registry, facts, label))
     caller = facts.selinux.caller
     window = Window.of(caller.range if caller is not None else None)
-    return replace(facts, pair=pairs.reserve(registry, window, _taken(facts), _any_below))
+    taken = [*_on_files(facts), *_pending()]
+
+    def look() -> list[frozenset[int]]:
+        return _categories(survey.holding(facts.selinux))
+
+    running = _categories(facts.selinux.live)
+    return replace(facts, pair=pairs.reserve(registry, window, [*taken, *running], _any_below, look))
 
 
 def _occupants(registry: int, facts: Facts, label: Context) -> tuple[Occupant, ...]:
@@ -79,11 +85,21 @@ def _any_below(count: int) -> int:
     return int.from_bytes(os.urandom(8), "little") % count
 
 
-def _taken(facts: Facts) -> list[frozenset[int]]:
-    """Return the category sets that a new pair must not lie in: live processes', and those on the images."""
-    contexts = [process.context for process in facts.selinux.live]
-    contexts += [found.label for found in facts.files.values() if found.label is not None]
+def _on_files(facts: Facts) -> list[frozenset[int]]:
+    """Return the category sets of the images at hand."""
+    labels = [found.label for found in facts.files.values() if found.label is not None]
+    return [label.range.low.categories for label in labels if label.range is not None]
+
+
+def _pending() -> list[frozenset[int]]:
+    """Return the category sets of VMs in the journals: files of one that has ended still carry them."""
+    contexts = [entry.record.context for entry in restore.readable_entries(statefolders.readable_folders())]
     return [context.range.low.categories for context in contexts if context.range is not None]
+
+
+def _categories(processes: Iterable[LiveProcess]) -> list[frozenset[int]]:
+    ranges = [process.context.range for process in processes]
+    return [found.low.categories for found in ranges if found is not None]
 
 
 def settle(invocation: Invocation, descriptors: Iterable[int], folder: str, held: ExitStack) -> None:
