@@ -83,7 +83,9 @@ class Seal:
         if folder not in (None, -1):
             text = os.path.join(os.readlink(f"/proc/self/fd/{folder}"), text)
         text = os.path.abspath(text)
-        if text.startswith("/proc/self/fd/"):  # a socket's long path goes by way of its folder
+        if os.path.dirname(text) == "/proc/self/fd":
+            text = os.readlink(text)
+        elif text.startswith("/proc/self/fd/"):  # a socket's long path goes by way of its folder
             text = os.path.join(os.path.realpath(os.path.dirname(text)), os.path.basename(text))
         inside = any(text.startswith(f"{place}/") for place in self.places)
         if not inside and text != os.devnull and "/__pycache__/" not in text:

@@ -48,6 +48,7 @@ class Policy:
     mls: bool = False
     new: Context = VIRT_IMAGE
     strange: frozenset[str] = frozenset()
+    permissive: frozenset[str] = frozenset()
     booleans: dict[str, bool] = field(default_factory=dict)
     made: dict[str, Context] = field(default_factory=dict)
     """What a new file gets in a folder of a type that has a rule of its own."""
@@ -77,6 +78,10 @@ class Policy:
     def is_valid(self, context: Context) -> bool:
         """Tell whether the context's type is none of `strange`."""
         return context.type not in self.strange
+
+    def is_permissive(self, context: Context) -> bool:
+        """Tell whether the context's type is one of `permissive`."""
+        return context.type in self.permissive
 
     def user_type(self, role: str) -> str | None:
         """Return what the reference policy's default_type says of unconfined people."""

@@ -182,7 +182,7 @@ class Host:
             "creating_sockets": self._creating_sockets,
             "set_exec_context": self._set_exec_context,
         }
-        for name in ("denied", "created", "boolean", "user_type"):
+        for name in ("denied", "created", "boolean", "is_permissive", "user_type"):
             fakes[name] = getattr(self.policy, name)
         for name, fake in fakes.items():
             self.patch.setattr(lsm, name, fake)

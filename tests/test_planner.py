@@ -115,6 +115,13 @@ def test_permissive_warns_of_what_would_be_denied_and_labels_all_the_same() -> N
     assert found.steps != ()
 
 
+def test_a_permissive_type_is_not_taken_for_one_that_is_enforced() -> None:
+    assert made(World(permissive_types=["container_t"]), resources=(DISK,)).warnings == ()
+    (said,) = made(World(permissive_types=["svirt_t"]), resources=(DISK,)).warnings
+    assert said.startswith("svirt_t is permissive in this policy")
+    assert "semanage permissive -d svirt_t" in said
+
+
 def test_a_conflict_is_refused_even_where_nothing_is_enforced() -> None:
     world = World(selinux="permissive", holders={"a.img": [["other", 5, True, None]]})
     found = made(world, resources=(DISK,), confinement=Confinement.SELINUX)

@@ -238,6 +238,25 @@ def test_clients_reach_qemu_each_by_a_socket_of_the_vms_label(
     inner.close()
 
 
+def test_a_link_that_the_vm_put_in_its_sockets_place_leads_nowhere(
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "_write_attribute", lambda _: None)
+    others = listening(tmp_path / "others")
+    (tmp_path / "inner").symlink_to(tmp_path / "others")
+    outer = listening(tmp_path / "outer")
+    outer.settimeout(None)
+    running.relay.listen(outer, str(tmp_path / "inner"))
+    running.start()
+    client = connected(tmp_path / "outer")
+    assert client.recv(1) == b""
+    others.settimeout(0)
+    with pytest.raises(BlockingIOError):
+        others.accept()
+    client.close()
+    others.close()
+
+
 def test_a_client_that_comes_too_late_is_told_so(running: Running, tmp_path: Path) -> None:
     outer = listening(tmp_path / "outer")
     outer.settimeout(None)

@@ -91,6 +91,7 @@ class World:
     descriptors: list[dict[str, Any]] = field(default_factory=list)
     occupants: list[list[Any]] = field(default_factory=list)
     strange: list[str] = field(default_factory=list)
+    permissive_types: list[str] = field(default_factory=list)
     """Types that the policy does not know."""
     headers: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What qemu-img would say about an image, by its path."""
@@ -239,6 +240,7 @@ class World:
             booleans=self.booleans,
             made={"hugetlbfs_t": DEBIAN.image},
             strange=frozenset(self.strange),
+            permissive=frozenset(self.permissive_types),
         )
 
 

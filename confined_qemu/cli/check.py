@@ -13,7 +13,7 @@ from confined_qemu.labels import journal, restore, statefolders
 from confined_qemu.model import policynames
 from confined_qemu.model.errors import ConfinedQemuError, message, printable
 from confined_qemu.model.facts import SelinuxMode
-from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.frozen import dataclass, replace
 from confined_qemu.model.landlock import lacking
 
 if TYPE_CHECKING:
@@ -103,6 +103,11 @@ def _selinux() -> Iterator[Finding]:
         verdict = Grade.WARN if status.loaded else Grade.FAIL
         yield Finding(verdict, "policy", message("the launcher's domain is not ready", status.advice))
     contexts = lsm.policy_contexts()
+    for kind in sorted({contexts.kvm.type, (contexts.tcg or contexts.kvm).type, policynames.LAUNCHER}):
+        domain = replace(contexts.kvm, type=kind)
+        if lsm.is_valid(domain) and lsm.is_permissive(domain):
+            said = message(f"{kind} is permissive: its denials are not enforced", f"run: semanage permissive -d {kind}")
+            yield Finding(Grade.WARN, "selinux", said)
     for name, context in (("kvm", contexts.kvm), ("tcg", contexts.tcg or contexts.kvm)):
         if name == "tcg" and lsm.denied(context, context, "process", ("execmem",)):
             mend = f"run: {policynames.turned_on(policynames.USE_EXECMEM)}"

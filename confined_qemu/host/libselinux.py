@@ -25,6 +25,7 @@ class AvDecision(ctypes.Structure):
 
     allowed: int
     auditdeny: int
+    flags: int
     _fields_ = (
         ("allowed", _VECTOR), ("decided", _VECTOR), ("auditallow", _VECTOR), ("auditdeny", _VECTOR),
         ("seqno", ctypes.c_uint), ("flags", ctypes.c_uint),
@@ -41,6 +42,7 @@ _PROTOTYPES = {
     "string_to_security_class": (_CLASS, _TEXT),
     "string_to_av_perm": (_VECTOR, _CLASS, _TEXT),
     "security_compute_av_raw": (_STATUS, _TEXT, _TEXT, _CLASS, _VECTOR, ctypes.POINTER(AvDecision)),
+    "security_compute_av_flags_raw": (_STATUS, _TEXT, _TEXT, _CLASS, _VECTOR, ctypes.POINTER(AvDecision)),
     "security_compute_create_raw": (_STATUS, _TEXT, _TEXT, _CLASS, _MADE),
     "matchpathcon": (_STATUS, _TEXT, _MODE, _MADE),
     "matchpathcon_fini": (None,),
@@ -107,6 +109,13 @@ class Library:
         """Fill in the kernel's decision."""
         question = (_bytes(source), _bytes(target), number, requested)
         _require(self._library.security_compute_av_raw(*question, ctypes.byref(decision)))
+
+    def security_compute_av_flags_raw(
+        self, source: str, target: str, number: int, requested: int, decision: AvDecision
+    ) -> None:
+        """Fill in the kernel's decision with its flags."""
+        question = (_bytes(source), _bytes(target), number, requested)
+        _require(self._library.security_compute_av_flags_raw(*question, ctypes.byref(decision)))
 
     def security_compute_create_raw(self, source: str, target: str, number: int) -> tuple[int, str]:
         """Return the status, and the label of a new object."""

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     WhyDenied = Callable[[Context, Context, str, Iterable[str]], Answer]
 
 
+_PERMISSIVE = 1
+"""SELINUX_AVD_FLAGS_PERMISSIVE of selinux/selinux.h."""
+
+
 def _binding() -> Any:
     """Return libselinux's Python binding, or the same by ctypes for a Python that has none (EL 9's 3.11 and 3.12).
 
@@ -212,6 +216,22 @@ def is_valid(context: Context) -> bool:
             return False
         raise LsmError(f"whether {context} is valid cannot be had: {why(error)}") from error
     return True
+
+
+def is_permissive(context: Context) -> bool:
+    """Tell whether the type of `context` is permissive (semanage permissive): its denials are logged, and not enforced.
+
+    Raises:
+        LsmError: the kernel cannot be asked.
+    """
+    binding = _binding()
+    try:
+        decision = binding.av_decision()
+        number = binding.string_to_security_class("file")
+        binding.security_compute_av_flags_raw(str(context), str(context), number, 0xFFFFFFFF, decision)
+    except OSError as error:
+        raise LsmError(f"whether {context.type} is permissive cannot be had: {why(error)}") from error
+    return bool(decision.flags & _PERMISSIVE)
 
 
 def user_type(role: str) -> str | None:

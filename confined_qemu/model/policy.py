@@ -67,6 +67,9 @@ class Policy(Protocol):
     def is_valid(self, context: Context) -> bool:
         """Tell whether `context` is a valid one."""
 
+    def is_permissive(self, context: Context) -> bool:
+        """Tell whether the type of `context` is permissive: what it is denied is logged, and done."""
+
     def user_type(self, role: str) -> str | None:
         """Return the type that a person's shell gets in `role`; None for a role that is no person's."""
 
@@ -85,6 +88,9 @@ class _NoPolicy:
 
     def is_valid(self, context: Context) -> bool:  # noqa: ARG002
         return True
+
+    def is_permissive(self, context: Context) -> bool:  # noqa: ARG002
+        return False
 
     def user_type(self, role: str) -> str | None:  # noqa: ARG002
         return None

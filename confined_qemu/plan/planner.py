@@ -152,6 +152,8 @@ class _Draft:
                 self.process = self._levels(self.process).dynamic(self.facts.pair)
             if mode is SelinuxMode.PERMISSIVE:
                 self.found.warnings.append("SELinux is permissive: labels are set and not enforced")
+            elif self.process is not None and self.policy.is_permissive(self.process):
+                self.found.warnings.append(processplan.permissive(self.process))
 
     def _choose_landlock(self) -> None:
         wanted, facts = self.invocation.confinement, self.facts.landlock

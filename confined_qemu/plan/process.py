@@ -90,3 +90,11 @@ def _source(seclabel: Seclabel) -> str:
     if seclabel.type is SeclabelType.STATIC:
         return "seclabel.label"
     return "seclabel.baselabel" if seclabel.baselabel is not None else "the policy's virtual_domain_context"
+
+
+def permissive(process: Context) -> str:
+    """Return what is said of a VM whose type is permissive on a host that enforces: nothing holds it."""
+    return (
+        f"{process.type} is permissive in this policy: what the VM is denied is logged and not enforced"
+        f"{HINT}run: semanage permissive -d {process.type}"
+    )

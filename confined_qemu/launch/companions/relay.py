@@ -10,6 +10,7 @@ WORK is `pair:OUTER:INNER` (two descriptors) or `listen:OUTER:PATH` (a listener,
 import os
 import selectors
 import socket
+import stat
 import sys
 
 _NOW = socket.MSG_DONTWAIT
@@ -83,16 +84,20 @@ class _Relay:
 
         Its type stays the launcher's, as libvirt's stays its own: a VM's type may not connect to a VM.
         """
+        there = _opened(path)
         _write_attribute(self.client)
         try:
             inner = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         finally:
             _write_attribute("")
         try:
-            inner.connect(os.fsencode(path))
+            # the very socket that was looked at
+            inner.connect(b"/proc/self/fd/%d" % there)
         except OSError:
             inner.close()
             raise
+        finally:
+            os.close(there)
         return inner
 
     def _watch(self, end: socket.socket) -> None:
@@ -193,7 +198,8 @@ class _Relay:
 
 def _next_process(context: str, live: int) -> int:
     """Return a descriptor that is ready when what the VM left behind (`-daemonize`) has ended, -1 for nothing."""
-    sys.path.insert(0, os.path.abspath(os.path.join(__file__, *[os.pardir] * 4)))
+    # last: what lies beside the package is in no module's place
+    sys.path.append(os.path.abspath(os.path.join(__file__, *[os.pardir] * 4)))
     if live >= 0:
         return _end_of_holders(live)
     from confined_qemu.launch.companions.survivors import survivors
@@ -220,6 +226,15 @@ def _end_of_holders(live: int) -> int:
 
     Thread(target=wait, daemon=True).start()
     return end
+
+
+def _opened(path: str) -> int:
+    """Open the VM's socket: the folder is the VM's, which might put a link to somebody else's in its place."""
+    there = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if stat.S_ISSOCK(os.fstat(there).st_mode):
+        return there
+    os.close(there)
+    raise PermissionError(f"{path} is no socket")
 
 
 def _write_attribute(context: str) -> None:
