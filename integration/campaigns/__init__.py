@@ -1,0 +1,5 @@
+"""Campaigns: real files with real labels, and the code that a release has; only the numbers are large.
+
+A file keeps a `security.selinux` attribute on a kernel without SELinux too, so that all that journals, labels and puts
+back runs here as root. What starts a VM needs a kernel that enforces, and is not here.
+"""
