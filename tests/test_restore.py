@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import tempfile
 from contextlib import suppress
@@ -135,21 +136,32 @@ def test_another_process_is_not_the_vm(
     assert restore.pid_of(entry) is None
 
 
-def test_after_a_reboot_the_disk_may_have_another_number(
-    tmp_path: Path, labels: Labels, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("boot", ["this-boot", "another"])
+def test_a_disk_that_is_mounted_anew_may_have_another_number(
+    tmp_path: Path, labels: Labels, monkeypatch: pytest.MonkeyPatch, boot: str
 ) -> None:
+    """Without a generation only another boot explains it: on the same one it is another disk's file."""
     table = install_processes(monkeypatch)
+    told = iter(range(5, 9))
+    generations = {str(tmp_path / name): next(told) for name in ("x.img", "y.img")}
+    here = boot == "this-boot"
+    monkeypatch.setattr(
+        inodes,
+        "_generation",
+        lambda number, _: generations.get(os.readlink(f"/proc/self/fd/{number}")) if here else None,
+    )
     path, disks = one_vm(tmp_path, labels)
     with open(path, encoding="ascii") as file:
         text = file.read()
     device = os.stat(disks[0]).st_dev
+    other = text.replace(f'"device": {device}', f'"device": {device + 1}')
     with open(path, "w", encoding="ascii") as file:
-        file.write(text.replace(f'"device": {device}', f'"device": {device + 1}'))
-    restore.recover([os.path.dirname(path)])  # on the same boot it is another disk's file
+        file.write(re.sub('"generation": [0-9]+', '"generation": null', other))
+    restore.recover([os.path.dirname(path)])
     assert labels.of(disks[0]) != VIRT_IMAGE
     with open(path, "w", encoding="ascii") as file:
-        file.write(text.replace(f'"device": {device}', f'"device": {device + 1}'))
-    table.boot = "another"
+        file.write(other)
+    table.boot = boot
     restore.recover([os.path.dirname(path)])
     assert [labels.of(disk) for disk in disks] == [VIRT_IMAGE] * 2
 

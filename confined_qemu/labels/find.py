@@ -201,7 +201,12 @@ def beside(path: str, act: Callable[[int], None]) -> None:
 
 def _mine(descriptor: int | None, identity: Identity) -> int | None:
     """Return the descriptor where it is the inode's; close it where it is another's."""
-    if descriptor is None or identity_of(descriptor).same(identity):
+    if descriptor is None:
+        return None
+    now = identity_of(descriptor)
+    # a file system that is mounted anew may have another device's number (btrfs, a loop device, a disk by USB)
+    known = identity.generation is not None and (now.inode, now.generation) == (identity.inode, identity.generation)
+    if known or now.same(identity):
         return descriptor
     os.close(descriptor)
     return None
