@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
 from confined_qemu import __main__ as command
 from confined_qemu.cli import command as verbs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 @pytest.mark.parametrize("name", ["/opt/bin/qemu-system-x86_64", "qemu-system-aarch64", "/x/qemu-kvm", "kvm"])
@@ -33,3 +42,38 @@ def test_any_other_name_is_the_command(monkeypatch: pytest.MonkeyPatch, name: st
     with pytest.raises(SystemExit) as ended:
         command.main()
     assert ended.value.code == 1
+
+
+# ---- the command as it is installed
+
+
+@pytest.mark.touches_host
+@pytest.mark.parametrize("isolated", [True, False], ids=["the command", "what pip would write"])
+def test_the_callers_environment_chooses_nothing_that_the_command_runs(tmp_path: Path, isolated: bool) -> None:
+    """As with `sudo -E`: the caller's home and PYTHONPATH, and an environment that sees the system's packages."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    packages, customized = tmp_path / f"venv/lib/{version}/site-packages", tmp_path / "customized"
+    users = tmp_path / f"home/.local/lib/{version}/site-packages"
+    for folder in (tmp_path / "venv/bin", packages, users, tmp_path / "path"):
+        folder.mkdir(parents=True)
+    (tmp_path / "venv/pyvenv.cfg").write_text("home = /usr/bin\ninclude-system-site-packages = true\n")
+    (tmp_path / "venv/bin/python3").symlink_to("/usr/bin/python3")
+    (packages / "confined_qemu").symlink_to(os.path.join(ROOT, "confined_qemu"))
+    for folder in (users, tmp_path / "path"):
+        (folder / "usercustomize.py").write_text(f"open({str(customized)!r}, 'w')")
+    command = tmp_path / "venv/bin/confined-qemu"
+    if isolated:
+        shutil.copy(os.path.join(ROOT, "confined_qemu/cli/confined-qemu.sh"), command)
+    else:
+        command.write_text(f"#!{tmp_path}/venv/bin/python3\nfrom confined_qemu.__main__ import main\nmain()\n")
+    command.chmod(0o755)
+    (tmp_path / "link").symlink_to(command)
+    done = subprocess.run(
+        [tmp_path / "link", "help", "design"],
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path / "home"), "PYTHONPATH": str(tmp_path / "path"),
+             "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "how confined-qemu works" in done.stdout
+    assert customized.exists() is not isolated
