@@ -17,17 +17,13 @@ PROJECT = os.path.join(programs.checkout(), "pyproject.toml")
 VENV = "/opt/confined-qemu"
 COMMAND = f"{VENV}/bin/confined-qemu"
 PACKAGES = "lib/python3.11/site-packages"
-# What pip would write for the entry point in pyproject.toml.
-SCRIPT = f"""#!{VENV}/bin/python
-import sys
-from confined_qemu.__main__ import main
-sys.exit(main())
-"""
+_SCRIPT = "confined_qemu/cli/confined-qemu.sh"
+"""What pip installs as the command."""
 
 
 def tree() -> str:
     """Return a folder with what the checkout as it is now puts into VENV: package, metadata, command."""
-    return cache.entry("wheel", cache.digest(cache.digest_files(PACKAGE, PROJECT), SCRIPT), _build)
+    return cache.entry("wheel", cache.digest(cache.digest_files(PACKAGE, PROJECT)), _build)
 
 
 def _build(path: str) -> None:
@@ -46,9 +42,8 @@ def _build(path: str) -> None:
     programs.run(["/usr/bin/python3", "-m", "compileall", "-q", "-s", path, "-p", VENV, packages])
     command = path + COMMAND.removeprefix(VENV)
     os.mkdir(os.path.dirname(command))
-    with open(command, "w", encoding="ascii") as file:
-        os.fchmod(file.fileno(), 0o755)
-        file.write(SCRIPT)
+    shutil.copy(os.path.join(source, _SCRIPT), command)
+    os.chmod(command, 0o755)
     cache.remove(source)
 
 
