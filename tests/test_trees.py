@@ -272,3 +272,15 @@ def test_may_be(path: str) -> None:
     assert treeplan.never(path, FolderFacts(folder)) is None
     assert treeplan.never(path, FolderFacts(folder, mount=True)) == "it is the root of a mount"
     assert treeplan.never(path, FolderFacts(folder, homes=(f"{path}/x",))) == f"a home lies in it ({path}/x)"
+
+
+def test_what_had_the_shared_label_before_keeps_it(tree: str, labels: Labels, tmp_path: Path) -> None:
+    """Two VMs share a tree for reading: the second finds the first one's label, and that is nobody's own."""
+    labels.give(f"{tree}/two", SHARED)
+    before = all_labels(tree, labels)
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    for where in (first, second):
+        trees.give(step(tree, SHARED), where, (), untold)
+    assert labels.of(f"{tree}/a/three") == labels.of(f"{tree}/two") == SHARED
+    trees.undo(step(tree, SHARED), [second, first], nobody)
+    assert all_labels(tree, labels) == before

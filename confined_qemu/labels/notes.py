@@ -84,8 +84,11 @@ def append(path: str, notes: Iterable[Note]) -> None:
         ) from error
 
 
-def read(paths: Iterable[str]) -> Mapping[int, Note]:
+def read(paths: Iterable[str], given: Context | None = None) -> Mapping[int, Note]:
     """Return what these files say, by the number of the inode; the first line about one counts. A missing one is empty.
+
+    A line that says `given`, the label that the tree got, counts only where no other is: whoever wrote it may have
+    found what another VM that shares the tree had given.
 
     Raises:
         JournalError: one cannot be read, or a line in it is none.
@@ -103,7 +106,8 @@ def read(paths: Iterable[str]) -> Mapping[int, Note]:
                 raise ValueError(f"more than {_MOST_BYTES >> 20} MiB")  # noqa: TRY301 - as above
             lines = data.decode("ascii").split("\n")
             for note in (Note.parse(line) for line in lines[:-1]):
-                found.setdefault(note.inode, note)
+                if found.setdefault(note.inode, note).label == given:
+                    found[note.inode] = note
         except FileNotFoundError:
             continue
         except OSError as error:

@@ -52,11 +52,15 @@ class _Batch:
 
     def add(self, descriptor: int, shown: str, before: Context) -> None:
         """Keep an entry open until its note is on disk."""
-        found = inodes.identity_of(descriptor)
+        self.note(descriptor, before)
         self.held.append((os.dup(descriptor), shown))
-        self.lines.append(notes.Note(found.inode, found.generation, before))
         if len(self.held) >= self.size:
             self.flush()
+
+    def note(self, descriptor: int, before: Context) -> None:
+        """Write down an entry's label, whether it will change or not."""
+        found = inodes.identity_of(descriptor)
+        self.lines.append(notes.Note(found.inode, found.generation, before))
 
     def flush(self) -> None:
         """Sync the notes, then label what they are about."""
@@ -115,10 +119,17 @@ def _one(step: LabelTree, batch: _Batch, descriptor: int, shown: str) -> None:
     if before is None:
         raise LabelError("its file system has no SELinux labels", where=shown)
     if before == step.given:
+        if not _is_a_vms(step.given):
+            batch.note(descriptor, before)  # it had the label, and is not made by the VM
         return
-    if before.type == step.given.type and before.range is not None and before.range.low.categories:
+    if before.type == step.given.type and _is_a_vms(before):
         raise LabelError(f"it is another VM's ({before})", where=shown, hint="start again")
     batch.add(descriptor, shown, before)
+
+
+def _is_a_vms(context: Context) -> bool:
+    """Tell whether a label is one VM's alone, by its categories."""
+    return context.range is not None and bool(context.range.low.categories)
 
 
 def _all(step: LabelTree, top: int) -> Iterator[tuple[int, os.stat_result, str]]:
@@ -211,7 +222,7 @@ def undo(
         find.NotFoundAgain: the folder is not where it was, and nobody can say that it is gone.
         LabelError, LsmError: something could not be put back; all else was.
     """
-    known = notes.read(paths)
+    known = notes.read(paths, step.given)
     search = search or find.Search()
     top = find.folder_again(step.path, step.identity, step.given, search)
     if top is None:
