@@ -11,16 +11,18 @@ import shutil
 import signal
 import socket
 import subprocess
-from pathlib import Path
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from integration.buildhost import hosted
 from integration.buildhost.hosted import CHECKOUT, Started, Vm, run
+from integration.guestlib import walls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
 HOSTILE = os.path.join(CHECKOUT, "integration", "suite", "programs", "hostile.py")
 _ROOM = 1 << 16
@@ -177,6 +179,43 @@ def test_abstract_sockets_of_others_are_out_of_reach(command: str, vm: Vm) -> No
         assert attempt(command, vm, [("connect", name)], confinement="none")[("connect", name)] == "ok"
 
 
+# ---- all that the table of the help topic says
+
+
+def _targets(vm: Vm, other: Vm, running: Started, name: str, port: int) -> dict[str, Any]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        unused = free.getsockname()[1]
+    return {
+        "own": os.path.join(vm.folder, "hostile.img"), "image": other.image, "folder": other.folder,
+        "new": os.path.join(other.folder, "new"), "beside": os.path.join(vm.folder, "new"), "vm": running.pid,
+        "child": running.pid, "environ": f"/proc/{running.pid}/environ", "shadow": "/etc/shadow",
+        "home": os.path.expanduser("~"), "shell": "/bin/sh", "port": port, "free": unused, "abstract": name,
+        "socket": os.path.join(other.folder, "qmp.sock"), "nobody": 65534,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("confinement", ["none", "landlock"])
+def test_the_table_of_attempts(command: str, qemu: str, vm: Vm, other: Vm, confinement: str) -> None:
+    """Another VM runs, bare: what it is kept from the hostile one is kept by the hostile one's own wall."""
+    path = os.path.join(other.folder, "qmp.sock")
+    running = Started(qemu, *other.raw("-qmp", f"unix:{path},server=on,wait=off"), stderr=subprocess.DEVNULL).boot()
+    name = f"\0confined-qemu-walls-{os.getpid()}"
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as abstract:
+        abstract.bind(name)
+        abstract.listen()
+        where = _targets(vm, other, running, name, server.getsockname()[1])
+        targets = [(one.kind, where[one.target]) for one in walls.ATTEMPTS]
+        answers = attempt(command, vm, targets, confinement=confinement)
+    seen = {one.what: answers[one.kind, where[one.target]] for one in walls.ATTEMPTS}
+    wanted = {one.what: one.landlock if confinement == "landlock" else walls.Answer.DONE for one in walls.ATTEMPTS}
+    got = {what: walls.Answer.DONE if answer == "ok" else walls.Answer.DENIED for what, answer in seen.items()}
+    assert got == wanted, seen
+    assert {answer for answer in seen.values() if answer != "ok"} <= DENIED, seen
+    if confinement == "landlock":
+        os.kill(running.pid, signal.SIGTERM)
+    assert running.code() == 0
+
+
 # ---- what is made for it
 
 
@@ -251,20 +290,27 @@ def test_nothing_is_left_of_a_launch_that_fails(command: str, vm: Vm) -> None:
 
 
 @pytest.fixture
-def open_folder(vm: Vm, drop_in: str) -> Iterator[Vm]:
-    """The VM, in a folder that `nobody` owns and reaches, as the launcher is reached."""
-    folders = {os.path.dirname(drop_in), CHECKOUT, vm.folder}
-    above = {str(parent) for folder in folders for parent in Path(folder).parents}
-    changed = [(folder, mode) for folder in folders | above if (mode := os.stat(folder).st_mode) & 0o005 != 0o005]
-    for folder, mode in changed:
-        os.chmod(folder, mode | 0o005)
-    for path in (vm.folder, vm.image, vm.spec):
-        os.chown(path, 65534, 65534)
-    yield vm
-    for path, mode in changed:
-        os.chmod(path, mode)
+def open_folder() -> Iterator[Vm]:
+    """A VM in a folder that `nobody` owns, and the launcher beside it: pytest's own folders are closed to others."""
+    with tempfile.TemporaryDirectory(prefix="confined-") as folder:
+        os.chmod(folder, 0o755)
+        shutil.copytree(os.path.join(CHECKOUT, "confined_qemu"), os.path.join(folder, "lib", "confined_qemu"))
+        vm = Vm(folder)
+        script = os.path.join(folder, "qemu-system-x86_64")
+        with open(script, "w", encoding="utf-8") as file:
+            file.write(_LAUNCHER.format(library=os.path.join(folder, "lib")))
+        for path in (folder, vm.image, vm.spec):
+            os.chown(path, 65534, 65534)
+        os.chmod(script, 0o755)
+        yield vm
 
 
+_LAUNCHER = """#!/usr/bin/python3 -B
+import sys
+sys.path.insert(0, {library!r})
+from confined_qemu.cli.launchscript import main
+main()
+"""
 AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 CONTAINED = (*AS_NOBODY, "unshare", "--user", "--map-current-user")
 IN_A_SERVICE = ("setpriv", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all")
@@ -277,10 +323,11 @@ def test_a_service_without_new_privileges_starts_it(drop_in: str, vm: Vm) -> Non
 
 
 @pytest.mark.parametrize("how", [AS_NOBODY, CONTAINED], ids=["a user", "a container"])
-def test_it_takes_no_privilege(drop_in: str, open_folder: Vm, how: tuple[str, ...]) -> None:
+def test_it_takes_no_privilege(open_folder: Vm, how: tuple[str, ...]) -> None:
     words = open_folder.raw("-qmp", f"unix:{open_folder.folder}/q.sock,server=on,wait=off")
     home = hosted.environment(HOME=open_folder.folder)
-    started = Started(*how, "/usr/bin/python3", "-B", drop_in, *words, env=home, stderr=subprocess.DEVNULL).boot()
+    program = os.path.join(open_folder.folder, "qemu-system-x86_64")
+    started = Started(*how, program, *words, env=home, stderr=subprocess.DEVNULL).boot()
     assert _status(started.pid)["NoNewPrivs"] == "1"
     started.send(b"q")
     assert started.code() == 0

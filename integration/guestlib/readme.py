@@ -14,7 +14,7 @@ from confined_qemu.model.resource import Sharing
 from confined_qemu.read.spec.kinds import NO, YES, Table
 from confined_qemu.read.spec.table import SPEC
 from confined_qemu.read.spec.xentable import XEN
-from integration.guestlib import bypolicy, programs
+from integration.guestlib import bypolicy, programs, walls
 
 README = "README.md"
 HELP = "confined_qemu/help"
@@ -54,6 +54,7 @@ def quoted() -> dict[str, str]:
         (f"{HELP}/xen.md", "keys", _key_table(XEN)),
         (f"{HELP}/labels.md", "labels", _labels()),
         (f"{HELP}/tests.md", "tests", bypolicy.table()),
+        (f"{HELP}/landlock.md", "walls", walls.table()),
     )
     texts = {name: read(name) for name, _, _ in wanted}
     for name, mark, lines in wanted:

@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 
-PTRACE_ATTACH = 16
+PTRACE_ATTACH, PTRACE_DETACH = 16, 17
 
 
 def own_image():
@@ -51,6 +51,62 @@ def tcp(port):
     socket.create_connection(("127.0.0.1", port)).close()
 
 
+def listen(port):
+    socket.create_server(("127.0.0.1", port)).close()
+
+
+def udp(port):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.sendto(b"x", ("127.0.0.1", port))
+
+
+def memory(pid):
+    with open(f"/proc/{pid}/maps") as maps:
+        start = int(maps.readline().partition("-")[0], 16)
+    descriptor = os.open(f"/proc/{pid}/mem", os.O_RDONLY)
+    os.pread(descriptor, 1, start)
+    os.close(descriptor)
+
+
+def trace(pid):
+    ptrace(pid)
+    libc = ctypes.CDLL(None, use_errno=True)
+    os.waitpid(pid, getattr(os, "__WALL", 0x40000000))
+    libc.ptrace(PTRACE_DETACH, pid, None, None)
+
+
+def run(path):
+    child = os.fork()
+    if child == 0:
+        try:
+            os.execv(path, [path, "-c", "exit 0"])
+        except OSError as error:
+            os._exit(error.errno)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code:
+        raise OSError(code, "run")
+
+
+def setuid(user):
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setuid(user)
+        except OSError as error:
+            os._exit(error.errno)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code:
+        raise OSError(code, "setuid")
+
+
+def mount(path):
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"none", path.encode(), b"tmpfs", 0, None) != 0:
+        raise OSError(ctypes.get_errno(), "mount")
+    libc.umount(path.encode())
+
+
 def ptrace(pid):
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.ptrace(PTRACE_ATTACH, pid, None, None) != 0:
@@ -67,6 +123,16 @@ ATTEMPTS = {
     "list": os.listdir,
     "connect": connect,
     "tcp": tcp,
+    "listen": listen,
+    "udp": udp,
+    "memory": memory,
+    "trace": trace,
+    "run": run,
+    "setuid": setuid,
+    "mount": mount,
+    "stat": os.stat,
+    "chmod": lambda path: os.chmod(path, 0o640),
+    "truncate": lambda path: os.truncate(path, 1 << 20),
     "terminate": lambda pid: os.kill(pid, signal.SIGTERM),
     "ptrace": ptrace,
     "relabel": relabel,
