@@ -7,12 +7,14 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
 from integration.buildhost import hosted
 from integration.buildhost.hosted import Started, Vm, run
+from integration.guestlib import qemumachine
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -216,3 +218,33 @@ class Qmp:
             said: dict[str, Any] = json.loads(self._file.readline())
             if "event" not in said:
                 return said
+
+
+# ---- clients
+
+_HARNESS = """
+import sys
+from qemu.machine import QEMUMachine
+
+emulator, image, folder = sys.argv[1:]
+disk = ["-accel", "tcg", "-m", "32M", "-nodefaults", "-drive", f"file={image},format=raw,if=ide"]
+vm = QEMUMachine(emulator, args=disk, base_temp_dir=folder)
+vm.set_console()
+vm.launch()
+with vm:
+    print(vm.qmp("query-status")["return"]["status"])
+    seen = b""
+    while b"guest: ready" not in seen:
+        seen += vm.console_socket.recv(4096)
+    print("guest: ready")
+print(vm.exitcode(), vm.get_log() or "")
+"""
+
+
+def test_qemus_own_harness_sees_the_same(drop_in: str, qemu: str, vm: Vm) -> None:
+    environment = hosted.environment(PYTHONPATH=qemumachine.tree())
+    for emulator in (qemu, drop_in):
+        with tempfile.TemporaryDirectory(prefix="m") as folder:  # a socket's name is short
+            done = run("/usr/bin/python3", "-c", _HARNESS, emulator, vm.image, folder, env=environment)
+            assert (done.stdout, done.returncode) == ("running\nguest: ready\n0 \n", 0), done
+            assert os.listdir(folder) == []
