@@ -49,7 +49,10 @@ def find(name: str | None) -> Explained:
         JournalError: a journal or history cannot be read.
     """
     if lsm.mode() is SelinuxMode.DISABLED:
-        raise HostError("SELinux is disabled in this kernel: it denies nothing")
+        raise HostError(
+            "SELinux is disabled in this kernel: it denies nothing",
+            hint="what Landlock denies leaves no record; see: confined-qemu help landlock",
+        )
     vms = history.known(_folders())
     names = sorted({vm.name for vm in vms})
     if name is not None and name not in names:
