@@ -41,7 +41,12 @@ _CHANGES: dict[str, tuple[tuple[int, int | None], ...]] = {
 }
 """Events that change a path: where the path is among their arguments, and where the folder it starts at."""
 _SOCKETS = frozenset({"socket.bind", "socket.connect", "socket.sendto", "socket.sendmsg"})
-_FOR_GOOD = ((landlock, "enforce"), (capabilities, "keep"), (processcontrol, "set_no_new_privs"))
+_FOR_GOOD = (
+    (landlock, "enforce"),
+    (capabilities, "keep"),
+    (capabilities, "bound"),
+    (processcontrol, "set_no_new_privs"),
+)
 """What takes rights from the process that runs the tests, with no way back."""
 _PATIENCE = 120
 """Seconds; the slowest is mypy without its cache on a loaded machine."""

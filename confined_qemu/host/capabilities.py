@@ -39,6 +39,22 @@ def held() -> frozenset[str]:
     return frozenset(name for number, name in enumerate(NAMES) if mask >> number & 1)
 
 
+def bound(names: frozenset[str]) -> None:
+    """Let no program that this process executes bring a capability but `names`: the bounding set, which takes setpcap.
+
+    Raises:
+        HostError: the kernel refuses.
+    """
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    before = _masks()
+    kept = sum(1 << NAMES.index(name) for name in names)
+    for number in range(64) if before["CapEff"] & _SETPCAP else ():
+        if before["CapBnd"] >> number & 1 and not kept >> number & 1:
+            _prctl(libc, "narrowing the bounding set", _BOUNDING_DROP, number)
+
+
 def keep(names: frozenset[str]) -> None:
     """Give up every capability but `names`, also what a program could bring that this process executes.
 
@@ -53,10 +69,7 @@ def keep(names: frozenset[str]) -> None:
     before = _masks()
     kept = sum(1 << NAMES.index(name) for name in names) & before["CapPrm"]
     _prctl(libc, "clearing the ambient capabilities", _AMBIENT, _AMBIENT_CLEAR_ALL)
-    if before["CapEff"] & _SETPCAP:
-        for number in range(64):
-            if before["CapBnd"] >> number & 1 and not kept >> number & 1:
-                _prctl(libc, "narrowing the bounding set", _BOUNDING_DROP, number)
+    bound(names)
     header = (ctypes.c_uint32 * 2)(_VERSION_3, 0)
     low, high = kept & 0xFFFFFFFF, kept >> 32
     data = (ctypes.c_uint32 * 6)(low, low, low, high, high, high)

@@ -149,9 +149,13 @@ def _user(name: str) -> _Owner:
 def prepared(plan: Plan) -> int:
     """Return the kernel's ruleset for a plan, made while this process still reaches every path; -1 without one.
 
+    The bounding set is narrowed here, too: who has become another user can no more.
+
     Raises:
         HostError: the kernel refuses, or a file is not the one that was planned for.
     """
+    if plan.user is not None and plan.hardening is not None and plan.hardening.capabilities is not None:
+        capabilities.bound(plan.hardening.capabilities)
     return landlock.made(plan.landlock) if plan.landlock is not None else -1
 
 

@@ -341,3 +341,18 @@ def test_a_path_that_the_plan_does_not_know_is_named_when_qemu_fails(command: st
     lines = done.stderr.splitlines()
     assert any(line.startswith("confined-qemu: ") and other in line for line in lines), lines
     assert any("extra_files" in line for line in lines)
+
+
+def test_root_gives_qemu_a_user_of_its_own(command: str, open_folder: Vm) -> None:
+    folder = open_folder.folder
+    spec = open_folder.write(confinement="landlock", user="nobody", qmp="unix:q.sock", serial="stdio")
+    started = Started(command, "run", spec, "--", "-pidfile", f"{folder}/pid", stderr=subprocess.DEVNULL).boot()
+    with open(f"{folder}/pid", encoding="ascii") as file:
+        found = _status(int(file.read()))
+    assert found["Uid"].split() == ["65534"] * 4
+    assert found["CapPrm"] == found["CapBnd"] == "0" * 16
+    assert {os.stat(f"{folder}/{name}").st_uid for name in ("pid", "q.sock")} == {65534}
+    started.send(b"q")
+    assert started.code() == 0
+    assert not {"pid", "q.sock"} & set(os.listdir(folder))
+    assert "would be root" not in run(command, "check", spec).stdout
