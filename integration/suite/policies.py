@@ -47,6 +47,8 @@ class Policy:
     """The type of a file on ramfs where no VM may use it."""
     tcg_in_svirt: Mapping[str, Any]
     """What a spec says so that its VM would generate code in svirt_t, which needs the boolean."""
+    scene: tuple[str, tuple[str, ...]]
+    """The text with the demo's transcript under this policy (in the suite's tree, or a path), and how it was made."""
     execmem: tuple[str, ...]
     """The booleans, off by default, by which bare QEMU in a person's domain and VMs may generate code."""
 
@@ -74,6 +76,7 @@ _DEBIAN = Policy(
     userdomain=("confined_qemu_transition_userdomain",),
     ramfs="ramfs_t",
     tcg_in_svirt={},
+    scene=("README.md", ()),
     execmem=("allow_execmem", "virt_use_execmem"),
 )
 POLICIES = {
@@ -97,6 +100,7 @@ POLICIES = {
         userdomain=("confined_qemu_transition_userdomain", "virt_transition_userdomain"),
         ramfs=None,
         tcg_in_svirt={"seclabel": {"type": "dynamic", "baselabel": "system_u:system_r:svirt_t:s0"}},
+        scene=("/opt/confined-qemu/lib/python3.11/site-packages/confined_qemu/help/fedora.md", ("--tcg",)),
         execmem=("virt_use_execmem",),
     ),
 }

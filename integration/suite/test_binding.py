@@ -53,7 +53,7 @@ from confined_qemu.model.context import Context
 
 vm = Context.parse("system_u:system_r:svirt_t:s0:c1,c2")
 asked = [("svirt_image_t:s0:c1,c2", "read"), ("svirt_image_t:s0:c5,c6", "read"), ("shadow_t:s0", "read"),
-         ("nfs_t:s0", "write"), ("no_such_type_t:s0", "read")]
+         ("nfs_t:s0", "open"), ("no_such_type_t:s0", "read")]
 with lsm.policy_opened() as why:
     answers = [why(vm, Context.parse(f"system_u:object_r:{kind}"), "file", (right,)) for kind, right in asked]
     print(json.dumps([answer.reason.value for answer in answers]))

@@ -1,4 +1,4 @@
-"""The demo's scene, played here, is what the README shows."""
+"""The demo's scene, played here, is what the README shows, and the help of Fedora's policy."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 from integration.suite import harness
+from integration.suite.policies import HERE
 
 TREE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _VARYING = (
@@ -32,7 +33,8 @@ def test_the_demo_shows_what_the_readme_says(folder: str) -> None:
     for name in ("linux-0.2.img", "linux-0.2.yaml"):
         shutil.copy(os.path.join(TREE, "images", name), folder)
     subprocess.run(["restorecon", "-RF", folder], check=True)
-    done = harness.run(sys.executable, "-m", "integration.guestlib.scene", folder, cwd=TREE)
-    with open(os.path.join(TREE, "README.md"), encoding="utf-8") as file:
+    text, arguments = HERE.scene
+    done = harness.run(sys.executable, "-m", "integration.guestlib.scene", folder, *arguments, cwd=TREE)
+    with open(os.path.join(TREE, text), encoding="utf-8") as file:
         shown = file.read().split("<!-- transcript -->\n```\n")[1].split("```\n<!-- end -->")[0]
     assert _same_each_time(done.stdout) == _same_each_time(shown)
