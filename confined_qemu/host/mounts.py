@@ -154,7 +154,8 @@ def _lasting(source: str) -> str:
 
 def _read(path: str) -> str:
     try:
-        with open(path, "rb") as file:
+        # unbuffered: a buffered file is asked whether it is a terminal (ioctl), denied and logged for those in /sys
+        with open(path, "rb", buffering=0) as file:
             return os.fsdecode(file.read())
     except OSError as error:
         raise HostError(f"the table of mounts cannot be read: {why(error)}", where=path) from error

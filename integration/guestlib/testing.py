@@ -54,7 +54,9 @@ class Part:
 
 ANY_PART = Part("", "default", library=True)
 """What a guest is filled for by hand."""
-FEDORA = frozenset({"test_dynamic.py", "test_hotplug.py", "test_launch.py", "test_noise.py", "test_stdio.py"})
+FEDORA = frozenset(
+    {"test_binding.py", "test_dynamic.py", "test_hotplug.py", "test_launch.py", "test_noise.py", "test_stdio.py"}
+)
 """What each run repeats under Fedora's policy; `--policy fedora` runs the whole suite there."""
 PARTS = (
     # the longest first; four to eight minutes each
