@@ -31,6 +31,8 @@ class Policy:
     """The types of devices that any VM may open while no VM has them."""
     lacks: str
     """What a VM may not do to an image that no VM uses."""
+    foreign: tuple[str, ...]
+    """What a VM lacks for files on file systems without labels while their boolean is off: what the kernel denies."""
     no_domains: tuple[str, ...]
     """Types of processes that are no domain of a VM of ours."""
     users_file: str
@@ -68,6 +70,7 @@ _DEBIAN = Policy(
     connects_to_people=False,
     opens_unused=frozenset(),
     lacks="open and read and write",
+    foreign=("read", "write"),
     no_domains=("httpd_t", "virtd_t", "qemu_t"),
     users_file="etc_t",
     roots_home=("user_home_dir_t", "user_home_t"),
@@ -92,6 +95,7 @@ POLICIES = {
         connects_to_people=True,
         opens_unused=frozenset({"usb_device_t"}),
         lacks="write",
+        foreign=("open",),
         no_domains=("httpd_t", "virtd_t"),
         users_file="passwd_file_t",
         roots_home=("admin_home_t", "admin_home_t"),
