@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from confined_qemu.host import helperfacts
 from confined_qemu.model import hostpaths, policynames
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.helper import Helper, HelperKind
@@ -21,6 +23,9 @@ from confined_qemu.plan.planner import plan
 from confined_qemu.read.qemu.reader import read
 from tests import strategies
 from tests.worlds import PAIR, World
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def made(world: World | None = None, **more: Any) -> Plan:
@@ -440,3 +445,29 @@ def test_every_step_has_its_inverse(words: list[tuple[str, str]], kvm: bool) -> 
             assert step.remove or not (step.restore.range and step.restore.range.low.categories)
     assert len(touched) == len(set(touched))
     assert found.refusals == ()
+
+
+# ---- shares
+
+
+@pytest.mark.parametrize(("runs", "readonly"), [(True, False), (True, True), (False, False)])
+def test_a_share_where_a_guest_may_leave_setuid_programs_is_told(runs: bool, readonly: bool) -> None:
+    helper = Helper(HelperKind.VIRTIOFSD, "fs0", "/srv/share", "shares[0].dir", readonly)
+    found = made(World(looked={"/srv/share": {"runs_setuid": runs}}), resources=(DISK,), helpers=(helper,))
+    told = [line for line in found.warnings if "may leave setuid programs there" in line]
+    assert len(told) == (runs and not readonly)
+    assert not told or "mount it with nosuid, or close it: chmod o-x /srv/share" in told[0]
+
+
+def test_who_reaches_a_folder_is_seen_by_the_modes_on_its_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.stat
+    monkeypatch.setattr(os, "stat", lambda path: real("/" if str(tmp_path).startswith(f"{path}/") else path))
+    flags = [0]
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result((0,) * 8 + (flags[0], 255)))
+    tmp_path.chmod(0o755)
+    assert helperfacts._runs_setuid(str(tmp_path))
+    tmp_path.chmod(0o750)
+    assert not helperfacts._runs_setuid(str(tmp_path))
+    tmp_path.chmod(0o755)
+    flags[0] = os.ST_NOSUID
+    assert not helperfacts._runs_setuid(str(tmp_path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING
@@ -54,7 +55,8 @@ def _folder(path: str, selinux: SelinuxFacts, use: helpers.FolderUse, held: froz
         return FolderFacts(folder)
     if use is not helpers.FolderUse.STATE:
         try:
-            return _share(folder, selinux, held, labelled=use is helpers.FolderUse.LABELLED_SHARE)
+            found = _share(folder, selinux, held, labelled=use is helpers.FolderUse.LABELLED_SHARE)
+            return replace(found, runs_setuid=_runs_setuid(folder.real))
         except (HostError, OSError) as error:
             words = why(error) if isinstance(error, OSError) else error.what
             return FolderFacts(folder, problem=f"cannot be looked into: {words}")
@@ -64,6 +66,17 @@ def _folder(path: str, selinux: SelinuxFacts, use: helpers.FolderUse, held: froz
         return FolderFacts(folder, problem="the launcher may not look into it")
     except OSError as error:
         return FolderFacts(folder, problem=f"cannot be looked into: {why(error)}")
+
+
+def _runs_setuid(path: str) -> bool:
+    """Tell whether any user of the host could start a setuid program that lies in a folder."""
+    if os.statvfs(path).f_flag & os.ST_NOSUID:
+        return False
+    while os.stat(path).st_mode & stat.S_IXOTH:
+        if path == "/":
+            return True
+        path = os.path.dirname(path)
+    return False
 
 
 def _state(path: str, selinux: SelinuxFacts) -> tuple[FileFacts, ...]:

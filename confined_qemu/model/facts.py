@@ -145,6 +145,8 @@ class FolderFacts:
     """The homes that it is, or that lie in it."""
     above: tuple[Identity, ...] = ()
     """The folders that it lies in."""
+    runs_setuid: bool = False
+    """Any user of the host reaches it, and a program in it may be setuid (no `nosuid` on its mount)."""
 
 
 @dataclass(frozen=True, slots=True)

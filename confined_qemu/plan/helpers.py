@@ -212,6 +212,12 @@ class HelperPlanner:
             helper.folder, Role.SHARE, access, Sharing.UNLABELLED, helper.source, label_tree=helper.label_tree
         )
         self._share(resource, found, context)
+        if found.runs_setuid and not helper.readonly:
+            self.found.warnings.append(
+                f"{found.folder.path} ({helper.source}): the guest's root may leave setuid programs there, "
+                f"which every user of this host could start{HINT}mount it with nosuid, or close it: "
+                f"chmod o-x {shlex.quote(found.folder.path)}"
+            )
 
     def _context(self, type_name: str) -> Context | None:
         """Return the helper's context: its own domain at the VM's level."""
