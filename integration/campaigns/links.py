@@ -117,11 +117,12 @@ def _adopt(place: str, secret: str, count: int) -> tuple[int, int]:
     lsm.customizable_types = frozenset
     lsm.default_label = _as_image
 
+    # by descriptor, as this too must not follow the link
+    mine = [os.open(path, os.O_PATH) for path in (folder, inner, os.path.join(inner, "file"))]
+
     def act() -> None:
-        for path in (folder, inner, os.path.join(place, "vms/inner/file")):
-            if not os.path.exists(path) or os.path.realpath(path).startswith(secret):
-                continue
-            os.setxattr(path, LABEL, b"system_u:object_r:var_t:s0\0", follow_symlinks=False)
+        for descriptor in mine:
+            _give(f"/proc/self/fd/{descriptor}", "system_u:object_r:var_t:s0")
         policylabels.restore(folder, lambda _: None)
 
     return _against(inner, link, count, act)

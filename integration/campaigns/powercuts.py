@@ -92,7 +92,8 @@ def _mounted(place: str, kind: str, disks: list[str]) -> Iterator[World]:
     try:
         for point, disk in zip(points, disks, strict=True):
             os.makedirs(point, exist_ok=True)
-            subprocess.run(["mount", "-t", kind, "-o", "loop", disk, point], check=True)
+            options = "loop,nouuid" if kind == "xfs" else "loop"  # the disks are copies of one
+            subprocess.run(["mount", "-t", kind, "-o", options, disk, point], check=True)
             mounted.append(point)
         yield World(os.path.join(points[0], "images"), os.path.join(points[-1], "state"))
     finally:
