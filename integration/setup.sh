@@ -14,7 +14,7 @@ binutils busybox-static
 secilc setools strace attr cpio ovmf swtpm mandoc
 dpkg-dev gcc make m4 flex bison checkpolicy
 "
-tools="ruff mypy pytest pytest-xdist cosmic-ray hypothesis jsonschema types-PyYAML types-psutil types-jsonschema hatchling build wheel"
+tools="ruff mypy pytest pytest-xdist cosmic-ray matplotlib hypothesis jsonschema types-PyYAML types-psutil types-jsonschema hatchling build wheel"
 
 say() { echo "setup: $*" >&2; }
 fail() { echo "error: $*" >&2; exit 125; }

@@ -17,7 +17,7 @@ PAGES: Final = {"command-line": ("confined-qemu", 1), "spec": ("confined-qemu.ya
 _NARROW: Final = 76
 """A table that fits into so many columns is shown as a table, a wider one as a list of entries."""
 _ITEM: Final = re.compile(r"(-|\d+\.) ")
-_INLINE: Final = re.compile(r"`([^`]+)`|\*\*([^*]+)\*\*|\*([^*\s][^*]*)\*|\[([^]]*)\]\(([^)]*)\)")
+_INLINE: Final = re.compile(r"`([^`]+)`|\*\*([^*]+)\*\*|\*([^*\s][^*]*)\*|!?\[([^]]*)\]\(([^)]*)\)")
 _CELLS: Final = re.compile(r"(?<!\\)\|")
 
 
