@@ -10,7 +10,7 @@ import pytest
 from integration.buildhost.hosted import CHECKOUT
 
 SMALL = {
-    "syscalls": ["--every", "40"],
+    "syscalls": ["--every", "80"],
     "powercuts": ["--kind", "ext4", "--count", "8"],
     "links": ["--count", "500"],
     "crowds": ["--pairs", "400", "--processes", "20", "--crashes", "2"],
