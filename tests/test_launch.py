@@ -11,7 +11,7 @@ import pytest
 
 from confined_qemu.host import capabilities, landlock, lsm, processcontrol
 from confined_qemu.labels import journal
-from confined_qemu.launch import inputs
+from confined_qemu.launch import inputs, spawn
 from confined_qemu.launch.companions import watch
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import ConfinedQemuError, EmulatorNotExecutable, HostError, LsmError, Refused
@@ -474,6 +474,23 @@ def test_an_emulator_that_cannot_be_executed(host: Watched) -> None:
         host.start(invocation)
     assert [helper.ended for helper in host.helpers] == [True]
     assert host.chosen is None
+    ended(host)
+
+
+def test_a_vms_user_who_cannot_execute_qemu_puts_nothing_back(host: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The launcher is that user by then, who may not: its watcher does it, and the cause is what is told."""
+    real = os.geteuid
+
+    def execve(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "injected")
+
+    host.patch.setattr(os, "execve", execve)
+    monkeypatch.setattr(spawn, "become_user", lambda _: host.patch.setattr(os, "geteuid", lambda: real() + 1))
+    host.is_looked_at = False  # the labels are there still
+    with pytest.raises(EmulatorNotExecutable, match="cannot be executed as system_u:system_r:svirt_t"):
+        host.start(described(host, f"user: {os.getuid()}"))
+    host.patch.setattr(os, "geteuid", real)
+    assert host.labels.of(host.at("disk.img")) != VIRT_IMAGE
     ended(host)
 
 

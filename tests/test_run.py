@@ -55,6 +55,7 @@ def become(report):
 
 def clean_up(pid):
     log(f"clean up: {pid == int(open(LOG + '.pid').read())}")
+    return not os.path.exists(LOG + ".left")
 
 def explain(pid):
     log(f"explain: {pid == int(open(LOG + '.pid').read())}")
@@ -165,11 +166,20 @@ def test_a_killed_watchers_work_is_done(tmp_path: Path) -> None:
     assert command.log() == ["watcher: killed", "clean up: True", "explain: True"]
 
 
-@pytest.mark.parametrize("watcher", ["fails", "daemon"])
-def test_a_watchers_word_is_enough(tmp_path: Path, watcher: str) -> None:
-    command = Command(tmp_path, "exit 0", watcher)
+def test_a_daemon_goes_on_after_its_watchers_word(tmp_path: Path) -> None:
+    command = Command(tmp_path, "exit 0", "daemon")
     assert command.end() == 0
-    assert command.log() == [f"watcher: {watcher}"]
+    assert command.log() == ["watcher: daemon"]
+
+
+@pytest.mark.parametrize(("left", "script", "code"), [(False, "exit 0", 0), (True, "exit 0", 125), (True, "exit 3", 3)])
+def test_a_label_that_is_not_back_is_no_success(tmp_path: Path, left: bool, script: str, code: int) -> None:
+    """The watcher failed: its work is tried once more, and what is left then is not passed over."""
+    if left:
+        (tmp_path / "log.left").touch()
+    command = Command(tmp_path, script, "fails")
+    assert command.end() == code
+    assert command.log()[:2] == ["watcher: fails", "clean up: True"]
 
 
 def test_masks_and_handlers_reach_qemu_as_the_caller_set_them(tmp_path: Path) -> None:

@@ -294,13 +294,14 @@ def _policy_remove(_: argparse.Namespace) -> int:
             "the system's emulator leads to the launch script, which goes with the policy",
             hint="run first: confined-qemu install-shim --system --remove",
         )
-    for entry in restore.readable_entries(statefolders.all_folders()):
-        pid = restore.pid_of(entry)
-        if pid is not None:
-            raise ConfinedQemuError(f"the VM {entry.record.name} (pid {pid}) is running", hint="stop it first")
-    failed = [error for result in restore.recover(statefolders.all_folders()) for error in result.failed]
-    if failed:
-        raise failed[0]
+    folders = statefolders.all_folders()
+    for vm in restore.running(folders):
+        raise ConfinedQemuError(f"the VM {vm.entry.record.name} (pid {vm.pid}) is running", hint="stop it first")
+    left = [error for result in restore.recover(folders) for error in (*result.failed, *result.pending)]
+    for error in left:
+        output.say("", str(error))
+    if left:
+        raise ConfinedQemuError("these labels are to be put back first", hint="mend or remove what is named above")
     install.remove()
     say("the policy module is removed")
     return 0

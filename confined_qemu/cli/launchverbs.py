@@ -123,17 +123,32 @@ def _become(invocation: Invocation, descriptors: tuple[int, ...], report: int) -
     os._exit(guarded(lambda: session.launch(invocation, caller, warn, progress)))
 
 
-def _clean_up(pid: int) -> None:
-    """Do a killed watcher's work: the journal whose launcher was `pid`."""
+def _clean_up(pid: int) -> bool:
+    """Do the work of a watcher that was killed or failed: the journal whose launcher was `pid`.
+
+    Says what cannot be put back, or has to wait for another VM; the first makes it False.
+    """
     from confined_qemu.host import lsm
     from confined_qemu.labels import journal, restore, statefolders
     from confined_qemu.model.facts import SelinuxMode
 
-    if lsm.mode() is SelinuxMode.DISABLED:
-        return
-    for entry in journal.entries(statefolders.user_folder(os.geteuid())):
-        if entry.record.pid == pid and restore.state_of(entry) is not restore.State.LIVE:
-            restore.finish(entry)
+    left: list[ConfinedQemuError] = []
+    try:
+        if lsm.mode() is SelinuxMode.DISABLED:
+            return True
+        for entry in journal.entries(statefolders.user_folder(os.geteuid())):
+            if entry.record.pid == pid and restore.state_of(entry) is not restore.State.LIVE:
+                result = restore.finish(entry)
+                left += result.failed if result is not None else ()
+                for waiting in result.pending if result is not None else ():
+                    warn(str(waiting))
+    except ConfinedQemuError as error:
+        left.append(error)
+    for problem in left:
+        say("", str(problem))
+    if left:
+        say("", message("labels are not put back", "run: confined-qemu recover"))
+    return not left
 
 
 def _explain(pid: int) -> None:
@@ -240,7 +255,8 @@ def _settle(chosen: argparse.Namespace, _: tuple[int, ...]) -> int:
         return TIMED_OUT
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    return _report(done, as_json=False, quiet=True)
+    code = _report(done, as_json=False, quiet=True)
+    return LAUNCHER_FAILED if any(result.pending for result in done) else code
 
 
 def _report(done: Sequence[object], *, as_json: bool, quiet: bool = False) -> int:
@@ -250,15 +266,20 @@ def _report(done: Sequence[object], *, as_json: bool, quiet: bool = False) -> in
     if as_json:
         import json
 
-        rows = [{"name": r.name, "failed": [str(error) for error in r.failed]} for r in results]
+        rows = [{"name": r.name, "failed": _lines(r.failed), "pending": _lines(r.pending)} for r in results]
         sys.stdout.write(json.dumps({"schema": 1, "recovered": rows}) + "\n")
     elif not quiet:
         for result in results:
-            sys.stdout.write(f"{printable(result.name)}: labels put back\n" if not result.failed else "")
+            if not result.failed and not result.pending:
+                sys.stdout.write(f"{printable(result.name)}: labels put back\n")
     for result in results:
-        for error in result.failed:
+        for error in (*result.failed, *result.pending):
             say("", str(error))
     return LAUNCHER_FAILED if any(result.failed for result in results) else 0
+
+
+def _lines(errors: Sequence[ConfinedQemuError]) -> list[str]:
+    return [str(error) for error in errors]
 
 
 # ---- `allow` and `revoke`

@@ -68,10 +68,7 @@ def _labelled() -> Iterator[LiveVm]:
         return
     folders = statefolders.readable_folders()
     domains: dict[str, LiveDomain] | None = None
-    for entry in restore.readable_entries(folders):
-        pid = restore.pid_of(entry)
-        if pid is None:
-            continue
+    for entry, pid in ((vm.entry, vm.pid) for vm in restore.running(folders)):
         if entry.record.domain is not None:
             domains = _domains() if domains is None else domains
             row = _domain(entry, pid, domains)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from confined_qemu.host import inodes, lsm, mounts, survey, walk
 from confined_qemu.model.errors import HostError, why
-from confined_qemu.model.facts import FileFacts, FileKind, FolderFacts
+from confined_qemu.model.facts import FileFacts, FileKind, FolderFacts, believed
 from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.helper import PROGRAMS
 from confined_qemu.plan import helpers, trees
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from confined_qemu.model.facts import Holder, Identity, SelinuxFacts
     from confined_qemu.model.helper import HelperKind
     from confined_qemu.model.invocation import Invocation
+
+    _Held = Mapping[tuple[int, int], tuple[Holder, ...]]
+    """By device and inode."""
 
 _MOST_STATE = 32
 """Files in the folder of a TPM's state: swtpm makes four."""
@@ -45,11 +48,11 @@ def folders(
 ) -> dict[str, FolderFacts]:
     """Return each folder with what lies in it, by the path as it was given; `holders` are who uses which file."""
     wanted = helpers.folders(invocation)
-    held = frozenset((identity.device, identity.inode) for identity in holders)
+    held = {(identity.device, identity.inode): users for identity, users in holders.items()}
     return {path: _folder(path, selinux, use, held) for path, use in wanted.items()}
 
 
-def _folder(path: str, selinux: SelinuxFacts, use: helpers.FolderUse, held: frozenset[tuple[int, int]]) -> FolderFacts:
+def _folder(path: str, selinux: SelinuxFacts, use: helpers.FolderUse, held: _Held) -> FolderFacts:
     folder = survey.file(path, selinux)
     if folder.kind is not FileKind.DIRECTORY:
         return FolderFacts(folder)
@@ -112,9 +115,7 @@ class _Seen:
             self.closed = f"{shown}: {error.strerror if error.errno == errno.ENAMETOOLONG else why(error)}"
 
 
-def _share(
-    folder: FileFacts, selinux: SelinuxFacts, held: frozenset[tuple[int, int]], *, labelled: bool
-) -> FolderFacts:
+def _share(folder: FileFacts, selinux: SelinuxFacts, held: _Held, *, labelled: bool) -> FolderFacts:
     if labelled and trees.never(folder.real) is not None:
         return FolderFacts(folder)  # its name is enough: nobody waits until all of /usr is counted
     seen = _Seen(selinux.own)
@@ -134,7 +135,9 @@ def _share(
             linked = entry.found.st_nlink > 1 and kind is not FileKind.DIRECTORY
             where = (entry.found.st_dev, entry.found.st_ino)
             owner = entry.found.st_uid if labelled else None
-            seen.note((kind, found, linked, owner, where if where in held else None), entry, found)
+            seen.note(
+                (kind, found, linked, owner, where if believed(held.get(where, ()), found) else None), entry, found
+            )
         return FolderFacts(
             folder,
             tuple(seen.first.values()),

@@ -11,6 +11,8 @@ from confined_qemu.host import lsm
 from confined_qemu.model.facts import LiveProcess
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from confined_qemu.model.context import Context
 
 _START_TICKS = 22
@@ -102,6 +104,41 @@ def holding_categories() -> tuple[LiveProcess, ...]:
 def running_as(context: Context) -> tuple[int, ...]:
     """Return the live processes that run in exactly this context: a dynamic VM's, as its pair is its own."""
     return tuple(pid for pid in pids() if lsm.process_context(pid) == context and not has_ended(pid))
+
+
+def run_by(wanted: Collection[tuple[Context, int]]) -> dict[tuple[Context, int], int]:
+    """Return a live process for each of these contexts that runs in it as this user, in one look at all of them."""
+    contexts = {context for context, _ in wanted}
+    found: dict[tuple[Context, int], int] = {}
+    for pid in pids():
+        context = lsm.process_context(pid)
+        if context is None or context not in contexts:
+            continue
+        uid = user_of(pid)
+        if uid is not None and (context, uid) in wanted and not has_ended(pid):
+            found.setdefault((context, uid), pid)
+    return found
+
+
+def others_run(types: Collection[str]) -> bool:
+    """Tell whether another user's process runs in one of these domains."""
+    me = os.geteuid()
+    for pid in pids():
+        context = lsm.process_context(pid)
+        if context is not None and context.type in types and user_of(pid) not in (None, me) and not has_ended(pid):
+            return True
+    return False
+
+
+def user_of(pid: int) -> int | None:
+    """Return the user that a process is, real, effective and saved; None for one that is between users, or gone."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            lines = file.read().split(b"\n")
+    except OSError:
+        return None
+    numbers = next((line.split()[1:] for line in lines if line.startswith(b"Uid:")), [])
+    return int(numbers[0]) if numbers and len(set(numbers)) == 1 else None
 
 
 def open_inodes(pid: int) -> frozenset[tuple[int, int]]:

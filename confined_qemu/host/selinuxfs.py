@@ -91,10 +91,20 @@ def domain_at_lowest() -> str | None:
 
     Where there are two, the second is for TCG, which QEMU starts for some questions too.
     """
+    found = _vm_contexts()
+    return at_lowest(found[-1]) if found else None
+
+
+def vm_domains() -> frozenset[str]:
+    """Return the types that the policy has for VMs (`virtual_domain_context`), none where that cannot be read."""
+    return frozenset(context.split(":")[2] for context in _vm_contexts() if context.count(":") > 1)
+
+
+def _vm_contexts() -> list[str]:
     kinds = [line.partition("=")[2].strip() for line in (read(CONFIG) or "").splitlines()
              if line.startswith("SELINUXTYPE=")]  # fmt: skip
-    text = read(f"/etc/selinux/{kinds[-1]}/contexts/virtual_domain_context") if kinds else None
-    return at_lowest(text.split()[-1]) if text and text.split() else None
+    found = read(f"/etc/selinux/{kinds[-1]}/contexts/virtual_domain_context") if kinds else None
+    return (found or "").split()
 
 
 def at_lowest(context: str) -> str | None:

@@ -10,16 +10,21 @@ import pwd
 import shlex
 import shutil
 import stat
+from typing import TYPE_CHECKING
 
 from confined_qemu.host import lsm, mounts, packages
 from confined_qemu.install import install, policylabels
-from confined_qemu.labels import restore, statefolders
+from confined_qemu.labels import others, restore, statefolders
 from confined_qemu.model.context import RESTORED_TYPE
 from confined_qemu.model.distribution import Package
-from confined_qemu.model.errors import HostError
+from confined_qemu.model.errors import HostError, LsmError
 from confined_qemu.model.facts import SelinuxMode
 from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.steps import Relabel
 from confined_qemu.plan import fixedlabels, places
+
+if TYPE_CHECKING:
+    from confined_qemu.model.steps import JournalStep
 
 _TYPE = RESTORED_TYPE
 _USERS = frozenset({"user_home_t", "user_tmp_t", "tmp_t", "admin_home_t", "virt_home_t", "svirt_home_t", _TYPE})
@@ -136,14 +141,29 @@ def _require_labels(path: str) -> None:
 
 def _require_idle(path: str) -> None:
     """Refuse while a VM of ours, of any user, has a file in the folder."""
-    for entry in restore.readable_entries(statefolders.all_folders()):
-        used = [step.path for step in entry.record.all_steps if step.path.startswith(f"{path}/")]
+    folders = statefolders.all_folders()
+    known = [(entry, restore.pid_of(entry), True) for entry in restore.own_entries(folders)]
+    known += [(claim.entry, claim.pid, False) for claim in others.claims(folders)]
+    for entry, pid, own in known:
+        steps = (step for step in entry.record.all_steps if step.path.startswith(f"{path}/"))
+        used = [step.path for step in steps if own or _carries(step)]
         if not used:
             continue
-        pid = restore.pid_of(entry)
         if pid is not None:
             raise HostError(f"in use by the VM {entry.record.name} (pid {pid})", where=used[0], hint="stop it first")
         raise HostError("a dead VM's label is to be put back first", where=used[0], hint="run: confined-qemu recover")
+
+
+def _carries(step: JournalStep) -> bool:
+    """Tell whether a file is what another user's journal says of it: the inode, with the label that it was given."""
+    if not isinstance(step, Relabel):
+        return False
+    try:
+        found = os.lstat(step.path)
+        label = lsm.context_of(step.path, follow=False)
+    except (OSError, LsmError):
+        return False
+    return (found.st_dev, found.st_ino) == (step.identity.device, step.identity.inode) and label == step.after
 
 
 def _look_through(path: str) -> None:

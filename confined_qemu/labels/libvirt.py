@@ -63,7 +63,8 @@ class _Now:
     live: tuple[LiveProcess, ...]
     running: dict[int, frozenset[_Inode]]
     """The files that libvirt's record of a running VM names, by its pid; it is written before a label is set."""
-    ours: dict[Identity, tuple[LiveProcess, ...]]
+    ours: dict[Identity, tuple[tuple[LiveProcess, Context | None], ...]]
+    """Our live VMs that use an inode; of another user's the label that it claims to have given."""
 
 
 def recover(paths: Iterable[str]) -> list[Result]:
@@ -150,7 +151,8 @@ def _files_in(folder: str, *, missing_ok: bool = False) -> list[str]:
 def _candidates(domains: list[_Domain], paths: Iterable[str]) -> Iterator[str]:
     for domain in domains:
         yield from (os.path.realpath(path) for path in sorted(domain.paths) if "\0" not in path)
-    for entry in restore.readable_entries(statefolders.all_folders()):
+    # root's own: another user's journal may name any file, and this looks into what it finds with all of root's rights
+    for entry in restore.own_entries(statefolders.all_folders()):
         yield from (step.path for step in entry.record.all_steps if isinstance(step, Relabel | Create))
     yield from _files_in(POOL, missing_ok=True)
     for path in paths:
@@ -166,10 +168,12 @@ def _candidates(domains: list[_Domain], paths: Iterable[str]) -> Iterator[str]:
 
 
 def _now(domains: list[_Domain]) -> _Now:
-    ours: dict[Identity, tuple[LiveProcess, ...]] = {}
+    ours: dict[Identity, tuple[tuple[LiveProcess, Context | None], ...]] = {}
     for identity, holders in restore.holders(statefolders.all_folders()).items():
-        seen = ((holder.pid, lsm.process_context(holder.pid)) for holder in holders)
-        ours[identity] = tuple(LiveProcess(pid, context) for pid, context in seen if context is not None)
+        seen = ((holder, lsm.process_context(holder.pid)) for holder in holders)
+        ours[identity] = tuple(
+            (LiveProcess(holder.pid, context), holder.claimed) for holder, context in seen if context is not None
+        )
     live = {process.pid: process for process in processes.holding_categories()}
     running = {}
     for domain in domains:
@@ -212,7 +216,7 @@ def _holders(descriptor: int, given: Context | None, now: _Now) -> tuple[LivePro
     """Return libvirt's live VMs that use the file: at its pair, or named in their record, or with the file open."""
     found = os.fstat(descriptor)
     key = (found.st_dev, found.st_ino)
-    mine = {process.pid for holders in now.ours.values() for process in holders}
+    mine = {process.pid for holders in now.ours.values() for process, _ in holders}
     level = given.range.low if given is not None and given.range is not None else None
 
     def uses(process: LiveProcess) -> bool:
@@ -291,7 +295,13 @@ def _decision(path: str, descriptor: int, now: _Now) -> remembered.Decision | No
         given,
         memory,
         _holders(descriptor, given, now),
-        next((users for mine, users in now.ours.items() if mine.same(identity)), ()),
+        tuple(
+            process
+            for mine, users in now.ours.items()
+            if mine.same(identity)
+            for process, claimed in users
+            if claimed in (None, given)
+        ),
         lsm.default_label(path, os.fstat(descriptor).st_mode),
         lsm.is_valid(memory.label),
     )

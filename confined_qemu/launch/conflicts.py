@@ -74,9 +74,9 @@ def _occupants(registry: int, facts: Facts, label: Context) -> tuple[Occupant, .
 def _names() -> dict[Context, str]:
     """Return the names of the live dynamic VMs that this user may see, by their contexts."""
     return {
-        entry.record.context: entry.record.name
-        for entry in restore.readable_entries(statefolders.readable_folders())
-        if not entry.record.static and restore.pid_of(entry) is not None
+        vm.entry.record.context: vm.entry.record.name
+        for vm in restore.running(statefolders.readable_folders())
+        if not vm.entry.record.static
     }
 
 

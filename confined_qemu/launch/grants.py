@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu.host import lsm, processes, survey
-from confined_qemu.labels import journal, label, restore, statefolders
+from confined_qemu.labels import journal, label, restore, statefolders, strangers
 from confined_qemu.launch import collect, conflicts, session
 from confined_qemu.model import hostpaths
 from confined_qemu.model.errors import HostError, JournalError, LabelError, shell_word, why
@@ -94,14 +94,15 @@ def revoke(name: str, path: str) -> str:
         grant = next((grant for grant in record.grants if grant.path == real), None)
         if grant is None:
             _refuse_not_granted(record, real)
-        others = tuple(other for other in record.grants if other is not grant)
-        kept = (*record.steps, *(step for other in others for step in other.steps))
+        remaining = tuple(other for other in record.grants if other is not grant)
+        kept = (*record.steps, *(step for other in remaining for step in other.steps))
         going = tuple(step for step in grant.steps if not any(_same(step, other) for other in kept))
         _require_closed(vm, going)
-        failed = label.undo_all(going, restore.held_by_others(vm.entry.path))
+        others = restore.held_by_others(vm.entry.path)
+        failed = label.undo_all(going, others) or others.pending
         if failed:
             raise failed[0]
-        journal.write_grants(vm.entry.path, others)
+        journal.write_grants(vm.entry.path, remaining)
     return f"{record.name}: {shell_word(real)} is taken back"
 
 
@@ -116,11 +117,7 @@ def _find(name: str) -> _Vm:
     """
     if lsm.mode() is SelinuxMode.DISABLED:
         raise HostError("SELinux is disabled on this host, so no VM has labels")
-    live = [
-        _Vm(entry, pid)
-        for entry in restore.readable_entries(statefolders.readable_folders())
-        if (pid := restore.pid_of(entry)) is not None
-    ]
+    live = [_Vm(vm.entry, vm.pid) for vm in restore.running(statefolders.readable_folders())]
     found = [vm for vm in live if vm.record.name == name] or [
         vm for vm in live if name in (str(vm.pid), str(vm.record.pid))
     ]
@@ -135,12 +132,12 @@ def _find(name: str) -> _Vm:
 
 def _become_owner(folder: str) -> None:
     """Give up root's rights for those of the VM's owner, whose watcher has to put the labels back."""
-    owner = os.stat(folder)
-    if os.geteuid() != 0 or owner.st_uid == 0:
+    if statefolders.is_own(folder):
         return
-    os.setgroups([])
-    os.setresgid(owner.st_gid, owner.st_gid, owner.st_gid)
-    os.setresuid(owner.st_uid, owner.st_uid, owner.st_uid)
+    try:
+        strangers.become(statefolders.owner_of(folder))
+    except OSError as error:
+        raise HostError(f"the VM's user cannot be become: {why(error)}", where=folder) from error
 
 
 @contextmanager

@@ -24,12 +24,13 @@ _CORE_OFF = (0, 0)
 
 
 def supervise(
-    become: Callable[[int], NoReturn], clean_up: Callable[[int], None], explain: Callable[[int], None]
+    become: Callable[[int], NoReturn], clean_up: Callable[[int], bool], explain: Callable[[int], None]
 ) -> NoReturn:
     """Run `become` in a child and end as it ends, once its labels are back.
 
     `become(report)` turns the child into QEMU; `report` goes to its watcher. `clean_up(pid)` puts back the labels
-    of the child should its watcher be killed. `explain(pid)` is called when QEMU failed.
+    of the child should its watcher be killed or fail, says what cannot be put back, and tells whether nothing of that
+    sort is left: else this fails though QEMU did not. `explain(pid)` is called when QEMU failed.
     """
     mine, report = os.pipe()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (*_FORWARDED, signal.SIGCHLD))
@@ -45,10 +46,11 @@ def supervise(
         become(report)
     os.close(report)
     status = _await(child)
-    if not _labels_back(mine):
-        clean_up(child)
+    back = _labels_back(mine) or clean_up(child)
     if _failed(status):
         explain(child)
+    if not back and status == 0:
+        os._exit(LAUNCHER_FAILED)
     _end_as(status, before)
 
 
@@ -89,10 +91,10 @@ def _send(child: int, number: int) -> None:
 
 
 def _labels_back(report: int) -> bool:
-    """Wait for the watcher's word: labels are back, or a daemon goes on. False when it died without one."""
+    """Wait for the watcher's word: labels are back, or a daemon goes on. False when it failed, or died without one."""
     while word := os.read(report, 1):
         if word in (watch.RESTORED, watch.DAEMON, watch.FAILED):
-            return True
+            return word != watch.FAILED
     return False
 
 

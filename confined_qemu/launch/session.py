@@ -101,8 +101,10 @@ def launch(
     try:
         execute.become(plan, done, caller.environment, _argv0(invocation, plan, caller))
     except ConfinedQemuError:
-        done.end_helpers()
-        restore.restore(path, find.Search(find.by_inode(files)))
+        if statefolders.is_own(folder):
+            done.end_helpers()
+            restore.restore(path, find.Search(find.by_inode(files)))
+        # else this process is the VM's user already, who may not: the watcher sees its end, and does all of it
         raise
 
 

@@ -199,7 +199,9 @@ class Holder:
     pid: int
     exclusive: bool
     original: Context | None
-    """The label to put back when the last one ends."""
+    """The label to put back when the last one ends; another user's VM says nothing about that."""
+    claimed: Context | None = None
+    """Another user's VM: the label that it says it gave. Its word counts only for a file that carries this label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +227,11 @@ class SelinuxFacts:
     """The policy has sensitivities above s0: MLS."""
     kvm_node: Context | None = None
     """The label of `/dev/kvm`, None where there is none."""
+
+
+def believed(holders: tuple[Holder, ...], label: Context | None) -> tuple[Holder, ...]:
+    """Return those who really use a file that carries this label: other users' VMs may claim any file."""
+    return tuple(holder for holder in holders if holder.claimed is None or holder.claimed == label)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from confined_qemu.model import hostpaths, labelrules
 from confined_qemu.model.errors import HINT, shell_word
-from confined_qemu.model.facts import FileFacts, FileKind, Holder
+from confined_qemu.model.facts import FileFacts, FileKind, Holder, believed
 from confined_qemu.model.frozen import dataclass, replace
 from confined_qemu.model.labelrules import End
 from confined_qemu.model.policy import denied
@@ -165,7 +165,7 @@ class FilePlanner:
         outcome, found, sharing = self._left_alone(wanted), wanted.found, wanted.resource.sharing
         if found.identity is None or found.label is None:
             return outcome
-        holders = self.facts.holders.get(found.identity, ())
+        holders = believed(self.facts.holders.get(found.identity, ()), found.label)
         busy = tuple(_in_use(wanted, holder) for holder in holders if holder.exclusive)
         if busy:
             return Outcome(refusals=busy)
@@ -237,14 +237,15 @@ class FilePlanner:
             return self._unlabelled(wanted, label, restore)
         if fixedlabels.fixed(found):
             return self._fixed(wanted, label)
-        holders = tuple(
-            dict.fromkeys(
-                holder for key in (found.identity, *found.devices) for holder in self.facts.holders.get(key, ())
-            )
-        )
+        known = (
+            holder for key in (found.identity, *found.devices) for holder in self.facts.holders.get(key, ())
+        )  # fmt: skip
+        holders = believed(tuple(dict.fromkeys(known)), found.label)
         refusals = self._conflicts(wanted, holders)
         if resource.sharing is Sharing.CONTENT and not refusals:
-            lent = contexts.is_a_vms(found.label) or (holders and contexts.is_given(found.label))
+            # what another user's VM labelled, that user's journal puts back
+            ours = any(holder.claimed is None for holder in holders)
+            lent = contexts.is_a_vms(found.label) or (ours and contexts.is_given(found.label))
             if not lent and self._readable(found.label, found.kind, openings.needs(resource)):
                 # kept, and held: who wants it for itself meanwhile is told whose it is
                 kept = Relabel(
@@ -275,7 +276,7 @@ class FilePlanner:
         hold = Relabel(
             found.real, found.identity, found.kind, found.links, found.label, found.label, None, exclusive=exclusive
         )
-        conflicts = self._conflicts(wanted, self.facts.holders.get(found.identity, ()))
+        conflicts = self._conflicts(wanted, believed(self.facts.holders.get(found.identity, ()), found.label))
         denials = outcome.denials or tuple(self._modes(wanted))
         return replace(outcome, steps=(hold,), refusals=tuple(conflicts), denials=denials)
 

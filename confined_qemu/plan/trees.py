@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from confined_qemu.model import hostpaths
 from confined_qemu.model.errors import HINT, shell_word
-from confined_qemu.model.facts import FileFacts, FileKind, FolderFacts
+from confined_qemu.model.facts import FileFacts, FileKind, FolderFacts, believed
 from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.policy import denied
 from confined_qemu.model.resource import Sharing
@@ -114,14 +114,14 @@ class TreePlanner:
         """Return which other VM has the tree, a part of it, or one that it lies in."""
         contexts, holders = self.facts.selinux.contexts, self.facts.holders
         same = holders.get(found.folder.identity, ()) if found.folder.identity is not None else ()
-        for holder in same:
+        for holder in believed(same, found.folder.label):
             if holder.exclusive or not readonly:
                 return _busy("it is", holder)
         for identity in found.above:
-            for holder in holders.get(identity, ()):
+            for holder in believed(holders.get(identity, ()), None):
                 return _busy("a folder that it lies in is", holder)
         for entry in (found.folder, *found.entries):
-            inside = holders.get(entry.identity, ()) if entry.identity is not None else ()
+            inside = believed(holders.get(entry.identity, ()), entry.label) if entry.identity is not None else ()
             if entry is not found.folder and inside:
                 return _busy(f"{entry.path} is", inside[0])
             if entry.label is not None and contexts is not None and contexts.is_a_vms(entry.label):

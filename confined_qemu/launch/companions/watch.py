@@ -175,7 +175,7 @@ def _restore(path: str, files: list[int], made: dict[str, int]) -> bytes:
         result = restore(path, find.Search(find.by_inode(files), made))
     except Exception:  # noqa: BLE001 - the journal stays, and `recover` says what is wrong
         return FAILED
-    return RESTORED if result is None or not result.failed else FAILED
+    return RESTORED if result is None or not (result.failed or result.pending) else FAILED
 
 
 def _tell(report: int, what: bytes) -> None:
