@@ -254,9 +254,10 @@ def _by_handle(path: str, identity: Identity) -> int | None:
             top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             break
         except OSError as error:
-            if error.errno not in _NOTHING_THERE or folder == "/":
+            above = os.path.dirname(folder)
+            if error.errno not in _NOTHING_THERE or above == folder:  # also of a relative path: a journal may hold any
                 return None
-            folder = os.path.dirname(folder)
+            folder = above
     try:
         if os.fstat(top).st_dev != identity.device:
             return None
