@@ -481,3 +481,37 @@ def test_an_install_uses_nothing_that_somebody_else_made(stage: Stage, what: str
     with pytest.raises(HostError):
         install.make_state()
     assert stat.S_IMODE(os.stat(victim).st_mode) == 0o600
+
+
+# ---- what is not there yet
+
+
+def test_what_is_not_mounted_yet_is_kept_until_it_is(stage: Stage) -> None:
+    """After a power cut: a disk that is mounted later, by an automounter or at a login, still gets its label back."""
+    disk, place = os.path.join(stage.base, "disk"), os.path.join(stage.base, "mnt")
+    for folder in (disk, place):
+        os.mkdir(folder)
+    image = stage.image("disk/a.img", 0, domain(3))
+    subprocess.run(["mount", "--bind", disk, place], check=True)
+    there = os.path.join(place, "a.img")
+    step = relabel(there, HOME, domain(3), exclusive=True)
+    path, held = journal.write(stage.root, Record("vm", "another boot", 5, 1, "tcg", domain(3), (step,)))
+    os.close(held)
+    subprocess.run(["umount", place], check=True)
+    (error,) = of(restore.recover([stage.root]), path).failed
+    assert there in str(error)
+    assert stage.label(image) == domain(3)
+    assert os.path.exists(path), "kept, not forgotten"
+    subprocess.run(["mount", "--bind", disk, place], check=True)
+    stage.cleanup.callback(subprocess.run, ["umount", place], check=True)
+    assert of(restore.recover([stage.root]), path).failed == ()
+    assert stage.label(image) == HOME
+    assert not os.path.exists(path)
+
+
+def test_the_boot_waits_for_network_disks_and_never_without_limit() -> None:
+    lines = install._UNIT.splitlines()  # noqa: SLF001 - the text is what is installed
+    (after,) = [line for line in lines if line.startswith("After=")]
+    assert {"local-fs.target", "remote-fs.target"} <= set(after.removeprefix("After=").split())
+    (limit,) = [line.partition("=")[2] for line in lines if line.startswith("TimeoutStartSec=")]
+    assert limit not in ("", "0", "infinity")
