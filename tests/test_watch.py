@@ -33,7 +33,7 @@ RESTORE = """
 import os
 from confined_qemu.model.errors import ConfinedQemuError
 class Done:
-    failed = ()
+    failed = pending = ()
 def restore(path, search):
     with open(path) as file:
         what = file.read()
