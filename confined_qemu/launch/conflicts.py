@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from confined_qemu.host import devices, inodes, survey
-from confined_qemu.labels import find, journal, restore, statefolders
+from confined_qemu.labels import find, journal, others, restore, statefolders
 from confined_qemu.launch import pairs
 from confined_qemu.model.errors import JournalError
 from confined_qemu.model.facts import Occupant
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from confined_qemu.model.facts import Facts, LiveProcess
     from confined_qemu.model.invocation import Invocation
 
+_PAIR = 2
+"""Categories of a pair."""
 _TRIES = 3
 """How often a launch that meets a VM in the act of ending waits for it and looks again."""
 
@@ -92,9 +94,15 @@ def _on_files(facts: Facts) -> list[frozenset[int]]:
 
 
 def _pending() -> list[frozenset[int]]:
-    """Return the category sets of VMs in the journals: files of one that has ended still carry them."""
-    contexts = [entry.record.context for entry in restore.readable_entries(statefolders.readable_folders())]
-    return [context.range.low.categories for context in contexts if context.range is not None]
+    """Return the category sets of VMs in the journals: files of one that has ended still carry them.
+
+    Another user's journal may say anything: each one is believed one pair, which takes none of the others away.
+    """
+    folders = statefolders.readable_folders()
+    own = [entry.record.context.range for entry in restore.own_entries(folders)]
+    found = [claim.entry.record.context.range for claim in others.claims(folders)]
+    claimed = [one for one in found if one is not None and len(one.low.categories) == _PAIR]
+    return [one.low.categories for one in (*own, *claimed) if one is not None]
 
 
 def _categories(processes: Iterable[LiveProcess]) -> list[frozenset[int]]:
