@@ -187,10 +187,10 @@ def test_the_pair_of_a_file_that_is_not_put_back_is_nobodys(host: Host, monkeypa
 def test_what_changed_after_the_plan_is_told_before_anything_is_journalled(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from confined_qemu.launch import session
+    from confined_qemu.launch import execute
     from confined_qemu.model.errors import LabelError
 
-    accepted = session.accepted
+    accepted = execute.accepted
 
     def swap(*arguments: object) -> object:
         plan = accepted(*arguments)  # type: ignore[arg-type]
@@ -198,7 +198,7 @@ def test_what_changed_after_the_plan_is_told_before_anything_is_journalled(
         host.file("disk.img", b"another")
         return plan
 
-    monkeypatch.setattr(session, "accepted", swap)
+    monkeypatch.setattr(execute, "accepted", swap)
     with pytest.raises(LabelError, match="changed after the plan"):
         started(host)
     assert host.left() == []

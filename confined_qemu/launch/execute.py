@@ -7,10 +7,10 @@ import os
 import signal
 from typing import TYPE_CHECKING, NoReturn
 
-from confined_qemu.host import lsm
+from confined_qemu.host import emulator, lsm
 from confined_qemu.labels import label
 from confined_qemu.launch.companions import watch
-from confined_qemu.model.errors import EmulatorNotExecutable, HostError, LabelError, descriptor_for, why
+from confined_qemu.model.errors import EmulatorNotExecutable, HostError, LabelError, Refused, descriptor_for, why
 from confined_qemu.model.frozen import dataclass, field
 from confined_qemu.model.steps import (
     Bind,
@@ -29,13 +29,15 @@ from confined_qemu.model.steps import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from socket import socket
     from typing import TypeGuard
 
     from confined_qemu.labels.journal import Hold
     from confined_qemu.labels.trees import Progress
+    from confined_qemu.launch.collect import Caller
     from confined_qemu.launch.helpers import RunningHelper
+    from confined_qemu.model.invocation import Invocation
     from confined_qemu.model.plan import Plan
     from confined_qemu.model.steps import Step
 
@@ -324,6 +326,24 @@ def _numbered(arguments: Iterable[str], done: Performed) -> list[str]:
         for before in _BEFORE_NUMBER:
             numbered = [argument.replace(f"{before}{{{name}}}", f"{before}{number}") for argument in numbered]
     return numbered
+
+
+def accepted(plan: Plan, warn: Callable[[str], None]) -> Plan:
+    """Return a plan that may be executed; its warnings are said.
+
+    Raises:
+        Refused: it may not.
+    """
+    for line in plan.warnings:
+        warn(line)
+    if plan.refusals:
+        raise Refused(plan.refusals)
+    return plan
+
+
+def argv0(invocation: Invocation, plan: Plan, caller: Caller) -> str:
+    """Return what QEMU is started as: the caller's own word where there is one."""
+    return caller.argv0 or emulator.argv0(invocation.emulator, plan.emulator)
 
 
 def become(plan: Plan, done: Performed, environment: Mapping[bytes, bytes], argv0: str) -> NoReturn:

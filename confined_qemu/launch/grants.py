@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu.host import lsm, processes, survey
 from confined_qemu.labels import journal, label, restore, statefolders, strangers
-from confined_qemu.launch import collect, conflicts, session
+from confined_qemu.launch import collect, conflicts, execute
 from confined_qemu.model import hostpaths
 from confined_qemu.model.errors import HostError, JournalError, LabelError, shell_word, why
 from confined_qemu.model.facts import Facts, FileFacts, FileKind, KvmFacts, SelinuxMode
@@ -70,7 +70,7 @@ def allow(name: str, path: str, *, readonly: bool, form: str | None, warn: Calla
         record = vm.record
         granted = tuple(step for grant in record.grants for step in grant.steps)
         running = grants.Running(record.name, record.context, record.steps, granted)
-        plan = session.accepted(grants.plan(invocation, facts, running, lsm), warn)
+        plan = execute.accepted(grants.plan(invocation, facts, running, lsm), warn)
         steps = tuple(step for step in plan.steps if isinstance(step, JournalStep))
         if steps:
             _give(vm, facts.files[path].real, steps)
