@@ -33,7 +33,7 @@ def test_what_a_user_brought_may_lie_there(monkeypatch: pytest.MonkeyPatch, type
 
 @pytest.mark.parametrize("type_", ["config_home_t", "ssh_home_t", "shell_exec_t", "container_file_t"])
 def test_what_is_no_image_may_not(monkeypatch: pytest.MonkeyPatch, type_: str) -> None:
-    with pytest.raises(HostError, match=f"is no image: it is labelled unconfined_u:object_r:{type_}:s0"):
+    with pytest.raises(HostError, match=f"not an image: labelled unconfined_u:object_r:{type_}:s0"):
         look(monkeypatch, f"unconfined_u:object_r:{type_}:s0")
 
 

@@ -211,8 +211,8 @@ def test_a_user_relabels_only_their_own() -> None:
 
 
 def test_a_problem_of_the_path_is_told() -> None:
-    assert decide(resource(), problem="its links go round in a circle").refusals == (
-        f"{HERE}its links go round in a circle",
+    assert decide(resource(), problem="its symbolic links form a loop").refusals == (
+        f"{HERE}its symbolic links form a loop",
     )
 
 

@@ -181,11 +181,11 @@ def test_what_was_replaced_is_left_alone(scene: Scene) -> None:
 
 def test_two_of_one_name_are_told_apart_by_pid(scene: Scene) -> None:
     scene.start(8)
-    with pytest.raises(HostError, match="2 VMs are called vm") as raised:
+    with pytest.raises(HostError, match="2 VMs are named vm") as raised:
         grants._find("vm")
     assert raised.value.hint == "name one by its pid: 7, 8"
     assert grants._find("8").pid == 8
-    with pytest.raises(HostError, match="no confined VM of yours runs that is called 9"):
+    with pytest.raises(HostError, match="no confined VM of yours named 9 runs"):
         grants._find("9")
 
 

@@ -153,7 +153,7 @@ def test_a_topic_is_shown_as_plain_text(topic: str) -> None:
 def test_an_unknown_topic_is_one_line() -> None:
     code, out, err = said("help", "me\n")
     assert (code, out) == (125, "")
-    assert err.count("\n") == 1
+    assert err.count("\n") == 2
     assert all(topic in err for topic in TOPICS)
 
 

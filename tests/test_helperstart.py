@@ -97,7 +97,7 @@ def test_a_program_that_cannot_be_executed(tmp_path: Path) -> None:
 
 
 def test_another_folder_is_not_served(tmp_path: Path) -> None:
-    with pytest.raises(HostError, match="it changed after the plan was made"):
+    with pytest.raises(HostError, match="changed during launch"):
         helpers.start(step(tmp_path, SERVES, Identity(1, 1)), None, None)
     (tmp_path / "link").symlink_to(tmp_path)
     with pytest.raises(HostError, match="cannot be opened"):

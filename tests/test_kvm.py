@@ -54,11 +54,11 @@ def test_usable(cpu: str, flag: str) -> None:
         (BARE_INTEL, untouched, 12, "neither VT-x (vmx) nor AMD-V (svm)", "enable VT-x in the firmware"),
         ("", untouched, 12, "neither VT-x", "firmware"),
         ("flags\n", untouched, 12, "neither VT-x", "firmware"),
-        (VIRTUAL, untouched, 12, "its hypervisor offers neither", "nested virtualization on in the outer host"),
+        (VIRTUAL, untouched, 12, "whose hypervisor does not offer them", "nested virtualization on in the outer host"),
         (AMD, fails(errno.ENOENT), 12, "the module kvm_amd is not loaded", "modprobe kvm_amd"),
         (INTEL, fails(errno.ENOENT), 12, "the module kvm_intel is not loaded", "modprobe kvm_intel"),
-        (INTEL, fails(errno.ENODEV), 12, "has VT-x and /dev/kvm is not there", "firmware has VT-x disabled"),
-        (AMD, fails(errno.ENXIO), 12, "has AMD-V and /dev/kvm is not there", "firmware has AMD-V disabled"),
+        (INTEL, fails(errno.ENODEV), 12, "has VT-x and /dev/kvm is missing", "firmware has VT-x disabled"),
+        (AMD, fails(errno.ENXIO), 12, "has AMD-V and /dev/kvm is missing", "firmware has AMD-V disabled"),
         (AMD, fails(errno.EBUSY), 12, "cannot be opened: Device or resource busy", "reload the module kvm_amd"),
         (AMD, node, 11, "speaks API version 11 instead of 12", "update the kernel"),
         (AMD, node, 13, "speaks API version 13", "update the kernel"),
@@ -104,7 +104,7 @@ def test_who_may_not_open_it(
 @pytest.mark.parametrize("number", [errno.ENOTTY, errno.EINVAL])
 def test_a_node_that_is_something_else(number: int) -> None:
     found = kvm.probe(AMD, node, fails(number))
-    assert "opens and is no KVM" in (found.problem or "")
+    assert "opens and does not answer as KVM" in (found.problem or "")
     assert found.hint == "remove the stray node"
 
 

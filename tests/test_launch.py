@@ -455,7 +455,7 @@ def test_a_file_that_was_relabelled_meanwhile(host: Watched, monkeypatch: pytest
 
     host.is_looked_at = False  # the other label stays
     monkeypatch.setattr(lsm, "denied", meanwhile)
-    with pytest.raises(ConfinedQemuError, match="changed after the plan"):
+    with pytest.raises(ConfinedQemuError, match="changed during launch"):
         host.start(raw(host))
     assert host.labels.of(host.at("cd.iso")) == other
     assert host.labels.of(host.at("disk.img")) == VIRT_IMAGE

@@ -74,6 +74,6 @@ def test_another_file_system_in_its_place_is_not_believed(host: Path) -> None:
     (host / "selinux/access").write_text("ffffffff 0 0 0 0")
     assert selinuxfs.is_genuine()
     mounted(host, "tmpfs")
-    with pytest.raises(LsmError, match="another file system lies where selinuxfs is to be"):
+    with pytest.raises(LsmError, match="another file system is mounted in the place of selinuxfs"):
         lsm.mode()
     assert not selinuxfs.allows("a", "b", "file", ("read",))

@@ -186,7 +186,7 @@ def test_where_a_link_would_not_win_nothing_is_made(
     monkeypatch.setattr(shim, "_default_path", lambda: search.replace("{}", str(fedora)))
     with pytest.raises(HostError) as raised:
         shim.install_system()
-    assert f"would not win: {said.replace('{}', str(fedora))}" in str(raised.value)
+    assert f"would not be found first: {said.replace('{}', str(fedora))}" in str(raised.value)
     assert str(raised.value).endswith("confined-qemu install-shim DIR")
     assert listing(fedora / "local") == {}
 

@@ -154,7 +154,7 @@ def test_notes_come_first(tree: str, labels: Labels, tmp_path: Path, monkeypatch
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(JournalError, match="No space left on device\n  what had been labelled is put back"):
+    with pytest.raises(JournalError, match="No space left on device, so they were put back"):
         trees.give(step(tree), where, (), untold)
     trees.undo(step(tree), [where], nobody)
     assert all_labels(tree, labels) == before
@@ -168,7 +168,7 @@ def test_another_tree_in_its_place_is_not_labelled(tree: str, labels: Labels, tm
         os.mkdir(tree)
     elif instead == "a link":
         os.symlink(f"{tree}.moved", tree)
-    with pytest.raises(LabelError, match="is gone\n  start again"):
+    with pytest.raises(LabelError, match="disappeared during launch\n  run again"):
         trees.give(planned, str(tmp_path / "notes"), (), untold)
     trees.undo(planned, [str(tmp_path / "notes")], nobody)
     assert labels.of(f"{tree}.moved/two") == VIRT_IMAGE
@@ -193,7 +193,7 @@ def test_a_link_that_is_put_in_a_folders_place_leads_nowhere(
 
 def test_another_vms_file_stops_it(tree: str, labels: Labels, tmp_path: Path) -> None:
     labels.give(f"{tree}/a/three", OTHERS)
-    with pytest.raises(LabelError, match="it is another VM's"):
+    with pytest.raises(LabelError, match="labelled for another VM meanwhile"):
         trees.give(step(tree), str(tmp_path / "notes"), (), untold)
 
 
@@ -203,7 +203,7 @@ def test_it_is_bounded(tree: str, labels: Labels, tmp_path: Path, monkeypatch: p
         trees.give(step(tree), str(tmp_path / "notes"), (), untold)
     monkeypatch.setattr(walk, "MOST", 100)
     monkeypatch.setattr(walk, "DEEPEST", 2)
-    with pytest.raises(LabelError, match="cannot be looked into"):
+    with pytest.raises(LabelError, match="cannot be read"):
         trees.give(step(tree), str(tmp_path / "notes"), (), untold)
     assert labels.of(f"{tree}/a/b/four") == HOME
 

@@ -31,7 +31,7 @@ def source(topic: str) -> str:
     """
     known = topics()
     if topic not in known:
-        raise UsageError(f"no help topic {printable(topic)!r}; the topics are: {', '.join(known)}")
+        raise UsageError(f"no help topic {printable(topic)!r}", hint=f"the topics are: {', '.join(known)}")
     with open(os.path.join(FOLDER, f"{topic}.md"), encoding="utf-8") as file:
         return file.read()
 

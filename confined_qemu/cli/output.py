@@ -43,7 +43,7 @@ def guarded(work: Callable[[], int]) -> int:
         say("", message(f"Python's module {error.name} is not installed", _install(error.name or "", package)))
         return LAUNCHER_FAILED
     except (MemoryError, RecursionError):
-        say("", "there is not enough memory for this")
+        say("", "not enough memory, or data nested too deeply")
         return LAUNCHER_FAILED
     return code
 

@@ -58,15 +58,15 @@ def read(since: int) -> Log:
     path = _log_path()
     lines, gap = _audit_log(path, since)
     if lines is None and _auditd_runs():
-        raise HostError("auditd runs, and its log is not here", where=path, hint=f"see log_file in {_CONFIGURATION}")
+        raise HostError("no audit log here, although auditd runs", where=path, hint=f"see log_file in {_CONFIGURATION}")
     kernel = _kernel_log(required=not _auditd_runs())
     found = avc.denials([*kernel.lines, *(lines or ())])
     since_then = tuple(denial for denial in found if denial.stamp.time >= since)
     if not _auditd_runs():
         if kernel.began is not None and kernel.began > since:
-            gap = "the kernel's log has lost what came before its first line; auditd would keep it"
+            gap = "the kernel's log has lost what came before its first line, which auditd would have kept"
         elif kernel.suppressed >= since:
-            gap = "the kernel's log leaves records out when many come at once; auditd would keep them"
+            gap = "the kernel's log drops records when many come at once, which auditd would have kept"
     return Log(since_then, gap)
 
 

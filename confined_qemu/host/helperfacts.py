@@ -62,13 +62,13 @@ def _folder(path: str, selinux: SelinuxFacts, use: helpers.FolderUse, held: _Hel
             return replace(found, runs_setuid=_runs_setuid(folder.real))
         except (HostError, OSError) as error:
             words = why(error) if isinstance(error, OSError) else error.what
-            return FolderFacts(folder, problem=f"cannot be looked into: {words}")
+            return FolderFacts(folder, problem=f"cannot be read: {words}")
     try:
         return FolderFacts(folder, _state(folder.real, selinux))
     except PermissionError:
-        return FolderFacts(folder, problem="the launcher may not look into it")
+        return FolderFacts(folder, problem="the launcher may not read this folder")
     except OSError as error:
-        return FolderFacts(folder, problem=f"cannot be looked into: {why(error)}")
+        return FolderFacts(folder, problem=f"cannot be read: {why(error)}")
 
 
 def _runs_setuid(path: str) -> bool:

@@ -40,7 +40,7 @@ def probe(cpuinfo: str, open_node: Callable[[], int], api_version: Callable[[int
         return KvmFacts(
             flag,
             None,
-            f"{NODE} opens and is no KVM: {os.strerror(error.errno or 0)}",
+            f"{NODE} opens and does not answer as KVM: {os.strerror(error.errno or 0)}",
             "remove the stray node",
         )
     finally:
@@ -78,7 +78,7 @@ def _flags(cpuinfo: str) -> frozenset[str]:
 
 def _no_flag(cpuinfo: str, flags: frozenset[str]) -> KvmFacts:
     if "hypervisor" in flags:
-        where = "this machine is virtual and its hypervisor offers neither VT-x nor AMD-V"
+        where = "the CPU shows neither VT-x nor AMD-V: this is a VM whose hypervisor does not offer them"
         return KvmFacts(None, None, where, "turn nested virtualization on in the outer host")
     vendor = "SVM" if "AuthenticAMD" in cpuinfo else "VT-x"
     return KvmFacts(
@@ -95,7 +95,7 @@ def _not_opened(flag: str, error: OSError) -> KvmFacts:
         return KvmFacts(
             flag,
             None,
-            f"the CPU has {FLAGS[flag]} and {NODE} is not there: the module {module} is not loaded",
+            f"the CPU has {FLAGS[flag]} and {NODE} is missing: the module {module} is not loaded",
             f"run: modprobe {module} (where it fails, the firmware has {FLAGS[flag]} disabled)",
         )
     if error.errno in (errno.EACCES, errno.EPERM):

@@ -88,7 +88,9 @@ def mode() -> SelinuxMode:
     if not mounted:
         raise LsmError("the kernel has SELinux, and selinuxfs is not mounted", hint=f"mount it at {root}")
     if not genuine:
-        raise LsmError("another file system lies where selinuxfs is to be", where=root, hint=f"run: umount {root}")
+        raise LsmError(
+            "another file system is mounted in the place of selinuxfs", where=root, hint=f"run: umount {root}"
+        )
     if not os.path.exists(f"{root}/class/process"):
         raise LsmError(
             "SELinux is on and no policy is loaded",
@@ -214,7 +216,7 @@ def is_valid(context: Context) -> bool:
 
         if error.errno == errno.EINVAL:
             return False
-        raise LsmError(f"whether {context} is valid cannot be had: {why(error)}") from error
+        raise LsmError(f"whether the policy knows the context {context} cannot be asked: {why(error)}") from error
     return True
 
 
@@ -270,9 +272,7 @@ def _decided(
         decision = binding.av_decision()
         binding.security_compute_av_raw(str(source), str(target), number, 0xFFFFFFFF, decision)
     except OSError as error:
-        raise LsmError(
-            f"the kernel's decision for {source} on {target} ({kind}) cannot be had: {why(error)}"
-        ) from error
+        raise LsmError(f"what {source} may do to {target} ({kind}) cannot be asked: {why(error)}") from error
     bits = {permission: binding.string_to_av_perm(number, permission) for permission in permissions}
     denied = tuple(permission for permission, bit in bits.items() if bit and not decision.allowed & bit)
     return denied, tuple(permission for permission in denied if decision.auditdeny & bits[permission])
@@ -362,7 +362,7 @@ def created(source: Context, folder: Context, kind: str) -> Context:
     try:
         result = binding.security_compute_create_raw(str(source), str(folder), number)
     except OSError as error:
-        raise LsmError(f"the label of a new {kind} in {folder} cannot be had: {why(error)}") from error
+        raise LsmError(f"which label a new {kind} in {folder} gets cannot be asked: {why(error)}") from error
     return Context.parse(result[1])
 
 

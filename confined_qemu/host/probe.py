@@ -80,9 +80,7 @@ def _domain() -> Context | None:
     if lsm.is_valid(wanted) and not lsm.denied(own, wanted, "process", ("transition",)):
         return wanted
     if own.type == policynames.LAUNCHER:
-        raise HostError(
-            f"the policy lets the launcher start nothing as {wanted}", hint="run: confined-qemu policy install"
-        )
+        raise HostError(f"the launcher may not transition to {wanted}", hint="run: confined-qemu policy install")
     return None
 
 
@@ -113,14 +111,16 @@ class _HeaderWalk:
         if not any(is_kind(found.st_mode) for is_kind in _KINDS):
             if layer.image.role is Role.EXTRA and layer.image.format == PROBED:
                 return  # a pipe, perhaps: nobody said that it is an image
-            self._refuse(layer, "neither a file nor a block device, so it is no image")
+            self._refuse(layer, "not an image: neither a file nor a block device")
             return
         inode = found.st_dev, found.st_ino
         self.looked += 1
         if inode in above:
-            self._refuse(layer, "its chain of backing files comes back to itself")
+            self._refuse(layer, "its backing chain comes back to itself")
         elif layer.depth > DEEPEST or self.looked > MOST:
-            self._refuse(layer, f"its chain has more than {DEEPEST} layers, or the VM more than {MOST} images")
+            self._refuse(
+                layer, f"its backing chain has more than {DEEPEST} layers, or the VM has more than {MOST} images"
+            )
         else:
             names = self._names(layer, path, found)
             self.problems += names.problems
@@ -276,21 +276,21 @@ def _read(answer: int, complaint: int, patience: float) -> tuple[bytes, bytes]:
     while waiting:
         ready, _, _ = select.select(waiting, (), (), max(0.0, end - time.monotonic()))
         if not ready:
-            raise _NoAnswerError(f"qemu-img did not come to an end with its header within {patience:.0f} s")
+            raise _NoAnswerError(f"qemu-img did not finish reading its header within {patience:.0f} s")
         for number in ready:
             data = os.read(number, _LONGEST_ANSWER)
             said[number] += data
             if not data:
                 waiting.remove(number)
             if len(said[number]) > _LONGEST_ANSWER:
-                raise _NoAnswerError("qemu-img says too much about its header")
+                raise _NoAnswerError("qemu-img's answer about its header is too long")
     return said[answer], said[complaint]
 
 
 def _judged(status: int, said: bytes, complained: bytes) -> str:
     if os.WIFSIGNALED(status):
         name = signal.Signals(os.WTERMSIG(status)).name
-        raise _NoAnswerError(f"qemu-img was ended by {name} while it read its header")
+        raise _NoAnswerError(f"qemu-img was killed by {name} while it read its header")
     if status != 0:
         lines = complained.decode("utf-8", "replace").strip().splitlines() or ["it does not say why"]
         raise _NoAnswerError(f"qemu-img cannot read its header: {lines[0][:_LONGEST_COMPLAINT]}")

@@ -101,12 +101,12 @@ def _owner_of_nearest(path: str) -> int:
 def _require_owned(path: str, found: os.stat_result, owners: frozenset[int]) -> None:
     word = shell_word(path)
     if not stat.S_ISREG(found.st_mode):
-        raise HostError("these settings are no file", where=path, hint=f"run: rm {word}")
+        raise HostError("these settings are not a regular file", where=path, hint=f"run: rm {word}")
     if found.st_size > _LARGEST:
         raise HostError(f"settings of more than {_LARGEST} bytes are not read", where=path)
     if found.st_uid not in owners:
         raise HostError(
-            f"these settings belong to uid {found.st_uid}, who does not decide for uid {os.geteuid()}",
+            f"these settings belong to uid {found.st_uid}, which may not configure uid {os.geteuid()}",
             where=path,
             hint=f"run: chown {max(owners & {0, os.geteuid()})} {word}, or set HOME to a home of your own",
         )

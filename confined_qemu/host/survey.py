@@ -173,7 +173,7 @@ def _devices(found: os.stat_result) -> tuple[Identity, ...]:
 
 def _problem(error: OSError) -> str:
     if error.errno == errno.ELOOP:
-        return "its links go round in a circle"
+        return "its symbolic links form a loop"
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return "no such file or folder"
     return f"cannot be looked at: {why(error)}"

@@ -179,7 +179,7 @@ def _require_image(entry: policylabels.Labelled) -> None:
     usual = places.GENERIC | _USERS | _USERS_DATA | {contexts.image.type, contexts.content.type}
     label, name = entry.label, entry.path
     if label is None or label.type not in usual:
-        raise HostError(f"is no image: it is labelled {label}", where=name, hint=_elsewhere())
+        raise HostError(f"not an image: labelled {label}", where=name, hint=_elsewhere())
     if contexts.is_given(label) and label.range is not None and label.range.low.categories:
         raise HostError(
             f"is labelled for a VM, {label}", where=name, hint=f"stop it, or run: restorecon -F {shlex.quote(name)}"

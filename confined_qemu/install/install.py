@@ -168,7 +168,9 @@ def _make_registry(state: int) -> None:
         found = os.fstat(pairs)
         _require_roots(os.path.join(paths.STATE, paths.PAIRS), found)
         if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
-            raise HostError("the pair registry is no file of its own", where=os.path.join(paths.STATE, paths.PAIRS))
+            raise HostError(
+                "the pair registry is not a regular file with one name", where=os.path.join(paths.STATE, paths.PAIRS)
+            )
         os.fchmod(pairs, 0o666)  # every user's launcher locks bytes in it; it holds no data
     finally:
         os.close(pairs)

@@ -60,7 +60,7 @@ def _require_trusted(package: str) -> None:
         found = os.stat(path)
         if found.st_uid != 0 or (found.st_mode & _WRITABLE_BY_OTHERS and not found.st_mode & stat.S_ISVTX):
             raise HostError(
-                "others than root may write here, so code from it may not enter the launcher's domain",
+                "others than root may write here, so the launcher's domain cannot run code from it",
                 where=printable(path),
                 hint="install confined-qemu as root, for example into /opt/confined-qemu",
             )

@@ -113,7 +113,7 @@ def _unreached(names: list[str], folder: str, search: str) -> Iterator[str]:
         if first is None or not emulator.is_ours(first):
             before = f" before {os.path.dirname(os.path.abspath(first))}" if first is not None else ""
             hint = f'export PATH={shell_word(folder)}:"$PATH"'
-            yield message(f"{folder} is not on PATH{before}, so {name} is not ours there", f"run: {hint}")
+            yield message(f"{folder} is not on PATH{before}, so {name} on PATH is not ours", f"run: {hint}")
 
 
 # ---- the system's own
@@ -160,7 +160,7 @@ def remove_system() -> ShimResult:
     if not _has_divert():
         return remove(LOCAL)
     lines = [line for name in NAMES for line in _undivert(os.path.join(SYSTEM, name))]
-    return ShimResult(tuple(lines) or (f"{SYSTEM}: nothing of ours is there",))
+    return ShimResult(tuple(lines) or (f"{SYSTEM}: has nothing of ours",))
 
 
 def is_system() -> bool:
@@ -181,7 +181,7 @@ def _install_local() -> ShimResult:
     reason = _outrun(names, search)
     if reason is not None:
         raise HostError(
-            f"this system has no dpkg-divert, and a link in {LOCAL} would not win: {reason}",
+            f"this system has no dpkg-divert, and a link in {LOCAL} would not be found first: {reason}",
             hint="put a folder first on PATH instead: confined-qemu install-shim DIR",
         )
     lines = _link(LOCAL, names)
@@ -294,7 +294,7 @@ def _do(path: str, act: Callable[[], None]) -> None:
 def _require_script() -> None:
     if not os.access(paths.LAUNCH_SCRIPT, os.X_OK):
         raise HostError(
-            "there is no launch script to link to", where=paths.LAUNCH_SCRIPT, hint="run: confined-qemu policy install"
+            "no launch script to link to", where=paths.LAUNCH_SCRIPT, hint="run: confined-qemu policy install"
         )
 
 
@@ -305,7 +305,7 @@ def _has_divert() -> bool:
 def _require_root(more: str) -> None:
     if os.geteuid() != 0:
         raise HostError(
-            "the system's emulators are root's to change",
+            "only root may change the system's emulators",
             hint=f"run it as root: sudo confined-qemu install-shim --system{more}",
         )
 

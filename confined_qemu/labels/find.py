@@ -184,7 +184,7 @@ def folder_again(path: str, identity: Identity, given: Context, search: Search) 
     try:
         return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise LabelError(f"cannot be looked into: {why(error)}", where=path) from error
+        raise LabelError(f"cannot be read: {why(error)}", where=path) from error
     finally:
         os.close(descriptor)
 

@@ -291,7 +291,7 @@ def listing(folder: str, *, reading: bool = False) -> Listing:
             if record is not None:
                 found.append(Entry(opened.shown(name), record))
     if len(names) > MOST_JOURNALS:
-        more = JournalError(f"holds more than {MOST_JOURNALS:,} journals; the rest is not looked at", where=folder)
+        more = JournalError(f"holds more than {MOST_JOURNALS:,} journals: the rest is not read", where=folder)
         bad.append(BadEntry(folder, more))
     return Listing(tuple(found), tuple(bad))
 
@@ -362,7 +362,7 @@ def hold(path: str, context: Context | None) -> Hold:
                 held = os.open(folder.at(name), flags | os.O_CREAT | os.O_EXCL, 0o600)
             watched = os.open(folder.at(name), flags)
             if not locks.take(held, locks.EXCLUSIVE):
-                raise JournalError("a new file is locked by another", where=live)
+                raise JournalError("a new journal is locked by another process", where=live)
         except OSError as error:
             raise JournalError(f"cannot be made or locked: {why(error)}", where=live) from error
     return Hold(held, watched)

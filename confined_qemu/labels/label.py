@@ -47,15 +47,15 @@ def apply(step: JournalStep, bind: Callable[[Bind], None]) -> None:
 def _relabel(step: Relabel) -> None:
     descriptor = find.at(step.path)
     if descriptor is None:
-        raise LabelError("it was there when the plan was made and is gone", where=step.path)
+        raise LabelError("disappeared during launch", where=step.path)
     try:
         found = os.fstat(descriptor)
         same = identity_of(descriptor) == step.identity and found.st_nlink == step.links
         if not same or lsm.context_of(f"/proc/self/fd/{descriptor}") != step.before:
             raise LabelError(
-                "it changed after the plan was made; nothing was done to it",
+                "changed during launch, so it was left as it is",
                 where=step.path,
-                hint="start again",
+                hint="run again",
             )
         if step.before != step.after:
             lsm.set_context(f"/proc/self/fd/{descriptor}", step.after, shown=step.path)

@@ -102,7 +102,7 @@ def _require_sight() -> None:
     capable = effective is not None and int(effective[1], 16) >> _SYS_ADMIN & 1
     if not capable or not initial or lsm.denied(own, own, "capability", ("sys_admin",)):
         raise HostError(
-            f"what libvirt remembers is hidden from this process ({own.type}): it needs CAP_SYS_ADMIN",
+            f"libvirt's notes are hidden from this process ({own.type}), which has no CAP_SYS_ADMIN",
             hint="run as root, from a shell on the host: confined-qemu recover --libvirt",
         )
 
@@ -198,7 +198,7 @@ def boot_times() -> tuple[int, ...]:
     with open("/proc/stat", encoding="ascii") as file:
         match = re.search(r"^btime ([0-9]+)$", file.read(), re.MULTILINE)
     if match is None:
-        raise HostError("/proc/stat says no boot time")
+        raise HostError("/proc/stat has no boot time")
     found.append(int(match[1]))
     try:
         with open("/run/utmp", "rb") as file:
@@ -234,7 +234,7 @@ def _has_open(pid: int, key: _Inode) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise HostError(f"what pid {pid} has open cannot be seen: {why(error)}", where=folder) from error
+        raise HostError(f"the open files of pid {pid} cannot be read: {why(error)}", where=folder) from error
     return any(_inode(f"{folder}/{number}") == key for number in numbers)
 
 
@@ -283,9 +283,9 @@ def _decision(path: str, descriptor: int, now: _Now) -> remembered.Decision | No
         memory = remembered.parse(_values(descriptor, path))
     except ValueProblem as error:
         raise LabelError(
-            f"what libvirt noted makes no sense: {error.what}",
+            f"libvirt's note cannot be understood: {error.what}",
             where=path,
-            hint="see getfattr -d -m trusted.libvirt; mend the label, and remove the note with setfattr -x",
+            hint="see: getfattr -d -m trusted.libvirt, then mend the label and remove the note with setfattr -x",
         ) from error
     if memory is None:
         return None
@@ -357,11 +357,11 @@ def _do(descriptor: int, path: str, decision: remembered.Decision) -> None:
                 if attribute in _values(descriptor, path):
                     os.removexattr(name, attribute)
     except OSError as error:
-        raise LabelError(f"what libvirt remembers cannot be changed: {why(error)}", where=path) from error
+        raise LabelError(f"libvirt's note cannot be changed: {why(error)}", where=path) from error
     stored = _values(descriptor, path)
     wanted = None if decision.count is None else str(decision.count).encode()
     if stored.get(remembered.COUNT, b"").rstrip(b"\0") != (wanted or b"") or (wanted is None and stored):
-        raise LabelError("what libvirt remembers reads back otherwise than it was written", where=path)
+        raise LabelError("libvirt's note reads back differently from what was written", where=path)
 
 
 def line_of(result: Result) -> str:

@@ -78,9 +78,9 @@ def append(path: str, notes: Iterable[Note]) -> None:
                 folder.sync()
     except OSError as error:
         raise JournalError(
-            f"the labels of a tree cannot be noted: {why(error)}",
+            f"the labels of a tree cannot be noted: {why(error)}, so they were put back",
             where=path,
-            hint="what had been labelled is put back; make room there (df), or share a smaller tree",
+            hint="make room there (df), or share a smaller tree",
         ) from error
 
 

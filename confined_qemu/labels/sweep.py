@@ -59,7 +59,7 @@ def _made(step: Sweep) -> int | None:
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             return None
-        raise LabelError(f"cannot be looked into: {why(error)}", where=step.path) from error
+        raise LabelError(f"cannot be read: {why(error)}", where=step.path) from error
     if lsm.context_of(top) == step.given:
         return top
     os.close(top)
@@ -71,7 +71,7 @@ def _put_right(step: Sweep, top: int) -> None:
         if error.errno == errno.ENAMETOOLONG:
             raise _Full
         if shown == step.path or error.errno in _FAULTS:
-            raise LabelError(f"cannot be looked into: {why(error)}", where=shown) from error
+            raise LabelError(f"cannot be read: {why(error)}", where=shown) from error
 
     for count, entry in enumerate(walk.below(top, step.path, unread, lambda _: step.deep), 1):
         if count > _MOST:

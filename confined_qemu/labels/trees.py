@@ -92,7 +92,7 @@ def give(step: LabelTree, path: str, apart: Collection[tuple[int, int]], progres
     """
     top = _top(step)
     if top is None:
-        raise LabelError("it was there when the plan was made and is gone", where=step.path, hint="start again")
+        raise LabelError("disappeared during launch", where=step.path, hint="run again")
     # the caller's limit of open files stays as it is, for QEMU
     batch = _Batch(path, step.given, min(BATCH, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
     seen = 0
@@ -100,14 +100,14 @@ def give(step: LabelTree, path: str, apart: Collection[tuple[int, int]], progres
         for descriptor, found, shown in _all(step, top):
             seen += 1
             if seen > walk.MOST + 1:
-                raise LabelError(f"more than {walk.MOST:,} entries; nothing in it stays labelled", where=step.path)
+                raise LabelError(f"more than {walk.MOST:,} entries, so its labels were put back", where=step.path)
             if (found.st_dev, found.st_ino) not in apart and not left(inodes.kind_of(found.st_mode), found.st_nlink):
                 _one(step, batch, descriptor, shown)
             if seen % BATCH == 0:
                 progress(step.path, min(seen, step.count), step.count)
         batch.flush()
     except OSError as error:
-        raise LabelError(f"cannot be labelled whole: {why(error)}", where=step.path) from error
+        raise LabelError(f"labels cannot be set on all of it: {why(error)}", where=step.path) from error
     finally:
         batch.drop()
         os.close(top)
@@ -123,7 +123,7 @@ def _one(step: LabelTree, batch: _Batch, descriptor: int, shown: str) -> None:
             batch.note(descriptor, before)  # it had the label, and is not made by the VM
         return
     if before.type == step.given.type and _is_a_vms(before):
-        raise LabelError(f"it is another VM's ({before})", where=shown, hint="start again")
+        raise LabelError(f"labelled for another VM meanwhile ({before})", where=shown, hint="run again")
     batch.add(descriptor, shown, before)
 
 
@@ -137,7 +137,7 @@ def _all(step: LabelTree, top: int) -> Iterator[tuple[int, os.stat_result, str]]
 
     def unread(shown: str, error: OSError) -> None:
         if error.errno != errno.ENOENT:
-            raise LabelError(f"cannot be looked into: {why(error)}", where=shown)
+            raise LabelError(f"cannot be read: {why(error)}", where=shown)
 
     yield top, os.fstat(top), step.path
     for entry in walk.below(top, step.path, unread):
@@ -151,7 +151,7 @@ def _top(step: LabelTree) -> int | None:
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             return None
-        raise LabelError(f"cannot be looked into: {why(error)}", where=step.path) from error
+        raise LabelError(f"cannot be read: {why(error)}", where=step.path) from error
     found = os.fstat(top)
     if (found.st_dev, found.st_ino) == (step.identity.device, step.identity.inode):
         return top
@@ -205,7 +205,7 @@ class _Back:
         self.new += 1
         if self.new > walk.MOST:
             raise LabelError(
-                f"more than {walk.MOST:,} entries were made in it; some may carry {self.step.given}",
+                f"more than {walk.MOST:,} entries were made in it: some may still carry {self.step.given}",
                 where=self.step.path,
                 hint=f"run: restorecon -RF {self.step.path}",
             )
@@ -231,7 +231,7 @@ def undo(
 
     def unread(shown: str, error: OSError) -> None:
         if error.errno not in (errno.ENOENT, errno.EACCES):  # what may not be read now could not be labelled then
-            failed.append(LabelError(f"cannot be looked into: {why(error)}", where=shown))
+            failed.append(LabelError(f"cannot be read: {why(error)}", where=shown))
 
     try:
         search.changes.add(top, step.path)

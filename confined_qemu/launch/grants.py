@@ -64,7 +64,7 @@ def allow(name: str, path: str, *, readonly: bool, form: str | None, warn: Calla
     with _held(found) as vm:
         if any(entry.path not in done for entry in conflicts.dead(vm.folder, invocation)):
             raise JournalError(
-                "labels that a dead VM left on it cannot be put back", where=path, hint="run: confined-qemu recover"
+                "the labels that a dead VM left on it cannot be put back", where=path, hint="run: confined-qemu recover"
             )
         facts = _facts(vm, invocation)
         record = vm.record
@@ -116,16 +116,16 @@ def _find(name: str) -> _Vm:
         HostError: there is none, or more than one.
     """
     if lsm.mode() is SelinuxMode.DISABLED:
-        raise HostError("SELinux is disabled on this host, so no VM has labels")
+        raise HostError("SELinux is disabled on this host: no VM has labels")
     live = [_Vm(vm.entry, vm.pid) for vm in restore.running(statefolders.readable_folders())]
     found = [vm for vm in live if vm.record.name == name] or [
         vm for vm in live if name in (str(vm.pid), str(vm.record.pid))
     ]
     if not found:
-        raise HostError(f"no confined VM of yours runs that is called {name}", hint="see: confined-qemu ps")
+        raise HostError(f"no confined VM of yours named {name} runs", hint="see: confined-qemu ps")
     if len(found) > 1:
         pids = ", ".join(str(vm.pid) for vm in found)
-        raise HostError(f"{len(found)} VMs are called {name}", hint=f"name one by its pid: {pids}")
+        raise HostError(f"{len(found)} VMs are named {name}", hint=f"name one by its pid: {pids}")
     _become_owner(found[0].folder)
     return found[0]
 
@@ -226,7 +226,7 @@ def _give(vm: _Vm, real: str, steps: tuple[JournalStep, ...]) -> None:
 
 
 def _no_sockets(step: Bind) -> NoReturn:
-    raise LabelError("a socket is not made for a VM that runs", where=step.path)
+    raise LabelError("a socket cannot be made for a running VM", where=step.path)
 
 
 # ---- revoke
@@ -265,7 +265,7 @@ def _require_closed(vm: _Vm, steps: tuple[JournalStep, ...]) -> None:
         try:
             opened = processes.open_inodes(pid)
         except OSError as error:
-            raise HostError(f"what the VM has open cannot be seen: {why(error)}", where=f"/proc/{pid}/fd") from error
+            raise HostError(f"the open files of the VM cannot be read: {why(error)}", where=f"/proc/{pid}/fd") from error
         for inode in opened & places.keys():
             raise HostError(
                 f"the VM {vm.record.name} (pid {pid}) has it open",

@@ -201,7 +201,7 @@ def _config(path: str) -> str | None:
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise HostError("not a regular file, and QEMU would read it after the launcher", where=path, hint=hint)
+                raise HostError("not a regular file: the launcher would read it away from QEMU", where=path, hint=hint)
             data = file.read(configs.LARGEST + 1)
     except FileNotFoundError:
         return None

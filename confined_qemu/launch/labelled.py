@@ -132,7 +132,7 @@ def _journalled(folder: str, plan: Plan) -> tuple[str, int]:
     pid = os.getpid()
     ticks = processes.start_ticks(pid)
     if ticks is None:
-        raise JournalError("the launcher cannot see itself in /proc", hint="mount /proc without hidepid")
+        raise JournalError("the launcher's own process is missing in /proc", hint="mount /proc without hidepid")
     record = Record(
         plan.name, processes.boot_id(), pid, ticks, plan.accel.chosen, plan.process, steps, plan.live is not None
     )

@@ -218,7 +218,7 @@ def _journalled(folder: str, plan: XenPlan) -> tuple[str, int]:
     pid = os.getpid()
     ticks = processes.start_ticks(pid)
     if ticks is None or plan.label is None:
-        raise JournalError("the launcher cannot see itself in /proc", hint="mount /proc without hidepid")
+        raise JournalError("the launcher's own process is missing in /proc", hint="mount /proc without hidepid")
     steps = tuple(step for step in plan.steps if isinstance(step, JournalStep))
     context = Context.parse(plan.label)
     record = Record(

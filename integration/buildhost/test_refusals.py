@@ -92,7 +92,7 @@ def test_a_wrong_command_line_is_one_line(command: str, words: list[str]) -> Non
 
 SPECS = {
     "unknown key": ("name: a\ncolour: red\n", "2:1", "colour"),
-    "duplicate key": ("name: a\nname: b\n", "2:1", "twice"),
+    "duplicate key": ("name: a\nname: b\n", "2:1", "duplicate"),
     "wrong type": ("name: a\nmemory: [1]\n", "2:9", "memory"),
     "bad context": ("name: a\nseclabel: {type: static, label: nonsense}\n", "2:33", "seclabel.label"),
     "category out of range": (

@@ -85,7 +85,7 @@ def test_srv_and_what_is_no_place_for_images() -> None:
     shell = os.path.join(SRV, "sh")
     shutil.copy("/bin/sh", shell)
     harness.run("chcon", "-t", "bin_t", shell)
-    assert f"{shell}: is no image: it is labelled " in _refused("policy", "adopt", SRV)
+    assert f"{shell}: not an image: labelled " in _refused("policy", "adopt", SRV)
     os.unlink(shell)
     os.symlink("/etc/passwd", os.path.join(SRV, "link"))
     os.symlink(SRV, "/srv/other")
@@ -101,7 +101,7 @@ def test_srv_and_what_is_no_place_for_images() -> None:
         ("/usr/local", "part of the system"),
         ("/root", "many things"),
         ("/srv/nothing", "no such folder"),
-        ("/var/log", "means it for something else"),
+        ("/var/log", "labels it for another purpose"),
     ):
         assert reason in _refused("policy", "adopt", folder)
 

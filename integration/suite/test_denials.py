@@ -159,7 +159,7 @@ def test_what_a_vm_opens_over_qmp(
 
     done = harness.confined("denials", "nosuch")
     assert done.returncode == 125
-    assert "there is no VM 'nosuch'; known are: " in done.stderr
+    assert "there is no VM 'nosuch'\nconfined-qemu:   known are: " in done.stderr
 
 
 def test_the_command_for_a_file_that_is_opened_later_mends_it(

@@ -136,7 +136,7 @@ def test_a_link_that_is_swapped_between_plan_and_act(image: harness.Image) -> No
         harness.kill(launcher.pid, signal.SIGCONT)
         _, errors = launcher.popen.communicate(timeout=harness.PATIENCE)
     assert launcher.popen.returncode == 125, errors
-    assert b"it was there when the plan was made and is gone" in errors
+    assert b"disappeared during launch" in errors
     assert harness.label("/etc/shadow") == before
     assert harness.short_label(f"{image.path}.old") == harness.UNUSED
 

@@ -160,7 +160,7 @@ def _the_rest_ends_with_its_vm(two: Two) -> None:
     files = (two.later, two.odd, two.shot, two.snap, two.a.path)
     assert {harness.short_label(path) for path in files} == {harness.UNUSED}
     assert not os.path.exists(two.unused)
-    assert "no confined VM of yours runs that is called hot-a" in said(harness.confined("allow", "hot-a", two.odd))
+    assert "no confined VM of yours named hot-a runs" in said(harness.confined("allow", "hot-a", two.odd))
 
 
 def _mended_by_its_denial(odd: str, qmp_a: Disks, qmp_b: Disks) -> None:

@@ -156,7 +156,7 @@ def _disk_label(carry: Carrying, source: Element) -> Mapping | None:
         label = element.one("label")
         relabel = element.take("relabel")
         if relabel not in {None, "yes", "no"}:
-            carry.refuse(element, f"relabel={shown(relabel or '')} is neither yes nor no", None, "@relabel")
+            carry.refuse(element, f"relabel={shown(relabel or '')}: expected yes or no", None, "@relabel")
         text = label.word() if label is not None else None
         found = carry.mapping(element, {"relabel": relabel, "label": text or None})
         carry.left(element)

@@ -80,7 +80,7 @@ def printable_tag(element: Element) -> str:
 def _domain(carry: Carrying, root: Element) -> None:
     kind = root.take("type")
     if kind not in _ACCELERATORS:
-        carry.refuse(root, f"type={shown(kind or '')} is none of QEMU's", "only kvm and qemu can be run", "@type")
+        carry.refuse(root, f"type={shown(kind or '')} is not a type of QEMU's", "only kvm and qemu can be run", "@type")
     carry.put("accel", root, _ACCELERATORS.get(kind or "", "kvm"))
     _name(carry, root)
     uuid = ""
@@ -332,7 +332,7 @@ def _seclabel(carry: Carrying, element: Element) -> None:
     kind = element.take("type") or "dynamic"
     relabel = element.take("relabel")
     if relabel not in {None, "yes", "no"}:
-        carry.refuse(element, f"relabel={shown(relabel or '')} is neither yes nor no", None, "@relabel")
+        carry.refuse(element, f"relabel={shown(relabel or '')}: expected yes or no", None, "@relabel")
         relabel = None
     values: dict[str, Node | str | bool | None] = {"type": kind, "relabel": relabel}
     label, base = element.one("label"), element.one("baselabel")

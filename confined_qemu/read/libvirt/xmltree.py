@@ -145,7 +145,7 @@ def parse(text: str, problems: Problems, spaces: dict[str, str]) -> Element | No
     from xml.parsers import expat
 
     if len(text) > MAX_CHARACTERS:
-        problems.add(None, "", f"{len(text)} characters are no VM", f"at most {MAX_CHARACTERS} are read")
+        problems.add(None, "", f"{len(text)} characters, too long for a domain", f"at most {MAX_CHARACTERS} are read")
         return None
     parser = expat.ParserCreate("utf-8", _SEPARATOR)
     parser.buffer_text = True

@@ -50,7 +50,7 @@ def _read(kind: ValueKind, node: Node, path: str, problems: Problems) -> Any:
     return kind.read(node, path, problems)
 
 
-def _bad(node: Node, path: str, problems: Problems, what: str, hint: str | None) -> _Bad:
+def _bad(node: Node, path: str, problems: Problems, what: str, hint: str | None = None) -> _Bad:
     problems.bad.add(path)
     problems.add(node.mark, path, what, hint)
     return BAD
@@ -60,9 +60,9 @@ def _scalar(node: Node, path: str, problems: Problems, wanted: str) -> str | _Ba
     """Return the text of a scalar that an argument or a path can hold."""
     if not isinstance(node, Scalar):
         found = "a list" if isinstance(node, Sequence) else "a mapping"
-        return _bad(node, path, problems, f"{found} stands here", f"write {wanted}")
+        return _bad(node, path, problems, f"expected {wanted}, got {found}")
     if node.text == "" and node.plain:
-        return _bad(node, path, problems, "nothing is written here", f"write {wanted}, or leave the key out")
+        return _bad(node, path, problems, f"expected {wanted}, got nothing", "leave the key out, or give it a value")
     if "\0" in node.text:
         return _bad(node, path, problems, "a NUL character, which no argument can hold", "leave it out")
     return node.text
@@ -92,11 +92,12 @@ class Text:
         try:
             return self._value(text)
         except ValueProblem as error:
-            return _bad(node, path, problems, error.what, error.hint or f"write {self.wanted}")
+            told = self.wanted in error.what
+            return _bad(node, path, problems, error.what, error.hint or (None if told else f"write {self.wanted}"))
 
     def _value(self, text: str) -> Any:
         if re.fullmatch(self.pattern, text) is None:
-            raise ValueProblem(f"{shown(text)} does not fit here")
+            raise ValueProblem(f"expected {self.wanted}, got {shown(text)}")
         return self.check(text)
 
     def schema(self) -> Schema:
@@ -124,7 +125,7 @@ class YesNo:
         if isinstance(text, _Bad):
             return text
         if (word := text.lower()) not in YES + NO:
-            return _bad(node, path, problems, f"{shown(text)} is neither yes nor no", "write yes or no")
+            return _bad(node, path, problems, f"expected yes or no, got {shown(text)}")
         return word in YES
 
     def schema(self) -> Schema:
@@ -147,9 +148,9 @@ class Integer:
         if isinstance(text, _Bad):
             return text
         if isinstance(node, Scalar) and not node.plain:
-            return _bad(node, path, problems, "a number in quotes is a text", "drop the quotes")
+            return _bad(node, path, problems, "expected an integer, got a quoted string", "drop the quotes")
         if re.fullmatch(r"0|[1-9][0-9]{0,18}", text) is None or not self.low <= int(text) <= self.high:
-            return _bad(node, path, problems, f"{shown(text)} is no such number", f"write {wanted}")
+            return _bad(node, path, problems, f"expected {wanted}, got {shown(text)}")
         return int(text)
 
     def schema(self) -> Schema:
@@ -171,8 +172,8 @@ class Choice:
             return text
         if text not in words:
             near = _near(text, words)
-            hint = f"did you mean {near}?" if near else "write one of them"
-            return _bad(node, path, problems, f"{shown(text)} is none of {', '.join(words)}", hint)
+            hint = f"did you mean {near}?" if near else None
+            return _bad(node, path, problems, f"expected one of {', '.join(words)}, got {shown(text)}", hint)
         return self.of(text)
 
     def schema(self) -> Schema:
@@ -190,7 +191,7 @@ class ListOf:
         """Return the values, or `BAD` where one of them is."""
         if not isinstance(node, Sequence):
             hint = f"begin each with '- ' below {path}:, or write {path}: []"
-            return _bad(node, path, problems, "a list belongs here", hint)
+            return _bad(node, path, problems, "expected a list", hint)
         found = []
         for number, item in enumerate(node.items):
             found.append(_read(self.item, item, f"{path}[{number}]", problems))
@@ -244,7 +245,7 @@ class Table:
     def read(self, node: Node, path: str, problems: Problems) -> Any:
         """Return the object, or `BAD`; every key is read and every rule checked before it gives up."""
         if not isinstance(node, Mapping):
-            return _bad(node, path, problems, "a mapping (key: value) belongs here", f"it is {self.about}")
+            return _bad(node, path, problems, "expected a mapping (key: value)", f"it is {self.about}")
         values = self._values(node, path, problems)
         good = all(not isinstance(value, _Bad) for value in values.values())
         for key in self.keys:
@@ -275,13 +276,13 @@ class Table:
                 continue
             here = _join(path, name)
             if name in first:
-                what = f"the key stands twice, first in line {first[name].line}"
+                what = f"duplicate key, first in line {first[name].line}"
                 problems.add(key_node.mark, here, what, "drop one of the two")
                 problems.bad.add(here)
             elif (key := known.get(name)) is not None:
                 values[name] = _read(key.kind, value_node, here, problems)
             else:
-                problems.add(key_node.mark, here, "there is no such key", self._meant(name))
+                problems.add(key_node.mark, here, "unknown key", self._meant(name))
             first.setdefault(name, key_node.mark)
         return values
 
@@ -345,7 +346,7 @@ def _key_name(node: Node, path: str, problems: Problems) -> str | None:
     elif node.text == "<<" and node.plain:
         problems.add(node.mark, path, "merge keys (<<) are not read", "write the keys themselves")
     elif not node.text.strip() or len(node.text) > 100 or "\0" in node.text:  # noqa: PLR2004 - no key is so long
-        problems.add(node.mark, path, f"{shown(node.text)} is no key", "write key: value")
+        problems.add(node.mark, path, f"{shown(node.text)} is not a key", "write key: value")
     else:
         return node.text
     return None

@@ -48,7 +48,9 @@ def seclabel_violations(seclabel: Seclabel) -> Iterator[Violation]:
     """Yield each of libvirt's rules (security_manager.c, domain_conf.c) that a VM's seclabel breaks."""
     kind = seclabel.type
     if kind is SeclabelType.DYNAMIC and seclabel.label is not None:
-        yield Violation("label", "a dynamic VM gets its label", "use type: static, or baselabel", ("type",))
+        yield Violation(
+            "label", "the label of a dynamic VM is chosen for it", "use type: static, or baselabel", ("type",)
+        )
     if kind is SeclabelType.DYNAMIC and not seclabel.relabel:
         hint = "use type: static for files that carry the right labels already"
         yield Violation("relabel", "a dynamic VM's files must be relabelled: its categories are new", hint, ("type",))
@@ -155,7 +157,7 @@ class VM:
             holders.insert(0, "display")
         for key in holders[1:]:
             hint = "use serial: mon:stdio for both, or unix:PATH" if key == "monitor" else "use unix:PATH"
-            yield Violation(key, f"{holders[0]} has standard input and output already", hint, (holders[0],))
+            yield Violation(key, f"standard input and output are used by {holders[0]} already", hint, (holders[0],))
 
     @property
     def cards(self) -> tuple[Network, ...]:

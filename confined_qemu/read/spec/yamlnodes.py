@@ -152,7 +152,7 @@ class _NodeBuilder:
             self.problems.add(mark, "", f"more than {MAX_DEPTH} levels of nesting", "a spec has four")
             raise TooMany
         if event.tag not in _PLAIN_TAGS:
-            self.problems.add(mark, "", f"the tag {shown(event.tag)} means nothing here", "leave it out")
+            self.problems.add(mark, "", f"unknown tag {shown(event.tag)}", "leave it out")
         if event.anchor is not None:
             self.anchors[event.anchor] = None
         node: Node
@@ -174,9 +174,9 @@ class _NodeBuilder:
     def _alias(self, anchor: str | None, mark: Mark) -> Node:
         node = self.anchors.get(anchor or "")
         if anchor not in self.anchors:
-            self.problems.add(mark, "", f"there is no anchor &{anchor} above", "write the value itself")
+            self.problems.add(mark, "", f"unknown anchor &{anchor}", "write the value itself")
         elif node is None:
-            self.problems.add(mark, "", f"*{anchor} stands inside its own anchor", "write the value itself")
+            self.problems.add(mark, "", f"*{anchor} refers to itself", "write the value itself")
         if isinstance(node, Scalar):
             return Scalar(node.text, node.plain, mark)
         return node or Lost(mark)
@@ -239,7 +239,7 @@ def compose(text: str, problems: Problems) -> Node | None:
     from yaml import YAMLError
 
     if len(text) > MAX_CHARACTERS:
-        problems.add(None, "", f"{len(text)} characters are no spec", f"at most {MAX_CHARACTERS} are read")
+        problems.add(None, "", f"{len(text)} characters, too long for a spec", f"at most {MAX_CHARACTERS} are read")
         return None
     text = text.removeprefix("\ufeff")
     _strange_characters(text, problems)
