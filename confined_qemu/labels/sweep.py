@@ -44,7 +44,7 @@ def sweep(step: Sweep, search: find.Search | None = None) -> None:
         search.changes.add(top, step.path)
     except _Full as full:
         raise LabelError(
-            f"holds more than is looked at ({_MOST} entries, {walk.DEEPEST} folders deep); some may carry {step.given}",
+            f"more than {_MOST} entries, or more than {walk.DEEPEST} folders deep: some may still carry {step.given}",
             where=step.path,
             hint=f"run: chcon -R -l {step.restore.range} {step.path}",
         ) from full
