@@ -78,7 +78,7 @@ def test_a_file_that_came_meanwhile_is_asked_about_itself(tmp_path: Path, monkey
     labels.give(str(tmp_path / "shadow"), secret)
     (tmp_path / "vms").mkdir()
     (tmp_path / "shadow").rename(tmp_path / "vms/shadow")
-    with pytest.raises(HostError, match="is no image"):
+    with pytest.raises(HostError, match="not an image"):
         policylabels.restore(str(tmp_path / "vms"), adopt._require_image)
     assert labels.of(str(tmp_path / "vms/shadow")) == secret
 

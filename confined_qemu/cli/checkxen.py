@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from confined_qemu.cli.check import Finding, Grade
 from confined_qemu.host import flask, pcidevices, xl
-from confined_qemu.model.errors import message
+from confined_qemu.model.errors import HINT, message
 from confined_qemu.model.xen import DOMAIN, FlaskMode
 from confined_qemu.plan.xenplan import NO_FLASK, NOT_DOM0, WATCHING
 
@@ -59,6 +59,6 @@ def _devices() -> Iterator[Finding]:
             device,
             message(
                 f"Flask lets no {DOMAIN.rpartition(':')[2]} use it before it has a label of its own",
-                f"run: flask-label-pci {device} system_u:object_r:nic_dev_t; see: confined-qemu help xen",
+                f"run: flask-label-pci {device} system_u:object_r:nic_dev_t{HINT}see: confined-qemu help xen",
             ),
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from confined_qemu.model import hostpaths
 from confined_qemu.model.context import Context, PolicyContexts
-from confined_qemu.model.errors import ValueProblem, message
+from confined_qemu.model.errors import HINT, ValueProblem, message
 from confined_qemu.model.facts import FileKind, SelinuxMode
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import Confinement, Invocation, SeclabelType
@@ -35,7 +35,7 @@ _READ: Final = (("kernel", Role.KERNEL), ("initrd", Role.INITRD))
 NOT_DOM0: Final = message("this is not Xen's dom0, which alone starts domains", "boot the host under Xen")
 NO_FLASK: Final = message(
     "this Xen has no Flask, and xl would start the domain without a label",
-    "boot a Xen built with XSM and Flask, with flask=enforcing; see: confined-qemu help xen",
+    f"boot a Xen built with XSM and Flask, with flask=enforcing{HINT}see: confined-qemu help xen",
 )
 WATCHING: Final = message("Flask is permissive: labels are set, and nothing enforces them", "run: xl setenforce 1")
 _ALIKE: Final = message(
