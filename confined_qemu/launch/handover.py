@@ -64,7 +64,7 @@ def allow(vm: HeldVm, path: str, *, readonly: bool) -> str:
             )
     finally:
         os.close(opened)
-    return f"{vm.name}: {shell_word(path)} is the block node {node}; name it (file, or drive of device_add) over QMP"
+    return f"{vm.name}: {shell_word(path)} is the block node {node}, which QMP names (file, or drive of device_add)"
 
 
 def revoke(vm: HeldVm) -> str:
