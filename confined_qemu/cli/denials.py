@@ -51,7 +51,7 @@ def find(name: str | None) -> Explained:
     if lsm.mode() is SelinuxMode.DISABLED:
         raise HostError(
             "SELinux is disabled in this kernel: it denies nothing",
-            hint="what Landlock denies leaves no record; see: confined-qemu help landlock",
+            hint="see, for Landlock, whose denials leave no record: confined-qemu help landlock",
         )
     vms = history.known(_folders())
     names = sorted({vm.name for vm in vms})

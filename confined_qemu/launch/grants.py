@@ -265,7 +265,9 @@ def _require_closed(vm: _Vm, steps: tuple[JournalStep, ...]) -> None:
         try:
             opened = processes.open_inodes(pid)
         except OSError as error:
-            raise HostError(f"the open files of the VM cannot be read: {why(error)}", where=f"/proc/{pid}/fd") from error
+            raise HostError(
+                f"the open files of the VM cannot be read: {why(error)}", where=f"/proc/{pid}/fd"
+            ) from error
         for inode in opened & places.keys():
             raise HostError(
                 f"the VM {vm.record.name} (pid {pid}) has it open",
