@@ -26,8 +26,8 @@ def test_where_what_and_how_to_mend(where: str | None, hint: str | None, line: s
     assert str(ConfinedQemuError("what", where=where, hint=hint)) == line
 
 
-# a stranger's text is made printable where it is read, so none of it holds the mark of a hint
-@given((hostile | stray).filter(lambda text: HINT not in text))
+# no message of ours begins with a blank, and a stranger's text is printable, so none of it holds the mark of a hint
+@given((hostile | stray).filter(lambda text: HINT not in text and text[:1] not in ("", " ")))
 def test_no_error_breaks_its_line_or_the_terminal(text: str) -> None:
     line = str(ConfinedQemuError(text, where=text, hint=text))
     assert is_message(line)

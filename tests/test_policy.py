@@ -224,7 +224,7 @@ def test_a_folder_that_others_write_is_refused(
 ) -> None:
     spoilt = where if where == "/" else str(package / where)
     fake_stat(monkeypatch, {spoilt: (mode, owner)})
-    with pytest.raises(HostError, match="may not enter the launcher's domain") as raised:
+    with pytest.raises(HostError, match="the launcher's domain cannot run code from it") as raised:
         script.text(script.Script.LAUNCH)
     assert raised.value.where == spoilt
 

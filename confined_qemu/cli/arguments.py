@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import functools
-from typing import TYPE_CHECKING, Any, NoReturn
 
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any, NoReturn
 
 REMAINDER = argparse.REMAINDER
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
 
 from confined_qemu.cli.launchverbs import DEFAULT_EMULATOR
 from confined_qemu.host import emulator, landlockfacts, lsm, survey, xl
 from confined_qemu.host.inherited import inherited
 from confined_qemu.labels import journal, restore, statefolders
 from confined_qemu.model import policynames
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import ConfinedQemuError, message, printable
 from confined_qemu.model.facts import SelinuxMode
 from confined_qemu.model.frozen import dataclass, replace
@@ -18,6 +18,7 @@ from confined_qemu.model.landlock import lacking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any
 
     from confined_qemu.model.plan import Plan
 

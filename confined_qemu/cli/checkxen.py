@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from confined_qemu.cli.check import Finding, Grade
 from confined_qemu.host import flask, pcidevices, xl
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT, message
 from confined_qemu.model.xen import DOMAIN, FlaskMode
 from confined_qemu.plan.xenplan import NO_FLASK, NOT_DOM0, WATCHING

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from confined_qemu import __version__
 from confined_qemu.cli import launcher, launchverbs, output
 from confined_qemu.cli.arguments import Parser, parse
 from confined_qemu.cli.launchverbs import DEFAULT_EMULATOR
 from confined_qemu.cli.unconfined import LAUNCHED
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import LAUNCHER_FAILED, ConfinedQemuError, UsageError, printable
 
 if TYPE_CHECKING:

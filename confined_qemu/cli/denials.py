@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import time
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
 
 from confined_qemu.denials.attribution import Known, grouped, of_vm
 from confined_qemu.host import audit, lsm
 from confined_qemu.labels import history, statefolders
 from confined_qemu.model import policynames
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError, UsageError, printable
 from confined_qemu.model.facts import SelinuxMode
 from confined_qemu.model.frozen import dataclass

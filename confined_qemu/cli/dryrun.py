@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from confined_qemu.host import lsm
 from confined_qemu.host.inherited import initial
 from confined_qemu.launch import collect, session
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import UsageError
 from confined_qemu.model.facts import SelinuxFacts, SelinuxMode
 from confined_qemu.model.frozen import replace

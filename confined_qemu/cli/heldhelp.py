@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.commas import split
 from confined_qemu.model.errors import HINT, shell_word
 

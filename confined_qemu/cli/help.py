@@ -8,11 +8,15 @@ import shutil
 import signal
 import subprocess
 import textwrap
-from typing import Final
 
 import confined_qemu
 from confined_qemu.cli import manpages
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import UsageError, printable
+
+if TYPE_CHECKING:
+    from typing import Final
+
 
 FOLDER: Final = os.path.join(os.path.dirname(os.path.abspath(confined_qemu.__file__)), "help")
 _WIDTH: Final = 80

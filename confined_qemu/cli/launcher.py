@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu.cli.output import guarded, progress, warn
 from confined_qemu.host import emulator
 from confined_qemu.host.inherited import inherited, initial
+from confined_qemu.model.annotations import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import NoReturn
 
 
 def main() -> NoReturn:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu.cli.arguments import REMAINDER, Parser, parse
 from confined_qemu.cli.output import answer, guarded, progress, say, warn
 from confined_qemu.host.inherited import initial
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import (
     LAUNCHER_FAILED,
     TIMED_OUT,
@@ -23,6 +23,7 @@ from confined_qemu.model.errors import (
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
+    from typing import NoReturn
 
     from confined_qemu.model.invocation import Invocation
     from confined_qemu.model.xen import XenDomain

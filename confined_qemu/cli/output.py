@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
 
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import LAUNCHER_FAILED, ConfinedQemuError, message, printable, why
 
 if TYPE_CHECKING:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from confined_qemu.host import lsm
 from confined_qemu.labels import restore, statefolders
 from confined_qemu.launch import heldvms
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import HostError, ValueProblem, printable
 from confined_qemu.model.facts import SelinuxMode
@@ -16,6 +15,7 @@ from confined_qemu.model.steps import Relabel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
     from confined_qemu.labels.journal import Entry
     from confined_qemu.model.xen import LiveDomain

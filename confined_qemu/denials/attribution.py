@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from confined_qemu.denials.explain import explain
 from confined_qemu.denials.verdict import Case, Explanation, Verdict
 from confined_qemu.model import policynames
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import message, printable
 from confined_qemu.model.frozen import dataclass, field
 from confined_qemu.model.pastvm import PastVm
@@ -14,6 +13,7 @@ from confined_qemu.model.policy import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from typing import Any
 
     from confined_qemu.denials.avc import Denial
     from confined_qemu.model.context import Context

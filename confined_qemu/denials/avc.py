@@ -8,8 +8,8 @@ stray bytes as surrogates: what prints them escapes them.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import ValueProblem
 from confined_qemu.model.frozen import dataclass, replace

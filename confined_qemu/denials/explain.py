@@ -6,11 +6,10 @@ policy says about types: a boolean or a rule could open to a VM what is another 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from confined_qemu.denials import filerules
 from confined_qemu.denials.verdict import FILES, Case, Explanation, Verdict, adopted, quoted
 from confined_qemu.model import policynames
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.policy import Reason, Setting
 from confined_qemu.plan import places
 

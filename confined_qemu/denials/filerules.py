@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from confined_qemu.denials.verdict import FILES, Case, Explanation, Verdict, adopted, quoted
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.plan import places
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import os
 import re
 import select
 import time
-from typing import TYPE_CHECKING
 
 from confined_qemu.denials import avc
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError, why
 from confined_qemu.model.frozen import dataclass
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError
+
+if TYPE_CHECKING:
+    from typing import Any
+
 
 NAMES = (
     *("chown", "dac_override", "dac_read_search", "fowner", "fsetid", "kill", "setgid", "setuid", "setpcap"),

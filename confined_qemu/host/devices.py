@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING
 
 from confined_qemu.host import mounts
 from confined_qemu.model import hostpaths
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT, HostError, printable, why
 from confined_qemu.model.facts import FileKind, Identity
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import ctypes
 import glob
 import os
-from typing import Any, Final
 
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError
 from confined_qemu.model.frozen import dataclass
+
+if TYPE_CHECKING:
+    from typing import Any, Final
+
 
 _PLACES: Final = ("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib")
 _MOST: Final = 1 << 14

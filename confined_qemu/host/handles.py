@@ -11,9 +11,9 @@ import errno
 import fcntl
 import os
 import struct
-from typing import TYPE_CHECKING
 
 from confined_qemu.host import mounts
+from confined_qemu.model.annotations import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from confined_qemu.model.facts import Identity

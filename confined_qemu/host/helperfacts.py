@@ -7,9 +7,9 @@ import os
 import stat
 from contextlib import suppress
 from functools import cache
-from typing import TYPE_CHECKING
 
 from confined_qemu.host import inodes, lsm, mounts, survey, walk
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError, why
 from confined_qemu.model.facts import FileFacts, FileKind, FolderFacts, believed
 from confined_qemu.model.frozen import dataclass, field, replace

@@ -6,8 +6,8 @@ The lists are data. That they are enough is tested with real QEMU, for each row 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.landlock import DEVICE, READ, RUN, WRITE, Owned, Right
 
 if TYPE_CHECKING:

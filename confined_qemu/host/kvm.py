@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
 
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT
 from confined_qemu.model.facts import KvmFacts
 

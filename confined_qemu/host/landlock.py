@@ -9,12 +9,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, Any
 
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError, why
 from confined_qemu.model.landlock import FILE_RIGHTS, Lacking, Right, Tcp
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from confined_qemu.model.landlock import Rule, Ruleset
 
 _CREATE, _ADD, _RESTRICT = 444, 445, 446

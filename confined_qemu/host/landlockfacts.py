@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING
 
 from confined_qemu.host import capabilities, installation, landlock
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT, HostError
 from confined_qemu.model.facts import FileKind
 from confined_qemu.model.landlock import LandlockFacts

@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
 
 from confined_qemu.host import selinuxfs
 from confined_qemu.model import policynames
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.context import Context, PolicyContexts
 from confined_qemu.model.errors import LsmError, ValueProblem, printable, why
 from confined_qemu.model.facts import Boolean, SelinuxMode
@@ -23,6 +23,7 @@ from confined_qemu.model.policy import Answer, Reason, Setting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
 
     WhyDenied = Callable[[Context, Context, str, Iterable[str]], Answer]
 

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import os
 import re
-from typing import NamedTuple
 
 from confined_qemu.model.errors import HostError, why
 from confined_qemu.model.facts import Mount
-from confined_qemu.model.frozen import replace
+from confined_qemu.model.frozen import dataclass, replace
 
 _TABLE = "/proc/self/mountinfo"
 _LOOP = "/dev/loop"
@@ -24,7 +23,8 @@ _SHOWN_ELSEWHERE = frozenset({"nfs", "nfs4", "cifs", "smb3"})
 """File systems whose source names the very folder that is mounted, whatever the kernel calls its root."""
 
 
-class MountRow(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class MountRow:
     """A line of the table as the kernel wrote it; names are plain."""
 
     device: int

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Final
 
 from confined_qemu.host import xl
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError
+
+if TYPE_CHECKING:
+    from typing import Final
+
 
 _DRIVER: Final = "/sys/bus/pci/drivers/pciback"
 _ADDRESS: Final = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")

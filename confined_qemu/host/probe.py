@@ -12,10 +12,10 @@ import select
 import signal
 import stat
 import time
-from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu.host import lsm
 from confined_qemu.model import paths, policynames
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.context import RESTORED_TYPE
 from confined_qemu.model.errors import HINT, HostError, LsmError, why
 from confined_qemu.model.facts import SelinuxMode
@@ -26,6 +26,7 @@ from confined_qemu.read.headers import Layer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import NoReturn
 
     from confined_qemu.model.context import Context
     from confined_qemu.model.invocation import Invocation

@@ -6,7 +6,12 @@ EL packages no python-prctl, and pip would take a compiler to build it.
 from __future__ import annotations
 
 import os
-from typing import Any
+
+from confined_qemu.model.annotations import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38

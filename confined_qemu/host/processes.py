@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import select
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from confined_qemu.host import lsm
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.facts import LiveProcess
 
 if TYPE_CHECKING:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from typing import TYPE_CHECKING
 
 from confined_qemu.model import hostpaths
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError, why
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.labelrules import Place

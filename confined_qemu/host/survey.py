@@ -6,10 +6,10 @@ import errno
 import fcntl
 import os
 import stat
-from typing import TYPE_CHECKING
 
 from confined_qemu.host import devices, inodes, kvm, lsm, mounts, processes
 from confined_qemu.model import paths, policynames
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError, LsmError, descriptor_for, why
 from confined_qemu.model.facts import DescriptorFacts, FileFacts, FileKind, Identity, SelinuxFacts, SelinuxMode
 from confined_qemu.model.frozen import replace

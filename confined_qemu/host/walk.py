@@ -8,9 +8,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING
 
 from confined_qemu.host import mounts
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.frozen import dataclass
 
 if TYPE_CHECKING:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING, Final
 
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError, printable, why
 from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.xen import FlaskMode, LiveDomain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Final
 
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where xl is looked for, and its hotplug scripts look for their programs: the watcher has no environment."""

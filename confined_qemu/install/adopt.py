@@ -10,11 +10,11 @@ import pwd
 import shlex
 import shutil
 import stat
-from typing import TYPE_CHECKING
 
 from confined_qemu.host import lsm, mounts, packages
 from confined_qemu.install import install, policylabels
 from confined_qemu.labels import others, restore, statefolders
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.context import RESTORED_TYPE
 from confined_qemu.model.distribution import Package
 from confined_qemu.model.errors import HostError, LsmError

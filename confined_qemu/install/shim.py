@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-from typing import TYPE_CHECKING
 
 from confined_qemu.host import emulator
 from confined_qemu.install import install as policy
 from confined_qemu.model import paths
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import EmulatorNotFound, HostError, message, shell_word, why
 from confined_qemu.model.frozen import dataclass
 

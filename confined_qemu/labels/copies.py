@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from confined_qemu.host import lsm
 from confined_qemu.host.inodes import identity_of
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import LabelError, why
 
 if TYPE_CHECKING:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Final
 
 from confined_qemu.host import xl
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError
+
+if TYPE_CHECKING:
+    from typing import Final
+
 
 _PATIENCE: Final = 60.0
 """Seconds for a destroyed domain to give back its memory, and its disks."""

@@ -7,10 +7,10 @@ import os
 import stat
 from contextlib import contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from confined_qemu.host import disks
 from confined_qemu.host.inodes import identity_of
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import ConfinedQemuError, LabelError, shell_word, why
 from confined_qemu.model.frozen import dataclass, field
 

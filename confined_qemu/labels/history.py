@@ -11,9 +11,9 @@ import os
 import stat
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
 
 from confined_qemu.labels import journal, statefolders
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import JournalError, ValueProblem, why
 from confined_qemu.model.pastvm import GivenFile, PastVm
@@ -21,6 +21,7 @@ from confined_qemu.model.steps import Relabel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import Any
 
 _NAME = "history"
 _LARGEST = 1 << 17

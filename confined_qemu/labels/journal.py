@@ -13,20 +13,23 @@ import os
 import stat
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
 
 from confined_qemu.host import locks, lsm
 from confined_qemu.labels import statefolders
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import JournalError, ValueProblem, printable, shell_word, why
 from confined_qemu.model.frozen import dataclass, replace
 from confined_qemu.model.record import decode, decode_grants, encode, encode_grants
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any, TypeVar
 
     from confined_qemu.labels.statefolders import StateFolder
     from confined_qemu.model.context import Context
     from confined_qemu.model.record import Grant, Record
+
+    _Value = TypeVar("_Value")
 
 SUFFIX = ".vm.json"
 _LIVE_SUFFIX = ".vm.live"
@@ -42,7 +45,6 @@ MOST_JOURNALS = 4096
 """Of a user; there are half a million pairs, and hosts for some thousands of VMs."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5
 """Seconds between two looks at a lock that somebody else holds."""
-_Value = TypeVar("_Value")
 
 
 @dataclass

@@ -10,10 +10,10 @@ import errno
 import os
 import re
 import struct
-from typing import TYPE_CHECKING, Final
 
 from confined_qemu.host import inodes, locks, lsm, processes
 from confined_qemu.labels import restore, statefolders
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import ConfinedQemuError, HostError, LabelError, ValueProblem, printable, why
 from confined_qemu.model.facts import FileKind, LiveProcess, SelinuxMode
 from confined_qemu.model.frozen import dataclass
@@ -25,6 +25,7 @@ from confined_qemu.read.spec.yamlnodes import MAX_CHARACTERS, Problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import Final
 
     from confined_qemu.model.context import Context, PolicyContexts
     from confined_qemu.model.facts import Identity

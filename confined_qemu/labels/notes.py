@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING
 
 from confined_qemu.labels import statefolders
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import JournalError, ValueProblem, printable, shell_word, why
 from confined_qemu.model.facts import Identity

@@ -8,10 +8,10 @@ a claim: what a file was called before, only its own user's journals know.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from confined_qemu.host import inodes, processes, selinuxfs
 from confined_qemu.labels import statefolders, strangers
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import LabelError
 from confined_qemu.model.frozen import dataclass, field
 from confined_qemu.model.steps import LabelTree, Relabel

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
 
 from confined_qemu.host import mounts
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import LabelError, why
 from confined_qemu.model.frozen import dataclass
 

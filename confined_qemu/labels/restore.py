@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack, suppress
 from enum import Enum
-from typing import TYPE_CHECKING, Any
 
 from confined_qemu.host import devices, lsm, processes
 from confined_qemu.labels import find, history, journal, label, others, statefolders, strangers
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import ConfinedQemuError, JournalError, LabelError
 from confined_qemu.model.facts import FileKind, Holder
 from confined_qemu.model.frozen import dataclass, replace
@@ -16,6 +16,7 @@ from confined_qemu.model.steps import LabelTree, MakeFolder, Relabel, Sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any
 
     from confined_qemu.model.context import PolicyContexts
     from confined_qemu.model.facts import Identity

@@ -12,9 +12,9 @@ import os
 import re
 import stat
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from confined_qemu.model import paths
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import JournalError, shell_word, why
 from confined_qemu.model.frozen import dataclass
 

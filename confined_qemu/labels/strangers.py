@@ -13,9 +13,9 @@ import select
 import signal
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NoReturn
 
 from confined_qemu.labels import journal, statefolders
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import ConfinedQemuError, JournalError, ValueProblem, why
 from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.record import decode, decode_grants, encode, encode_grants
@@ -23,6 +23,7 @@ from confined_qemu.model.steps import LabelTree, Relabel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from typing import Any, NoReturn
 
     from confined_qemu.model.record import Record
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
 
 from confined_qemu.host import lsm, walk
 from confined_qemu.labels import find
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import LabelError, why
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ import errno
 import os
 import resource
 import stat
-from typing import TYPE_CHECKING
 
 from confined_qemu.host import inodes, lsm, walk
 from confined_qemu.labels import find, notes
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import ConfinedQemuError, LabelError, why
 from confined_qemu.model.facts import FileKind
 from confined_qemu.model.frozen import dataclass, field, replace

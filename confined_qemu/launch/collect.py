@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from confined_qemu.host import emulator, packages, survey
 from confined_qemu.model import paths
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.distribution import Family
 from confined_qemu.model.facts import Facts, FileKind
 from confined_qemu.model.frozen import dataclass

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from confined_qemu.host import devices, inodes, survey
 from confined_qemu.labels import find, journal, others, restore, statefolders
 from confined_qemu.launch import pairs
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import JournalError
 from confined_qemu.model.facts import Occupant
 from confined_qemu.model.frozen import replace

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu.host import emulator, lsm
 from confined_qemu.labels import label
 from confined_qemu.launch.companions import watch
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import EmulatorNotExecutable, HostError, LabelError, Refused, descriptor_for, why
 from confined_qemu.model.frozen import dataclass, field
 from confined_qemu.model.steps import (
@@ -31,7 +31,7 @@ from confined_qemu.model.steps import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from socket import socket
-    from typing import TypeGuard
+    from typing import NoReturn, TypeGuard
 
     from confined_qemu.labels.journal import Hold
     from confined_qemu.labels.trees import Progress

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu.host import lsm, processes, survey
 from confined_qemu.labels import journal, label, restore, statefolders, strangers
 from confined_qemu.launch import collect, conflicts, execute
 from confined_qemu.model import hostpaths
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError, JournalError, LabelError, shell_word, why
 from confined_qemu.model.facts import Facts, FileFacts, FileKind, KvmFacts, SelinuxMode
 from confined_qemu.model.frozen import dataclass
@@ -25,6 +25,7 @@ from confined_qemu.plan import grants
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import NoReturn
 
     from confined_qemu.model.record import Record
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from typing import TYPE_CHECKING, Any, Self
 
 from confined_qemu.launch import heldvms
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT, HostError, printable, shell_word, why
 from confined_qemu.model.frozen import dataclass
 
 if TYPE_CHECKING:
+    from typing import Any, Self
+
     from confined_qemu.launch.heldvms import HeldVm
 
 _PATIENCE = 5.0

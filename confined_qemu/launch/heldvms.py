@@ -11,15 +11,16 @@ import fcntl
 import glob
 import os
 import stat
-from typing import TYPE_CHECKING, Any
 
 from confined_qemu.host import processes
 from confined_qemu.model import paths
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.resource import Access, Role
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
     from confined_qemu.model.facts import Facts
     from confined_qemu.model.plan import Plan

@@ -10,16 +10,18 @@ import os
 import select
 import signal
 import socket
-from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu.host import lsm
 from confined_qemu.launch import spawn
 from confined_qemu.launch.companions import watch
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT, ConfinedQemuError, HostError, descriptor_for, printable, why
 from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.helper import DESCRIPTOR, FOLDER, PROGRAMS, HelperKind
 
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from confined_qemu.model.steps import StartHelper
 
 _PATIENCE = 60.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import shlex
-from typing import TYPE_CHECKING, cast
 
+from confined_qemu.model.annotations import TYPE_CHECKING, cast
 from confined_qemu.model.errors import HINT, HostError, SpecError, UsageError, printable, shell_word, why
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import Confinement, Hypervisor, Invocation

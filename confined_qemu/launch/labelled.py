@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu.host import inodes, lsm, processes, survey
 from confined_qemu.labels import find, journal, restore, statefolders
 from confined_qemu.launch import conflicts, execute, pairs, spawn
 from confined_qemu.launch.collect import collect, followed
 from confined_qemu.model import paths
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import ConfinedQemuError, JournalError, LabelError, descriptor_for
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import SeclabelType
@@ -21,6 +21,7 @@ from confined_qemu.plan.planner import plan as make_plan
 if TYPE_CHECKING:
     from collections.abc import Callable
     from socket import socket
+    from typing import NoReturn
 
     from confined_qemu.labels.trees import Progress
     from confined_qemu.launch.collect import Caller

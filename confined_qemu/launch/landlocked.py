@@ -7,16 +7,17 @@ What is made for the VM is removed by `companions/tidy.py` when it has ended. A 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu.host import capabilities, landlock, processcontrol
 from confined_qemu.launch import execute, heldvms
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError, why
 from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.steps import Listen, MakeFile, OwnFolder, RemovedStep
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import NoReturn
 
     from confined_qemu.launch.collect import Caller
     from confined_qemu.model.facts import Facts

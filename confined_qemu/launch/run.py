@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu.launch.companions import watch
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import LAUNCHER_FAILED, NOT_FOUND
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import NoReturn
 
 _FORWARDED = (
     signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2,

@@ -6,11 +6,10 @@ and environment stay the caller's.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn
-
 from confined_qemu.host import lsm, survey
 from confined_qemu.launch import execute
 from confined_qemu.launch.collect import collect, followed
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.facts import SelinuxMode
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.policy import NO_POLICY
@@ -18,6 +17,7 @@ from confined_qemu.plan.planner import plan as make_plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import NoReturn
 
     from confined_qemu.labels.trees import Progress
     from confined_qemu.launch.collect import Caller

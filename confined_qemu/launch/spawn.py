@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import TYPE_CHECKING, NoReturn
 
 from confined_qemu.host import interpreter
 from confined_qemu.launch import companions
 from confined_qemu.launch.companions import watch
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError, descriptor_for, why
 from confined_qemu.model.frozen import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import NoReturn
 
 _DEAF = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 _LAST_STDIO = 2

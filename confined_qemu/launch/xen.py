@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 from confined_qemu.host import flask, lsm, packages, processes, survey, xl
 from confined_qemu.labels import journal, label, restore, statefolders
 from confined_qemu.launch import pairs, spawn
 from confined_qemu.launch.xl import Creation, Ended
 from confined_qemu.model import paths
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import HostError, JournalError, Refused, ValueProblem
 from confined_qemu.model.facts import Facts, FileFacts, FileKind, KvmFacts, SelinuxMode

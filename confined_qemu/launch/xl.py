@@ -10,15 +10,16 @@ import re
 import select
 import signal
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
 
 from confined_qemu.host import xl
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError, printable, why
 from confined_qemu.model.xen import Shutdown
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Iterator
+    from typing import Final
 
     from confined_qemu.model.xen import XenPlan
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import ValueProblem
 from confined_qemu.model.frozen import dataclass, replace
 from confined_qemu.model.mcs import Level, Range

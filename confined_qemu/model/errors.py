@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+
+from confined_qemu.model.annotations import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

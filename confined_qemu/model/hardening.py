@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.frozen import dataclass
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ Pure: the path's text decides, nothing is looked up.
 from __future__ import annotations
 
 import posixpath
-from typing import TYPE_CHECKING
 
 from confined_qemu.model import labelrules
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.facts import FileKind
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.labelrules import Place

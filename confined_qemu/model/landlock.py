@@ -6,12 +6,13 @@ Source: include/uapi/linux/landlock.h and Documentation/userspace-api/landlock.r
 from __future__ import annotations
 
 from enum import Enum, IntFlag
-from typing import TYPE_CHECKING, Any
 
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.frozen import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
     from confined_qemu.model.facts import Identity
 

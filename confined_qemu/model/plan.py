@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Any
 
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import printable
 from confined_qemu.model.frozen import dataclass
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from confined_qemu.model.context import Context
     from confined_qemu.model.hardening import Hardening
     from confined_qemu.model.landlock import Ruleset

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.context import Context
 from confined_qemu.model.facts import FileKind, Identity
 from confined_qemu.model.frozen import dataclass, defaults, names
@@ -11,6 +10,7 @@ from confined_qemu.model.steps import Bind, Create, JournalStep, KeepFolder, Lab
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 _FORMAT = 1
 MOST_STEPS = 10_000

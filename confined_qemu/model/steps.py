@@ -5,8 +5,7 @@ A step that changes something on disk is in the journal before it is done, and `
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.frozen import dataclass, replace
 
 if TYPE_CHECKING:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from confined_qemu.model.annotations import TYPE_CHECKING, Protocol
 from confined_qemu.model.errors import printable
 from confined_qemu.model.frozen import dataclass, field
 from confined_qemu.model.invocation import Confinement, Seclabel
@@ -12,6 +12,7 @@ from confined_qemu.model.plan import SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any, Final
 
     from confined_qemu.model.context import Context
     from confined_qemu.model.mcs import Pair

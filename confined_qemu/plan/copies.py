@@ -7,8 +7,8 @@ label, its path stands in QEMU's argument, and it goes with the folder.
 from __future__ import annotations
 
 import posixpath
-from typing import TYPE_CHECKING
 
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.commas import escape, split
 from confined_qemu.model.errors import HINT
 from confined_qemu.model.facts import FileKind

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from confined_qemu.model import hostpaths, policynames
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT
 from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.resource import Access, Role

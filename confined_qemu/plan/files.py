@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from confined_qemu.model import hostpaths, labelrules
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT, shell_word
 from confined_qemu.model.facts import FileFacts, FileKind, Holder, believed
 from confined_qemu.model.frozen import dataclass, replace

@@ -7,9 +7,9 @@ denial to QEMU (security_selinux.c, virSecuritySELinuxSetFileconImpl); here the 
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING
 
 from confined_qemu.model import policynames
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT
 from confined_qemu.model.facts import Boolean, FileKind
 from confined_qemu.model.frozen import replace

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT, message, shell_word
 from confined_qemu.model.frozen import dataclass, replace
 from confined_qemu.model.steps import Create, JournalStep, LabelTree, Relabel

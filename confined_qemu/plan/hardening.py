@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.facts import FileKind
 from confined_qemu.model.hardening import Hardening
 from confined_qemu.model.resource import Role
@@ -47,7 +46,8 @@ _PARTS = {"obsolete": "deny", "elevateprivileges": "deny", "spawn": "deny", "res
 def sandbox(invocation: Invocation, facts: Facts) -> tuple[str, ...]:
     """Return QEMU's option for a seccomp filter of its own; none where it has one, or was built without.
 
-    `spawn` stays out where QEMU runs a program, and with `-daemonize`: there QEMU 7.2 is killed by its own filter.
+    `spawn` stays out where QEMU runs a program, and both `spawn` and `elevateprivileges` with `-daemonize`: QEMU 7.2
+    forks and calls setsid(2) under its own filter then, and is killed for it.
     """
     written = words(invocation.arguments)
     if not (invocation.sandbox and facts.sandbox) or "-sandbox" in written:
@@ -56,7 +56,7 @@ def sandbox(invocation: Invocation, facts: Facts) -> tuple[str, ...]:
     programs = (resource.path for resource in invocation.resources if resource.role is Role.PROGRAM)
     if invocation.daemonize or any(facts.files[path].kind is not FileKind.MISSING for path in programs):
         del parts["spawn"]
-    if written & {"-runas", "-run-with"}:
+    if invocation.daemonize or written & {"-runas", "-run-with"}:
         del parts["elevateprivileges"]
     if "thread-context" in written:
         del parts["resourcecontrol"]

@@ -6,9 +6,9 @@ A rule is on the file, not on its folder. What QEMU would make there is made for
 from __future__ import annotations
 
 import posixpath
-from typing import TYPE_CHECKING
 
 from confined_qemu.model import hostpaths
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT
 from confined_qemu.model.facts import FileKind
 from confined_qemu.model.frozen import dataclass, field, replace

@@ -6,9 +6,8 @@ policy, policy/mls: `l1 dom l2`, `l1 eq l2`). On a policy with categories only (
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from confined_qemu.model import policynames
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import HINT
 from confined_qemu.model.frozen import dataclass

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from confined_qemu.model import policynames
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT
 from confined_qemu.model.facts import Boolean, FileFacts, FileKind
 from confined_qemu.model.resource import Access, Resource, Role

@@ -5,9 +5,8 @@ What would fail is found here by asking the policy (`Policy.denied`), and refuse
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from confined_qemu.model import hostpaths, policynames
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT, message
 from confined_qemu.model.facts import FileKind, SelinuxMode
 from confined_qemu.model.frozen import dataclass, field, replace

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
 
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import ValueProblem
 from confined_qemu.model.frozen import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from typing import Final
 
     from confined_qemu.model.context import PolicyContexts
     from confined_qemu.model.facts import LiveProcess

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import posixpath
-from typing import TYPE_CHECKING
 
 from confined_qemu.model import hostpaths, labelrules
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.commas import escape
 from confined_qemu.model.errors import HINT
 from confined_qemu.model.facts import FileKind

@@ -6,8 +6,7 @@ After the SELinux Wiki's sVirt page and libvirt's security_selinux.c; the policy
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import Seclabel, SeclabelType
 from confined_qemu.model.mcs import Level, Pair

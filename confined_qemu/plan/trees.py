@@ -6,9 +6,8 @@ home, or the root of a mount.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from confined_qemu.model import hostpaths
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT, shell_word
 from confined_qemu.model.facts import FileFacts, FileKind, FolderFacts, believed
 from confined_qemu.model.frozen import dataclass

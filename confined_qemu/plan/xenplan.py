@@ -6,9 +6,8 @@ rules as QEMU's: xl stands where QEMU does.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-
 from confined_qemu.model import hostpaths
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.context import Context, PolicyContexts
 from confined_qemu.model.errors import HINT, ValueProblem, message
 from confined_qemu.model.facts import FileKind, SelinuxMode
@@ -22,6 +21,7 @@ from confined_qemu.plan.planner import plan_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Final
 
     from confined_qemu.model.facts import Facts, FileFacts, SelinuxFacts
     from confined_qemu.model.mcs import Pair

@@ -8,11 +8,13 @@ scripts of a shell, which do not quote it.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
 
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import ValueProblem, printable
 
 if TYPE_CHECKING:
+    from typing import Final
+
     from confined_qemu.model.xen import XenDisk, XenDomain
 
 _PLAIN_PATH: Final = re.compile(r"/[A-Za-z0-9/._+@=~-]*")

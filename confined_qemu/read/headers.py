@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import posixpath
 import shlex
-from typing import TYPE_CHECKING, Any
 
 from confined_qemu.model import hostpaths
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.commas import escape
 from confined_qemu.model.errors import HINT, CommandLineError
 from confined_qemu.model.frozen import dataclass, replace
@@ -22,6 +22,7 @@ from confined_qemu.read.qemu.filenames import FILTERS, PROTOCOLS, expand
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
 _SAYS_FORMAT = frozenset({"qcow2"})
 """Formats whose header has a place for the backing file's format (qed's says raw or nothing, qcow's nothing at all)."""

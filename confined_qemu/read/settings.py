@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from contextlib import suppress
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
 
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import UsageError
 from confined_qemu.model.frozen import dataclass, replace
 from confined_qemu.model.invocation import Confinement
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
     from confined_qemu.read.spec.kinds import Table
 

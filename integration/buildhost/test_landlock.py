@@ -277,6 +277,20 @@ def test_a_daemon_keeps_its_socket_until_it_ends(drop_in: str, command: str, vm:
     assert [row for row in rows if row["pid"] == pid] == []
 
 
+def test_a_specs_daemon_lives_with_its_own_filter(command: str, vm: Vm) -> None:
+    vm.write(confinement=None, serial="null")
+    pidfile = f"{vm.folder}/pid"
+    arguments = [command, "run", vm.spec, "--", "-daemonize", "-pidfile", pidfile]
+    done = run(*arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert done.returncode == 0
+    with open(pidfile, encoding="ascii") as file:
+        pid = int(file.read())
+    handle = os.pidfd_open(pid)
+    assert _status(pid)["Seccomp"] == "2"
+    os.kill(pid, signal.SIGTERM)
+    assert hosted.wait_gone(handle)
+
+
 def test_nothing_is_left_of_a_launch_that_fails(command: str, vm: Vm) -> None:
     vm.write(confinement=None, qmp="unix:q.sock", emulator=vm.image)
     os.chmod(vm.image, 0o700)  # the kernel does not take it

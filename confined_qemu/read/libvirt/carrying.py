@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import posixpath
-from typing import TYPE_CHECKING, Final
 
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import printable
 from confined_qemu.model.frozen import dataclass, field
 from confined_qemu.read.spec.yamlnodes import Mapping, Mark, Node, Scalar, Sequence, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Final
 
     from confined_qemu.read.libvirt.xmltree import Element
     from confined_qemu.read.spec.yamlnodes import Problems

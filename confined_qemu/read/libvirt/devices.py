@@ -6,14 +6,16 @@ After libvirt's domain_conf.c, domain_postparse.c and qemu_validate.c (9.0): its
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
 
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.read.libvirt import others
 from confined_qemu.read.spec.devices import NicModel
 from confined_qemu.read.spec.disks import Bus, DiskFormat
 from confined_qemu.read.spec.yamlnodes import Mapping, shown
 
 if TYPE_CHECKING:
+    from typing import Final
+
     from confined_qemu.read.libvirt.carrying import Carrying
     from confined_qemu.read.libvirt.xmltree import Element
     from confined_qemu.read.spec.yamlnodes import Node

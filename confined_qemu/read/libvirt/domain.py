@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
 
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.frozen import dataclass
 from confined_qemu.read.libvirt import others, xmltree
 from confined_qemu.read.libvirt.carrying import NO_KEY, Carrying, Loss
@@ -20,6 +20,8 @@ from confined_qemu.read.spec.table import SPEC
 from confined_qemu.read.spec.yamlnodes import Mapping, Problems, Scalar, TooMany, shown
 
 if TYPE_CHECKING:
+    from typing import Any, Final
+
     from confined_qemu.read.libvirt.xmltree import Element
     from confined_qemu.read.spec.vm import VM
     from confined_qemu.read.spec.yamlnodes import Node

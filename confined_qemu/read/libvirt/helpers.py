@@ -6,12 +6,14 @@ After libvirt's domain_conf.c and qemu_tpm.c (9.0): its defaults, and where it k
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
 
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.read.spec.helpers import ShareDriver, TpmModel, TpmVersion
 from confined_qemu.read.spec.yamlnodes import Mapping, Sequence, shown
 
 if TYPE_CHECKING:
+    from typing import Final
+
     from confined_qemu.read.libvirt.carrying import Carrying
     from confined_qemu.read.libvirt.xmltree import Element
     from confined_qemu.read.spec.yamlnodes import Node

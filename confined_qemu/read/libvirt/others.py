@@ -6,12 +6,14 @@ After libvirt's domain_conf.c (9.0): its defaults.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
 
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.read.spec.devices import Input, MemoryBacking, Sound
 from confined_qemu.read.spec.yamlnodes import Scalar, shown
 
 if TYPE_CHECKING:
+    from typing import Final
+
     from confined_qemu.read.libvirt.carrying import Carrying
     from confined_qemu.read.libvirt.xmltree import Element
 

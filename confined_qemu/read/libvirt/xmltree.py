@@ -5,13 +5,13 @@ A document type is refused, and with it every entity: nothing expands, and nothi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.frozen import dataclass, field
 from confined_qemu.read.spec.yamlnodes import MAX_CHARACTERS, Mark, TooMany, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
     from confined_qemu.read.spec.yamlnodes import Problems
 

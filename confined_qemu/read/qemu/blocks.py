@@ -6,9 +6,8 @@ A node of the block layer is a flat mapping with dotted keys here, so that `-dri
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from confined_qemu.model import hostpaths
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import CommandLineError
 from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.labelrules import Place

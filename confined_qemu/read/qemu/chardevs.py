@@ -9,8 +9,7 @@ a command line is rewritten.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.commas import escape, split
 from confined_qemu.model.errors import CommandLineError
 from confined_qemu.model.resource import Access, Role

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
 from confined_qemu.model import hostpaths
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import CommandLineError, printable
 from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.resource import Access, Listener, Resource, Role, Takes
@@ -19,7 +18,8 @@ _QOM = ("/machine", "/objects", "/chardevs", "/backend")
 """Objects inside QEMU have paths too (`qom-list`)."""
 
 
-class Socket(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Socket:
     """A socket in an option's value: what stands before and after it, and else as a Listener's."""
 
     name: str

@@ -7,10 +7,10 @@ written as documented is taken here, so that what was read is what QEMU reads.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.commas import escape
 from confined_qemu.model.errors import CommandLineError
+from confined_qemu.model.frozen import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +40,8 @@ OPTION_OF = {
 """The option that takes the keys of each group (`query-command-line-options`, and `vm_config_groups`)."""
 
 
-class ConfigGroup(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ConfigGroup:
     """One group: the `number` of its line from 1, and its keys as a comma list, `id` first where it has one."""
 
     name: str

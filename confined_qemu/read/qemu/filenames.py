@@ -5,8 +5,7 @@ Source: `block.c` (`path_has_protocol`, `bdrv_find_protocol`) and each driver's 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import CommandLineError
 from confined_qemu.read.qemu.keyvals import json_pairs
 

@@ -6,13 +6,13 @@ belong to `commas`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.commas import escape, split
 from confined_qemu.model.errors import CommandLineError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import Any
 
 _YES = frozenset({"on", "yes", "true", "y"})
 _DEEP = 64

@@ -5,8 +5,7 @@ Source: `qapi/net.json`, `net/tap.c`, `net/slirp.c`, `net/stream.c`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import CommandLineError
 from confined_qemu.model.resource import Access, Role
 from confined_qemu.read.qemu import chardevs, nodes

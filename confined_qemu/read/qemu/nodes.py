@@ -7,10 +7,10 @@ Sources (QEMU 10.0): `net/tap.c`, `hw/virtio/vhost-vsock.c`, `hw/scsi/vhost-scsi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
 from confined_qemu.model import hostpaths
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import CommandLineError
+from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.resource import Access, Role
 from confined_qemu.read.qemu.keyvals import truth
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from confined_qemu.read.qemu.collector import Collector
 
 
-class Node(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Node:
     """What is opened where none of `unless` is given; `optional` is what QEMU does without."""
 
     path: str

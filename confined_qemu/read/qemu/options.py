@@ -8,8 +8,9 @@ in `OPTIONS` is refused by name, because it may name a file. Options that no 7.2
 from __future__ import annotations
 
 from enum import Enum, auto
-from typing import TYPE_CHECKING, NamedTuple
 
+from confined_qemu.model.annotations import TYPE_CHECKING
+from confined_qemu.model.frozen import dataclass, field
 from confined_qemu.model.resource import Access, Role
 from confined_qemu.read.qemu.queries import FLAGS
 
@@ -39,7 +40,8 @@ class Kind(Enum):
     """The option has a reader of its own, under its own name."""
 
 
-class Use(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Use:
     """What QEMU does with a path; how it is labelled follows (`svirt_table`). `many` parts several paths."""
 
     role: Role
@@ -47,13 +49,14 @@ class Use(NamedTuple):
     many: str | None = None
 
 
-class Option(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Option:
     """One option. `keys` are `KEY` or `DRIVER:KEY`, where DRIVER is the value of the implied first key."""
 
     kind: Kind
     implied: str | None = None
     use: Use | None = None
-    keys: Mapping[str, Use] = {}
+    keys: Mapping[str, Use] = field(default_factory=dict)
     strict: bool = False
     """Refuse an absolute path under a key that is not known: types of devices and objects are many."""
 

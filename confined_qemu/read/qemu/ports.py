@@ -6,8 +6,7 @@ What is not understood counts as any port: a VM is never kept from what its comm
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import CommandLineError
 from confined_qemu.model.frozen import dataclass, field
 from confined_qemu.model.landlock import Ports

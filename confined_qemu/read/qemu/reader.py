@@ -7,8 +7,8 @@ needs code are in the modules beside this one. An option that may name a file an
 from __future__ import annotations
 
 import posixpath
-from typing import TYPE_CHECKING
 
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import CommandLineError, printable
 from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.invocation import Accel, Invocation

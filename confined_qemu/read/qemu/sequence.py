@@ -6,8 +6,7 @@ Source: `softmmu/vl.c` (`qemu_init`, `qemu_set_option`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.commas import escape
 from confined_qemu.model.errors import CommandLineError
 from confined_qemu.model.frozen import dataclass, field

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import posixpath
-from typing import TYPE_CHECKING
 
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.commas import split
 from confined_qemu.model.errors import printable
+from confined_qemu.model.frozen import replace
 from confined_qemu.model.resource import Access, Role, Takes
 from confined_qemu.read.qemu import networks, nodes
 from confined_qemu.read.qemu.collector import Socket, read_keys
@@ -77,7 +78,7 @@ def display(collector: Collector, option: str, value: str) -> Socket | None:
     """
     if value.startswith("vnc="):
         found = vnc(collector, option, value.removeprefix("vnc="))
-        return None if found is None else found._replace(before=f"vnc={found.before}", given=value)
+        return None if found is None else replace(found, before=f"vnc={found.before}", given=value)
     values = objects(option, value, "type")
     read_keys(collector, option, OPTIONS[option], values)
     last = dict(values)

@@ -5,8 +5,7 @@ A word is an item of an option's list, never a part of a path.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.commas import split
 from confined_qemu.model.errors import CommandLineError
 from confined_qemu.read.qemu.keyvals import json_pairs

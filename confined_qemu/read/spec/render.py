@@ -9,9 +9,9 @@ driver=file` takes), and devices by `-device`, so that bus, boot order and shari
 from __future__ import annotations
 
 import posixpath
-from typing import TYPE_CHECKING
 
 from confined_qemu.model import hostpaths
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.commas import escape
 from confined_qemu.model.errors import ValueProblem
 from confined_qemu.model.frozen import dataclass, replace

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.invocation import Hypervisor
 from confined_qemu.read.spec.table import SPEC
 from confined_qemu.read.spec.xentable import XEN
+
+if TYPE_CHECKING:
+    from typing import Any
+
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 """The version of JSON Schema."""

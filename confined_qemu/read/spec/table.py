@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
-
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.context import Context
 from confined_qemu.model.invocation import Accel, Confinement, Hypervisor, Seclabel, SeclabelType
 from confined_qemu.read.spec.devices import (
@@ -21,6 +20,10 @@ from confined_qemu.read.spec.helpers import Share, ShareDriver, Tpm, TpmModel, T
 from confined_qemu.read.spec.kinds import Choice, Integer, Key, ListOf, Table, Text, WordOr, YesNo
 from confined_qemu.read.spec.rules import size_in_bytes
 from confined_qemu.read.spec.vm import NEEDS, VM
+
+if TYPE_CHECKING:
+    from typing import Any, Final
+
 
 PATH: Final = Text("a path")
 CONTEXT_PATTERN: Final = r"[A-Za-z0-9_.-]+:[A-Za-z0-9_.-]+:[A-Za-z0-9_.-]+(:s[\s\S]*)?"

@@ -7,8 +7,7 @@ them at once (`Broken`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.frozen import dataclass, field
 from confined_qemu.model.invocation import Accel, Confinement, Hypervisor, Seclabel, SeclabelType
 from confined_qemu.read.spec.devices import (

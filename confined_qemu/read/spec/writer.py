@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
 
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import ValueProblem, printable
 from confined_qemu.read.spec.kinds import Integer, ListOf, Table, WordOr, YesNo
 from confined_qemu.read.spec.table import SPEC
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from typing import Any, Final
 
     from confined_qemu.read.spec.kinds import ValueKind
     from confined_qemu.read.spec.vm import VM

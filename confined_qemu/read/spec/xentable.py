@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
-
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.invocation import Seclabel, SeclabelType
 from confined_qemu.model.xen import DOMAIN, XenType
 from confined_qemu.read.spec.disks import DiskFormat
@@ -11,6 +10,10 @@ from confined_qemu.read.spec.kinds import Choice, Integer, Key, ListOf, Table, T
 from confined_qemu.read.spec.rules import refuse
 from confined_qemu.read.spec.table import HYPERVISOR, MEMORY, NAME, PATH, PROCESS
 from confined_qemu.read.spec.xenvm import MOST_DISKS, XenConfinement, XenImage, XenVM, xen_seclabel_violations
+
+if TYPE_CHECKING:
+    from typing import Any, Final
+
 
 _NOT_RAW: Final = [word.value for word in DiskFormat if word is not DiskFormat.RAW]
 _OBJECT: Final = {"type": "string", "pattern": "^[^:]*:object_r:"}
