@@ -166,7 +166,7 @@ def test_a_file_is_handed_to_a_running_vm(command: str, vm: Vm, readonly: bool) 
     words = ["--readonly"] if readonly else []
     done = run(command, "allow", name, late, *words)
     assert done.returncode == 0, done
-    node = next(word for word in done.stdout.replace(";", " ").split() if word.startswith("confined-"))
+    node = next(word.rstrip(",") for word in done.stdout.split() if word.startswith("confined-"))
     with Qmp(path) as qmp:
         block = {"driver": "raw", "node-name": "late", "file": node, "read-only": readonly}
         assert "return" in qmp.ask("blockdev-add", **block)

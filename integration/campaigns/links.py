@@ -72,12 +72,15 @@ def _against(one: str, other: str, count: int, act: Callable[[], None]) -> tuple
     swapper = _Swapper(one, other, count)
     swapper.start()
     acts = 0
-    while swapper.is_alive():
-        with suppress(ConfinedQemuError):  # that it says no is as good
-            act()
-        acts += 1
-        swapper.is_enough = acts * _SWAPS_PER_ACT >= count
-    swapper.join()
+    try:
+        while swapper.is_alive():
+            with suppress(ConfinedQemuError):  # that it says no is as good
+                act()
+            acts += 1
+            swapper.is_enough = acts * _SWAPS_PER_ACT >= count
+    finally:
+        swapper.count, swapper.is_enough = 0, True
+        swapper.join()
     return swapper.done, acts
 
 
@@ -138,7 +141,8 @@ def _remove(place: str, secret: str, count: int) -> tuple[int, int]:
     os.symlink(secret, link)
 
     def act() -> None:
-        os.makedirs(os.path.join(inner, "deep"), exist_ok=True)
+        with suppress(FileExistsError):  # it was there, and a swap came before makedirs looked whether it is a folder
+            os.makedirs(os.path.join(inner, "deep"), exist_ok=True)
         descriptor = os.open(folder, os.O_PATH)
         try:
             removal.remove(descriptor, folder)
