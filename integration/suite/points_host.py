@@ -88,7 +88,8 @@ def sockets(side: Side) -> Seen:
     for one in (serial, daemon):
         one.close()
     os.unlink(_SOCKET)
-    return {"serial": text, "greeting": greeting} | sides.ended(vm)
+    # the end of its line may come in another piece
+    return {"serial": text.rstrip(), "greeting": greeting} | sides.ended(vm)
 
 
 def daemon(side: Side) -> Seen:

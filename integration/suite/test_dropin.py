@@ -57,7 +57,7 @@ TABLE = (
         "7: standard output by name",
         files.output_by_name,
         {
-            "file": "(?s).*/dev/stdout.\nconfined-qemu:   name the file itself, or use QEMU's stdio.*",
+            "file": "(?s).*/dev/stdout.*confined-qemu:   name the file itself, or use QEMU's stdio.*",
             **({} if HERE.opens_terminals else {"terminal": "(?s).*descriptor 1 .*svirt_t may not open it by name.*"}),
         },
         "a VM may write to a caller's log that it was handed, and may open none by itself (neverallow in our module)",
