@@ -101,7 +101,7 @@ def test_srv_and_what_is_no_place_for_images() -> None:
         ("/usr/local", "part of the system"),
         ("/root", "many things"),
         ("/srv/nothing", "no such folder"),
-        ("/var/log", "labels it for another purpose"),
+        ("/var/log", "the policy means it for something else"),
     ):
         assert reason in _refused("policy", "adopt", folder)
 
