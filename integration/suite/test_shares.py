@@ -236,9 +236,9 @@ def test_the_hosts_root_is_shared_as_it_is(image: harness.Image, hostile_qemu: s
     targets = [("list", "/"), ("list", "/usr/bin"), ("read", "/usr/bin/env"), ("read", "/etc/passwd"),
                ("read", "/etc/shadow"), ("create", "/made"), ("write", "/etc/passwd")]  # fmt: skip
     root = share("/", tag="root", readonly=True, relabel=False)
-    answers, said = attempt(image, hostile_qemu, targets, shares=[root])
+    # what is said of the labels depends on which entries the file system lists first; another test holds the words
+    answers, _ = attempt(image, hostile_qemu, targets, shares=[root])
     assert answers == ["ok"] * 4 + ["EACCES"] * 3
-    assert "/ (shares[0].dir): it keeps its labels: of the first " in said
     assert audit.has("read", "svirt_t", "shadow_t", "file")
     assert audit.has("write", "svirt_t", HERE.users_file, "file")
     assert {path: harness.label(path) for path in before} == before
