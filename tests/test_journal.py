@@ -283,7 +283,7 @@ def test_what_is_no_journal_is_told(tmp_path: Path, text: bytes) -> None:
 _WRONG: list[tuple[tuple[str | int, ...], Any]] = [
     (("name",), "\ud800"),
     (("name",), 5),
-    (("name",), "x" * 5000),
+    (("name",), "x" * ((1 << 17) + 1)),
     (("boot_id",), "a\x1b[2Jb"),
     (("pid",), True),
     (("pid",), 0),

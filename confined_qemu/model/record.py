@@ -16,7 +16,9 @@ _FORMAT = 1
 MOST_STEPS = 10_000
 """Steps of a VM; a launch has some hundreds."""
 _LONGEST = 4096
-"""Characters of a name, a path or a context: PATH_MAX bytes, where the kernel ends."""
+"""Characters of a path or a context: PATH_MAX bytes, where the kernel ends."""
+_LONGEST_NAME = 1 << 17
+"""Bytes of a VM's name, which is a word of QEMU's command line: MAX_ARG_STRLEN of execve(2)."""
 _LONGEST_WORD = 64
 _MOST_PIDS = 1 << 22
 """The highest pid of a 64-bit Linux (proc(5), pid_max)."""
@@ -118,7 +120,7 @@ def decode(data: Any) -> Record:
     if fields.get("format") != _FORMAT:
         raise ValueError(f"format {_shown(fields.get('format'))}")
     return Record(
-        _text(fields.get("name"), "name"),
+        _text(fields.get("name"), "name", _LONGEST_NAME),
         _word(fields.get("boot_id"), "boot_id"),
         _number(fields.get("pid"), "pid", 1, _MOST_PIDS),
         _number(fields.get("start_ticks"), "start_ticks"),
@@ -180,9 +182,9 @@ def _rows(value: Any, name: str) -> list[Any]:
     return value
 
 
-def _text(value: Any, name: str) -> str:
+def _text(value: Any, name: str, longest: int = _LONGEST) -> str:
     """Return a name or a path: what the kernel could have handed over, which is no NUL and no half of a character."""
-    if not isinstance(value, str) or "\0" in value or len(value) > _LONGEST:
+    if not isinstance(value, str) or "\0" in value or len(value) > longest:
         raise ValueError(f"{name} {_shown(value)}")
     value.encode("utf-8", "surrogateescape")  # a UnicodeError is a ValueError
     return value

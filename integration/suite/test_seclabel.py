@@ -66,7 +66,7 @@ def test_the_launch_script_has_no_way_back_unless_allowed(image: harness.Image, 
         done = harness.run(*command, check=False, env=environment)
         line = harness.messages(done.stderr)[-1]
         assert done.returncode == 125
-        assert "the launch script may not transition to unconfined_t" in line
+        assert "your context, unconfined_t, to which the launch script may not transition" in line
         assert line.endswith(f"run: setsebool -P {USERDOMAIN} on")
     # a question is answered all the same, in a VM's domain
     asked = harness.run(drop_in, "-version", env=none)
