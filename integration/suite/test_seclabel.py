@@ -147,7 +147,7 @@ def test_a_disks_own_label(folder: str, make_image: Callable[[str], harness.Imag
     for label, said in (
         ("system_u:object_r:svirt_image_t:s0:c1022,c1023", "what is labelled system_u:object_r:svirt_image_t:s0:c1022"),
         ("system_u:object_r:no_such_t:s0", "not a context of the loaded policy: system_u:object_r:no_such_t:s0"),
-        ("system_u:object_r:shadow_t:s0", "does not let the launcher give it the label"),
+        ("system_u:object_r:shadow_t:s0", "the launcher may not give it the label"),
     ):
         write(label=label)
         done = harness.confined("run", image.spec)

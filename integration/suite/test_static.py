@@ -54,7 +54,7 @@ def test_the_pages_sequence(make_image: Callable[[str], harness.Image], audit: h
     assert image.path in line
     assert "system_u:object_r:virt_image_t:s0" in line
     assert LABEL in line
-    assert f"it needs {MINE};" in line
+    assert f"it needs {MINE}\n" in line
     assert harness.short_label(image.path) == harness.UNUSED
     assert _of_vms(audit) == []  # refused before QEMU was started
 
