@@ -193,7 +193,7 @@ def test_what_changed_after_the_plan_is_told_before_anything_is_journalled(
     accepted = execute.accepted
 
     def swap(*arguments: object) -> object:
-        plan = accepted(*arguments)  # type: ignore[arg-type]
+        plan = accepted(*arguments)  # type: ignore[type-var, arg-type]
         os.rename(host.at("disk.img"), host.at("old"))
         host.file("disk.img", b"another")
         return plan

@@ -31,7 +31,7 @@ from confined_qemu.model.steps import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from socket import socket
-    from typing import NoReturn, TypeGuard
+    from typing import NoReturn, TypeGuard, TypeVar
 
     from confined_qemu.labels.journal import Hold
     from confined_qemu.labels.trees import Progress
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from confined_qemu.model.invocation import Invocation
     from confined_qemu.model.plan import Plan
     from confined_qemu.model.steps import Step
+    from confined_qemu.model.xen import XenPlan
+
+    _AnyPlan = TypeVar("_AnyPlan", Plan, XenPlan)
 
 _BACKLOG = 1
 """QEMU's own, for a character device."""
@@ -328,7 +331,7 @@ def _numbered(arguments: Iterable[str], done: Performed) -> list[str]:
     return numbered
 
 
-def accepted(plan: Plan, warn: Callable[[str], None]) -> Plan:
+def accepted(plan: _AnyPlan, warn: Callable[[str], None]) -> _AnyPlan:
     """Return a plan that may be executed; its warnings are said.
 
     Raises:

@@ -11,12 +11,12 @@ from contextlib import ExitStack
 
 from confined_qemu.host import flask, lsm, packages, processes, survey, xl
 from confined_qemu.labels import journal, label, restore, statefolders
-from confined_qemu.launch import pairs, spawn
+from confined_qemu.launch import execute, pairs, spawn
 from confined_qemu.launch.xl import Creation, Ended
 from confined_qemu.model import paths
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.context import Context
-from confined_qemu.model.errors import HostError, JournalError, Refused, ValueProblem
+from confined_qemu.model.errors import HostError, JournalError, ValueProblem
 from confined_qemu.model.facts import Facts, FileFacts, FileKind, KvmFacts, SelinuxMode
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.mcs import Window
@@ -96,7 +96,7 @@ def run(domain: XenDomain, warn: Callable[[str], None], say: Callable[[str], Non
         if facts.selinux.mode is not SelinuxMode.DISABLED:
             registry = _registry()
             facts = replace(facts, pair=_reserved(registry, facts, xen[0]))
-        plan = _accepted(_plan(domain, facts, xen), warn)
+        plan = execute.accepted(_plan(domain, facts, xen), warn)
         path, record = _journalled(folder, plan)
         ended: Shutdown | None = None
         try:
@@ -132,14 +132,6 @@ def _finish(path: str) -> None:
 def _plan(domain: XenDomain, facts: Facts, xen: tuple[XenFacts, FlaskPolicy]) -> XenPlan:
     policy = lsm if facts.selinux.mode is not SelinuxMode.DISABLED else NO_POLICY
     return xen_plan(domain, facts, *xen, policy)
-
-
-def _accepted(plan: XenPlan, warn: Callable[[str], None]) -> XenPlan:
-    for line in plan.warnings:
-        warn(line)
-    if plan.refusals:
-        raise Refused(plan.refusals)
-    return plan
 
 
 def _facts(domain: XenDomain) -> Facts:
