@@ -55,6 +55,7 @@ class Policy:
 
     def denied(self, source: Context, target: Context, kind: str, permissions: Iterable[str]) -> tuple[str, ...]:
         """Return what the table and the levels deny."""
+        self._known(source, target)
         denied = self.table.get((source.type, target.type, str(kind)), frozenset())
         denied |= self.table.get((source.type, "*", str(kind)), frozenset())
         if self.mls:
@@ -81,7 +82,13 @@ class Policy:
 
     def is_permissive(self, context: Context) -> bool:
         """Tell whether the context's type is one of `permissive`."""
+        self._known(context)
         return context.type in self.permissive
+
+    def _known(self, *contexts: Context) -> None:
+        """Refuse to answer about a context that is not valid, as the kernel does."""
+        if strange := [context for context in contexts if not self.is_valid(context)]:
+            raise LsmError(f"{strange[0]}: Invalid argument")
 
     def user_type(self, role: str) -> str | None:
         """Return what the reference policy's default_type says of unconfined people."""

@@ -124,6 +124,25 @@ def test_who_locks_all_of_it_is_named_after_a_bounded_search(registry: str) -> N
     os.close(reading)
 
 
+@pytest.mark.touches_host
+@pytest.mark.parametrize("level", [frozenset(range(1, 6)), frozenset(range(MAX_CATEGORY + 1))])
+def test_a_static_vm_that_holds_a_windows_pairs_is_no_stranger(registry: str, level: frozenset[int]) -> None:
+    def hold(report: int) -> None:
+        assert pairs.reserve_level(pairs.open_registry(registry), level)
+        os.write(report, b"r")
+
+    child, reading = in_child(hold)
+    assert os.read(reading, 1) == b"r"
+    try:
+        with pytest.raises(HostError, match="all 10 category pairs of this window are in use") as raised:
+            pairs.reserve(pairs.open_registry(registry), Window(0, (1, 2, 3, 4, 5)), (), first)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert "confined-qemu ps" in (raised.value.hint or "")
+    os.close(reading)
+
+
 def test_each_pair_has_its_byte() -> None:
     categories = (*range(40), *range(MAX_CATEGORY - 40, MAX_CATEGORY + 1))
     every = [Pair(low, high) for low, high in combinations(categories, 2)]

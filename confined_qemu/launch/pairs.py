@@ -93,7 +93,7 @@ def _meets_any(pair: Pair, taken: Sequence[frozenset[int]]) -> bool:
 
 def _none_free(registry: int, window: Window) -> HostError:
     length, pid, name = max(locks.owners(registry), default=(0, 0, ""))
-    if length > 1:
+    if length > _ROW:  # no launch locks as much in one piece: see ranges()
         return HostError(
             f"no category pair is free: pid {pid} ({printable(name)}) holds {_amount(length)} of them",
             where=os.readlink(f"/proc/self/fd/{registry}"),

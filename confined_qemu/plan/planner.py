@@ -151,8 +151,6 @@ class _Draft:
                 self.process = self._levels(self.process).dynamic(self.facts.pair)
             if mode is SelinuxMode.PERMISSIVE:
                 self.found.warnings.append("SELinux is permissive: labels are set and not enforced")
-            elif self.process is not None and self.policy.is_permissive(self.process):
-                self.found.warnings.append(processplan.permissive(self.process))
 
     def _choose_landlock(self) -> None:
         wanted, facts = self.invocation.confinement, self.facts.landlock
@@ -173,6 +171,8 @@ class _Draft:
         if problem := processplan.unknown(seclabel, process, self.policy):
             self.found.refusals.append(problem)
             return False
+        if selinux.mode is not SelinuxMode.PERMISSIVE and self.policy.is_permissive(process):
+            self.found.warnings.append(processplan.permissive(process))
         self.found.refusals.extend(processplan.occupied(seclabel, process, self.facts.occupants))
         if problem := processplan.transition(seclabel, process, self.facts, self.policy):
             self.deny(self._levels(process).beyond or problem)
