@@ -30,28 +30,31 @@ _SECRETS = frozenset(
 )
 """What whoever reads or writes it has the host."""
 _CAPABILITIES = {
-    "dac_override": (Verdict.MEND, "owner and mode keep root's VM out of it, and a VM has no rights over them"),
-    "dac_read_search": (Verdict.MEND, "owner and mode keep root's VM out of it, and a VM has no rights over them"),
-    "net_admin": (Verdict.KEEP, "it would change the host's network"),
-    "setuid": (Verdict.KEEP, "a VM stays the user that it was started as"),
-    "setgid": (Verdict.KEEP, "a VM stays the user that it was started as"),
-    "chown": (Verdict.KEEP, "a VM's files stay their owner's"),
-    "fowner": (Verdict.KEEP, "a VM's files stay their owner's"),
-    "sys_chroot": (Verdict.KEEP, "-chroot adds nothing to what SELinux denies already"),
-    "ipc_lock": (Verdict.KEEP, "locked memory would take it from the host"),
-    "sys_admin": (Verdict.KEEP, "it is most of root's rights"),
-    "sys_ptrace": (Verdict.KEEP, "it would open every process of the host"),
-    "sys_module": (Verdict.KEEP, "it would load code into the kernel"),
-    "sys_rawio": (Verdict.KEEP, "it would open the host's memory and disks"),
-    "mknod": (Verdict.KEEP, "it would make devices of the host"),
+    "dac_override": (Verdict.MEND, "the file's owner and mode exclude root's VM, which has no such capability"),
+    "dac_read_search": (
+        Verdict.MEND,
+        "the file's owner and mode exclude root's VM, which has no such capability",
+    ),
+    "net_admin": (Verdict.KEEP, "a VM with it could change the host's network"),
+    "setuid": (Verdict.KEEP, "a VM may not change its user"),
+    "setgid": (Verdict.KEEP, "a VM may not change its user"),
+    "chown": (Verdict.KEEP, "a VM may not change the owner of files"),
+    "fowner": (Verdict.KEEP, "a VM may not change the owner of files"),
+    "sys_chroot": (Verdict.KEEP, "-chroot is not needed: SELinux already confines what the VM opens"),
+    "ipc_lock": (Verdict.KEEP, "a VM may not lock the host's memory"),
+    "sys_admin": (Verdict.KEEP, "CAP_SYS_ADMIN is most of what root may do"),
+    "sys_ptrace": (Verdict.KEEP, "a VM with it could read and change every process of the host"),
+    "sys_module": (Verdict.KEEP, "a VM with it could load kernel modules"),
+    "sys_rawio": (Verdict.KEEP, "a VM with it could read and write the host's memory and disks"),
+    "mknod": (Verdict.KEEP, "a VM with it could make device nodes of the host"),
 }
 _CAPABILITY_ADVICE = {
     "dac_override": "let the owner run it: user: OWNER in the spec",
     "dac_read_search": "let the owner run it: user: OWNER in the spec",
-    "net_admin": "make the tap before, for example: ip tuntap add tap0 mode tap, and name it: "
+    "net_admin": "create the tap device first (ip tuntap add tap0 mode tap), and name it: "
     "network: {type: tap, ifname: tap0}",
-    "setuid": "in the place of -runas: user: NAME in the spec",
-    "setgid": "in the place of -runas: user: NAME in the spec",
+    "setuid": "instead of -runas, write user: NAME in the spec",
+    "setgid": "instead of -runas, write user: NAME in the spec",
     "ipc_lock": "leave out mem-lock=on",
 }
 
@@ -77,23 +80,23 @@ def _allowed_now(case: Case) -> Explanation | None:
 def _changed_policy(case: Case) -> Explanation | None:
     if case.answer.reason is not Reason.UNKNOWN:
         return None
-    return Explanation(
-        Verdict.HARMLESS, "the policy that is loaded now does not know one of these types: it was changed since"
-    )
+    return Explanation(Verdict.HARMLESS, "the loaded policy no longer has one of these types")
 
 
 def _looks_around(case: Case) -> Explanation | None:
     """Judge what QEMU, its libraries and the launcher look at and do without; the module keeps it out of the log."""
     denial, looks = case.denial, {"getattr", "search", "read", "open", "ioctl"}.issuperset(case.denial.permissions)
     if looks and denial.device == "proc" and denial.kind in ("dir", "file") and denial.source != denial.target:
-        who = "the launcher looks for who holds a pair" if case.by_launcher else "QEMU looks at who signals it"
-        return Explanation(Verdict.HARMLESS, f"{who}, and goes on where it may not see")
+        who = (
+            "the launcher looks for holders of a category pair" if case.by_launcher else "QEMU looks up who signals it"
+        )
+        return Explanation(Verdict.HARMLESS, f"{who}, and does without the answer")
     if case.by_launcher and denial.permissions == ("ioctl",):
-        return Explanation(Verdict.HARMLESS, "Python asks of each file that it opens whether it is a terminal")
+        return Explanation(Verdict.HARMLESS, "Python asks whether each file is a terminal, and does without the answer")
     if denial.kind == "process" and _ENTRY.issuperset(denial.permissions):
-        return Explanation(Verdict.HARMLESS, "environment and signals are not handed on where a domain begins")
+        return Explanation(Verdict.HARMLESS, "environment and signals are not inherited across this domain transition")
     if looks and denial.kind == "file" and denial.target.type == "sysfs_t" and denial.name in ("meminfo", "possible"):
-        return Explanation(Verdict.HARMLESS, "a library of QEMU's looks for memory nodes, and goes on without")
+        return Explanation(Verdict.HARMLESS, "a library looks for memory nodes, and does without the answer")
     return None
 
 
@@ -103,16 +106,16 @@ def _launcher(case: Case) -> Explanation | None:
         return None
     target = case.denial.target.type
     if case.denial.kind == "file" and target in places.GENERIC and case.path is not None:
-        return adopted(case.path, target, f"the launcher labels images, and {target} is no type of theirs")
+        return adopted(case.path, target, f"the launcher may only relabel images, and {target} is not an image type")
     if case.answer.reason is Reason.SILENT:
         return _silent(case)
     if case.asks(_RELABELS):
         return Explanation(
             Verdict.KEEP,
-            f"the launcher labels images and nothing else, and {target} is no type of theirs",
+            f"the launcher may only relabel images, and {target} is not an image type",
             advice="copy the image to a folder for images, such as /var/lib/libvirt/images",
         )
-    return Explanation(Verdict.KEEP, "the launcher's domain has the rights that its work needs, and this is none of it")
+    return Explanation(Verdict.KEEP, "the launcher does not need this")
 
 
 def _other_vm(case: Case) -> Explanation | None:
@@ -122,11 +125,11 @@ def _other_vm(case: Case) -> Explanation | None:
         return None
     what = "process" if case.denial.kind == "process" else "socket" if case.denial.kind in _SOCKETS else "file"
     if case.owner is not None:
-        shared = "VMs that share a disk each say shareable: yes" if case.denial.kind == "file" else None
+        shared = "to share a disk, write shareable: yes in the spec of each VM" if case.denial.kind == "file" else None
         return Explanation(Verdict.KEEP, f"it is a {what} of the VM {case.owner}", advice=shared)
     advice = None
     if what == "file":
-        advice = "if no VM runs that has it: confined-qemu recover"
+        advice = "if no running VM has this file, run: confined-qemu recover"
     return Explanation(Verdict.KEEP, f"{target.low} is the level of another VM or container", advice=advice)
 
 
@@ -139,18 +142,18 @@ def _too_high(case: Case) -> Explanation | None:
         return Explanation(
             Verdict.MEND,
             f"the client that connected has the range {target}, wider than the VM's",
-            advice="let it connect at the low level: runcon -l s0 COMMAND",
+            advice="start the client at the low level: runcon -l s0 COMMAND",
         )
     if case.denial.kind == "fifo_file":
         return Explanation(
             Verdict.MEND,
             f"the pipe has the range {target} of a login shell, wider than the VM's",
-            advice="let a program stand between, for example: ... | cat",
+            advice="put a program between them, for example: ... | cat",
         )
     return Explanation(
         Verdict.KEEP,
         f"its level {target.high} is above the VM's, {source.high}",
-        advice="a VM for such data has it in its own label: seclabel: {type: static, label: ...}",
+        advice="give the VM this level: seclabel: {type: static, label: ...}",
     )
 
 
@@ -170,7 +173,7 @@ def _io_uring(case: Case) -> Explanation | None:
         return None
     return Explanation(
         Verdict.MEND,
-        "QEMU tries io_uring at every start and goes on without it; only aio=io_uring needs it",
+        "QEMU tries io_uring at every start and works without it; only aio=io_uring needs it",
         command=policynames.turned_on(policynames.USE_IO_URING),
     )
 
@@ -182,22 +185,22 @@ def _capability(case: Case) -> Explanation | None:
         if name in _CAPABILITIES:
             verdict, why = _CAPABILITIES[name]
             return Explanation(verdict, why, advice=_CAPABILITY_ADVICE.get(name))
-    return Explanation(Verdict.KEEP, "a VM has no rights over the host")
+    return Explanation(Verdict.KEEP, "a VM has no capabilities over the host")
 
 
 def _secret(case: Case) -> Explanation | None:
     target = case.denial.target.type
     if target.startswith(policynames.OURS) and case.denial.kind in FILES:
-        return Explanation(Verdict.KEEP, "it is confined-qemu's own, and a VM could change who gets which label")
+        return Explanation(Verdict.KEEP, "it is confined-qemu's: a VM that writes it could change other VMs' labels")
     if target in _SECRETS:
-        return Explanation(Verdict.KEEP, "whoever has it has the host")
+        return Explanation(Verdict.KEEP, "a VM with access to it controls the host")
     return None
 
 
 def _other_process(case: Case) -> Explanation | None:
     if case.denial.kind != "process" or case.denial.source == case.denial.target:
         return None
-    return Explanation(Verdict.KEEP, "a VM has no business with processes that are not its own")
+    return Explanation(Verdict.KEEP, "a VM may not touch processes other than its own")
 
 
 def _boolean(case: Case) -> Explanation | None:
@@ -206,9 +209,9 @@ def _boolean(case: Case) -> Explanation | None:
     wanted = policynames.OPENING.get(case.denial.target.type)
     about_vms = [s for s in case.answer.booleans if s.name.startswith(policynames.ABOUT_VMS)]
     chosen: Setting = next((s for s in about_vms if s.name == wanted), (about_vms or [*case.answer.booleans])[0])
-    why = f"the policy leaves {case.denial.target.type} to a boolean"
+    why = f"a boolean decides about {case.denial.target.type}"
     if not about_vms:
-        why += ", and this one opens it to more than VMs"
+        why += "; it allows more programs than VMs"
     return Explanation(Verdict.MEND, why, command=f"setsebool -P {chosen.name} {'on' if chosen.on else 'off'}")
 
 
@@ -219,16 +222,16 @@ def _constraint(case: Case) -> Explanation | None:
     if case.denial.kind in FILES and source.range is not None:
         return Explanation(
             Verdict.MEND,
-            f"types allow it, and levels do not: to be changed by this VM it needs the VM's own level, {source.range}",
+            f"its type is allowed, its level is not: to write it, this VM needs it at {source.range}",
             command=f"chcon -l {source.range} {quoted(path)}" if path is not None else None,
         )
-    return Explanation(Verdict.KEEP, "types allow it, and a constraint on levels, roles or users does not")
+    return Explanation(Verdict.KEEP, "its type is allowed; a constraint on levels, roles or users denies it")
 
 
 def _silent(case: Case) -> Explanation | None:
     if case.answer.reason is not Reason.SILENT:
         return None
-    return Explanation(Verdict.HARMLESS, "nothing depends on it: the policy keeps it out of the log as a rule")
+    return Explanation(Verdict.HARMLESS, "nothing depends on it: the policy usually keeps this out of the log")
 
 
 def _no_rule(case: Case) -> Explanation:
@@ -238,9 +241,9 @@ def _no_rule(case: Case) -> Explanation:
     if case.answer.reason is Reason.NO_RULE_NOW:
         return Explanation(
             Verdict.KEEP,
-            "no rule that is on lets a VM do it; whether a boolean would is not known without audit2why",
+            "no enabled rule allows it; whether a boolean would allow it is not known without audit2why",
         )
-    return Explanation(Verdict.KEEP, "no rule of the policy lets a VM do it, and no boolean does")
+    return Explanation(Verdict.KEEP, "no rule and no boolean of the policy allows it")
 
 
 _RULES: tuple[Callable[[Case], Explanation | None], ...] = (
