@@ -144,6 +144,8 @@ def spec_documents(draw: st.DrawFn) -> dict[str, Any]:
         document[key] = draw(optional[key])
     if "network" not in document:
         document["networks"] = draw(st.lists(st.sampled_from([{"type": "user"}, {"type": "tap", "fd": 3}]), max_size=3))
+    if "cdrom" in document and "seclabel" not in document:
+        document["cdrom_seclabel"] = draw(st.sampled_from([{}, {"relabel": False}, {"label": "a:b:c:s0"}]))
     if draw(st.booleans()):
         document |= {"kernel": f"k/{draw(hostile)}", "cmdline": draw(hostile)}
         if draw(st.booleans()):

@@ -16,7 +16,7 @@ from confined_qemu.launch import inputs
 from confined_qemu.model.errors import SpecError
 from confined_qemu.model.invocation import Accel, SeclabelType
 from confined_qemu.read.libvirt import carrying, devices, domain
-from confined_qemu.read.spec import loader, writer
+from confined_qemu.read.spec import loader, render, writer
 from confined_qemu.read.spec.disks import Bus
 from tests.strategies import hostile, spec_documents
 
@@ -215,8 +215,8 @@ def test_what_a_spec_cannot_say_is_in_the_list(inner: str) -> None:
 
 CDROM = "<disk device='cdrom'><source file='/c'>{}</source><target dev='hda'/></disk>"
 REFUSED = {
-    CDROM.format("<seclabel model='selinux' relabel='no'/>"): "the label of a cdrom cannot be kept",
-    CDROM.format("<seclabel><label>a:b:c:s0</label></seclabel>"): "the label of a cdrom cannot be kept",
+    CDROM.format("<seclabel relabel='no'><label>a:b:c:s0</label></seclabel>"): "a label, and relabel says no",
+    CDROM.format("<seclabel relabel='perhaps'/>"): "relabel='perhaps': expected yes or no",
     "<serial type='file'><source path='/s'><seclabel relabel='no'/></source></serial>": (
         "the label of a serial line's file"
     ),
@@ -231,6 +231,17 @@ def test_a_files_own_label_is_kept_or_the_domain_is_refused(inner: str) -> None:
     with pytest.raises(SpecError, match=REFUSED[inner]) as caught:
         read(DEVICES.format(f"\n{inner}"))
     assert caught.value.problems[0].startswith("d.xml:2:")
+
+
+@pytest.mark.parametrize(
+    ("inner", "label", "relabel"),
+    [("model='selinux' relabel='no'/>", None, False), ("><label>a:b:c:s0</label></seclabel>", "a:b:c:s0", None)],
+)
+def test_a_cdroms_own_label_is_the_vms(inner: str, label: str | None, relabel: bool | None) -> None:
+    vm = read(DEVICES.format(CDROM.format(f"<seclabel {inner}"))).vm
+    [found] = render.invocation(vm, "/").resources
+    assert (found.path, found.relabel, found.label and str(found.label)) == ("/c", relabel, label)
+    assert writer.write(vm).count("cdrom_seclabel:") == 1
 
 
 def test_an_unknown_format_of_the_firmwares_variables_is_refused() -> None:

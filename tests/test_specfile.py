@@ -82,6 +82,7 @@ user: nobody
 disks: [{{file: d, format: qcow2, bus: scsi, readonly: on, seclabel: {{label: "{label}", relabel: yes}}}}]
 cdrom: c
 cdrom_format: qcow2
+cdrom_seclabel: {{relabel: no}}
 kernel: k
 initrd: i
 dtb: t

@@ -119,8 +119,9 @@ def _cdrom(carry: Carrying, element: Element, parts: tuple[Element, Element], fi
     if "cdrom" in carry.keys:
         carry.lose(element, "a spec has one cdrom")
         return
-    carry.no_label(source, "a cdrom")
     carry.put("cdrom", element, file)
+    if (label := _disk_label(carry, source)) is not None:
+        carry.put("cdrom_seclabel", element, label)
     if form != DiskFormat.RAW:
         carry.put("cdrom_format", element, form)
     if bus not in {None, Bus.IDE, Bus.SATA}:

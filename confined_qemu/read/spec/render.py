@@ -404,6 +404,8 @@ def invocation(
     emulator = posixpath.join(folder, vm.emulator) if "/" in vm.emulator else vm.emulator
     read = reader.read(emulator, made.arguments, config=config, unknown=unknown, origins=made.origins)
     known = {_disk_origin(number): disk.seclabel for number, disk in enumerate(vm.disks)}
+    if vm.cdrom_seclabel is not None:
+        known["cdrom"] = vm.cdrom_seclabel
     shares = {_share_origin(number) for number, share in enumerate(vm.shares) if share.relabel}
 
     def completed(found: Resource) -> Resource:

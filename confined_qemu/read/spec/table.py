@@ -247,7 +247,12 @@ _LABELS_NOTHING: Final = {
 }
 _OVERRIDES: Final = {
     "if": {"properties": {"seclabel": _LABELS_NOTHING}, "required": ["seclabel"]},
-    "then": {"properties": {"disks": {"items": {"properties": {"seclabel": {"not": _NAMES_LABEL}}}}}},
+    "then": {
+        "properties": {
+            "disks": {"items": {"properties": {"seclabel": {"not": _NAMES_LABEL}}}},
+            "cdrom_seclabel": {"not": _NAMES_LABEL},
+        }
+    },
 }
 """A disk's own label needs a VM whose files are relabelled."""
 
@@ -363,6 +368,7 @@ SPEC: Final = Table(
         ),
         Key("cdrom", PATH, "An ISO image, tried after the disks at boot.", ("iso",)),
         Key("cdrom_format", Choice(DiskFormat), "What that image is; raw where it is left out, as an ISO image is."),
+        Key("cdrom_seclabel", DISK_LABEL, "That image's own label."),
         Key("kernel", PATH, "A kernel that QEMU loads itself."),
         Key("initrd", PATH, "The kernel's initial RAM disk.", ("initramfs",)),
         Key("dtb", PATH, "The kernel's device tree."),

@@ -20,7 +20,7 @@ from confined_qemu.read.spec.devices import (
     NetworkType,
     Sound,
 )
-from confined_qemu.read.spec.disks import Bus, Disk, DiskFormat, ExtraFile
+from confined_qemu.read.spec.disks import Bus, Disk, DiskFormat, DiskLabel, ExtraFile
 from confined_qemu.read.spec.helpers import Share, Tpm, share_violations
 from confined_qemu.read.spec.rules import Violation, refuse
 
@@ -31,6 +31,7 @@ NEEDS = {
     **dict.fromkeys(("initrd", "cmdline", "dtb"), "kernel"),
     "nvram": "firmware",
     **{f"{key}_format": key for key in ("cdrom", "firmware", "nvram")},
+    "cdrom_seclabel": "cdrom",
 }
 """A key, and the one without which it means nothing (QEMU: "-initrd only allowed with -kernel option")."""
 Q35 = ("q35", "pc-q35")
@@ -86,6 +87,7 @@ class VM:
     disks: tuple[Disk, ...] = ()
     cdrom: str | None = None
     cdrom_format: DiskFormat | None = None
+    cdrom_seclabel: DiskLabel | None = None
     kernel: str | None = None
     initrd: str | None = None
     dtb: str | None = None
@@ -144,11 +146,14 @@ class VM:
         if self.seclabel.relabel:
             return
         hint = "say relabel: yes in the VM's seclabel, or label the file by hand (chcon) and leave this out"
-        for number, disk in enumerate(self.disks):
-            key = "label" if disk.seclabel.label is not None else "relabel"
-            if disk.seclabel.label is not None or disk.seclabel.relabel:
+        labels = {f"disks[{number}].seclabel": disk.seclabel for number, disk in enumerate(self.disks)}
+        if self.cdrom_seclabel is not None:
+            labels["cdrom_seclabel"] = self.cdrom_seclabel
+        for place, own in labels.items():
+            key = "label" if own.label is not None else "relabel"
+            if own.label is not None or own.relabel:
                 what = "this VM's seclabel relabels nothing, so a disk gets no label of its own"
-                yield Violation(f"disks[{number}].seclabel.{key}", what, hint, ("seclabel", "disks"))
+                yield Violation(f"{place}.{key}", what, hint, ("seclabel", "disks", "cdrom_seclabel"))
 
     def _stdio_twice(self) -> Iterator[Violation]:
         holders = [key for key in ("serial", "monitor", "qmp") if getattr(self, key).on_stdio]

@@ -54,7 +54,9 @@ def _table(table: Table, value: Any, path: str, comments: Mapping[str, str]) -> 
         here = f"{path}.{key.name}" if path else key.name
         comment = f"  # {printable(comments[here])}" if here in comments else ""
         lines = list(_value(key.kind, getattr(value, key.name), here, comments))
-        if _nested(key.kind, getattr(value, key.name)):
+        if not lines:
+            yield f"{key.name}: {{}}{comment}"
+        elif _nested(key.kind, getattr(value, key.name)):
             yield f"{key.name}:{comment}"
             yield from (f"  {line}" for line in lines)
         else:
