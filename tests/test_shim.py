@@ -56,13 +56,13 @@ def test_links_for_what_the_host_has_and_back(host: Path) -> None:
     os.unlink(paths.LAUNCH_SCRIPT)  # `policy remove` came first
     shim.remove(str(ours))
     assert set(listing(ours)) == {"other", "qemu-system-aarch64"}
-    assert "no link of ours" in shim.remove(str(ours)).lines[0]
+    assert "no link of confined-qemu" in shim.remove(str(ours)).lines[0]
 
 
 def test_what_is_not_ours_stays_and_nothing_is_half_made(host: Path) -> None:
     make(host / "bin" / "qemu-kvm")
     mine = make(host / "ours" / "qemu-kvm", b"#!/bin/sh\nmy own\n")
-    with pytest.raises(HostError, match="not ours") as raised:
+    with pytest.raises(HostError, match="not confined-qemu's link") as raised:
         shim.install(f"{host}/ours", f"{host}/bin")
     assert str(raised.value).endswith(f"mv {mine} {mine}.orig")
     assert listing(host / "ours") == {"qemu-kvm": ""}
@@ -72,7 +72,7 @@ def test_what_is_not_ours_stays_and_nothing_is_half_made(host: Path) -> None:
 
 def test_a_dangling_link_of_another_is_not_ours(host: Path) -> None:
     (host / "ours" / NAME).symlink_to("/nowhere/launch")
-    with pytest.raises(HostError, match="not ours"):
+    with pytest.raises(HostError, match="not confined-qemu's link"):
         shim.install(f"{host}/ours", f"{host}/bin")
 
 
@@ -153,7 +153,7 @@ def test_without_dpkg_divert_the_links_lie_where_they_win_and_go_again(fedora: P
     assert len(shim.remove_system().lines) == 2
     assert listing(fedora / "local") == {mine.name: ""}
     assert not shim.is_system()
-    assert "no link of ours" in shim.remove_system().lines[0]
+    assert "no link of confined-qemu" in shim.remove_system().lines[0]
     assert listing(fedora / "bin") == before
 
 
@@ -193,7 +193,7 @@ def test_where_a_link_would_not_win_nothing_is_made(
 
 def test_an_emulator_of_the_administrators_own_is_not_replaced(fedora: Path) -> None:
     make(fedora / "local" / NAME)
-    with pytest.raises(HostError, match="not ours"):
+    with pytest.raises(HostError, match="not confined-qemu's link"):
         shim.install_system()
     shim.remove_system()
     assert listing(fedora / "local") == {NAME: ""}

@@ -291,7 +291,7 @@ def _policy_remove(_: argparse.Namespace) -> int:
     install.require_root("remove")
     if shim.is_system():
         raise ConfinedQemuError(
-            "the system's emulator leads to the launch script, which goes with the policy",
+            "the system's emulator is a link to the launch script, which would be removed",
             hint="run first: confined-qemu install-shim --system --remove",
         )
     folders = statefolders.all_folders()

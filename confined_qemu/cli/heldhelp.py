@@ -30,14 +30,13 @@ def lines(plan: Plan) -> list[str]:
             continue
         if not any(real == rule or real.startswith(f"{rule}/") for rule in allowed):
             found.append(
-                f"Landlock let QEMU not open {path}, which stands on its command line and which the plan did not know"
+                f"Landlock kept QEMU from opening {path}, which its command line names and the plan does not"
                 f"{HINT}declare it: extra_files: in the spec, or CONFINED_QEMU_EXTRA_PATHS={shell_word(path)}"
             )
     for path, source in declared.items():
         if os.path.exists(path) and not os.access(path, os.R_OK):
             found.append(
-                f"{path} ({source}): Landlock lets QEMU open it, and its owner and mode do not"
-                f"{HINT}see: ls -l {shell_word(path)}"
+                f"{path} ({source}): Landlock allows it, its owner and mode do not{HINT}see: ls -l {shell_word(path)}"
             )
     return found[:_MOST]
 

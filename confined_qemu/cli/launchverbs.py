@@ -329,7 +329,9 @@ def _parser() -> Parser:
 
 def add_unknown_options(verb: Parser) -> None:
     """Add the option that says what becomes of options of QEMU that are not known."""
-    verb.add_argument("--unknown-options", choices=("refuse", "warn"), help="what becomes of QEMU's that are not known")
+    verb.add_argument(
+        "--unknown-options", choices=("refuse", "warn"), help="what happens to an option of QEMU that is not known"
+    )
 
 
 def add_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:

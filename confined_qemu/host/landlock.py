@@ -165,7 +165,7 @@ def enforce(ruleset: int, planned: Ruleset) -> None:
         os.close(os.open(canary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     except PermissionError:
         return
-    raise HostError("Landlock was to deny it, and does not: nothing was started", where=canary)
+    raise HostError("Landlock should deny this and does not: nothing was started", where=canary)
 
 
 def _allowed(path: str, planned: Ruleset) -> bool:

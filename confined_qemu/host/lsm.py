@@ -233,7 +233,7 @@ def is_permissive(context: Context) -> bool:
         number = binding.string_to_security_class("file")
         binding.security_compute_av_flags_raw(str(context), str(context), number, 0xFFFFFFFF, decision)
     except OSError as error:
-        raise LsmError(f"whether {context.type} is permissive cannot be had: {why(error)}") from error
+        raise LsmError(f"cannot read whether {context.type} is permissive: {why(error)}") from error
     return bool(decision.flags & _PERMISSIVE)
 
 

@@ -113,7 +113,7 @@ def _folder(folder: str, verb: str) -> str:
         inside = sorted(home for home in homes if home.startswith(f"{path}/"))
         problem = f"a user's home lies in it, {inside[0]}" if inside else None
     if problem is not None:
-        raise HostError(f"cannot be a place for images: {problem}", where=path, hint=_elsewhere())
+        raise HostError(f"cannot be made a folder for images: {problem}", where=path, hint=_elsewhere())
     if shutil.which("semanage") is None:
         raise HostError("semanage is missing", hint=f"run: {packages.command(Package.SEMANAGE)}")
     return path
@@ -133,7 +133,7 @@ def _require_labels(path: str) -> None:
         return
     again = fixedlabels.remount(mount, lsm.policy_contexts().image)
     raise HostError(
-        f"no label can be set on {mount.type} at {mount.target}",
+        f"{mount.type} at {mount.target} takes no labels",
         where=path,
         hint=f"give all there a VM's: {again}" if again else _elsewhere(),
     )
@@ -151,7 +151,7 @@ def _require_idle(path: str) -> None:
             continue
         if pid is not None:
             raise HostError(f"in use by the VM {entry.record.name} (pid {pid})", where=used[0], hint="stop it first")
-        raise HostError("a dead VM's label is to be put back first", where=used[0], hint="run: confined-qemu recover")
+        raise HostError("a VM left its label on it after a crash", where=used[0], hint="run: confined-qemu recover")
 
 
 def _carries(step: JournalStep) -> bool:

@@ -70,7 +70,7 @@ def _link(folder: str, names: list[str]) -> tuple[str, ...]:
     wanted = [os.path.join(folder, name) for name in names]
     for path in wanted:
         if os.path.lexists(path) and not _is_link_of_ours(path) and not emulator.is_ours(path):
-            raise HostError("is there already and not ours, so it stays", where=path, hint=_mend(path))
+            raise HostError("exists already and is not confined-qemu's link, so it stays", where=path, hint=_mend(path))
     lines = []
     for path in wanted:
         there = os.path.lexists(path)
@@ -96,7 +96,7 @@ def remove(folder: str) -> ShimResult:
             os.unlink(path)
         except OSError as error:
             raise HostError(f"cannot be removed: {why(error)}", where=path) from error
-    return ShimResult(tuple(f"{path} removed" for path in ours) or (f"{folder}: no link of ours is there",))
+    return ShimResult(tuple(f"{path} removed" for path in ours) or (f"{folder}: no link of confined-qemu's is there",))
 
 
 def _mend(path: str) -> str:
@@ -113,7 +113,7 @@ def _unreached(names: list[str], folder: str, search: str) -> Iterator[str]:
         if first is None or not emulator.is_ours(first):
             before = f" before {os.path.dirname(os.path.abspath(first))}" if first is not None else ""
             hint = f'export PATH={shell_word(folder)}:"$PATH"'
-            yield message(f"{folder} is not on PATH{before}, so {name} on PATH is not ours", f"run: {hint}")
+            yield message(f"{folder} is not on PATH{before}, so {name} on PATH is not confined-qemu's", f"run: {hint}")
 
 
 # ---- the system's own
@@ -160,7 +160,7 @@ def remove_system() -> ShimResult:
     if not _has_divert():
         return remove(LOCAL)
     lines = [line for name in NAMES for line in _undivert(os.path.join(SYSTEM, name))]
-    return ShimResult(tuple(lines) or (f"{SYSTEM}: has nothing of ours",))
+    return ShimResult(tuple(lines) or (f"{SYSTEM}: no link or diversion of confined-qemu's is there",))
 
 
 def is_system() -> bool:
@@ -278,7 +278,7 @@ def _require_same(path: str, real: str) -> None:
         HostError: somebody put something else there.
     """
     if os.path.lexists(path) and not os.path.samestat(os.lstat(path), os.lstat(real)):
-        raise HostError(f"is neither ours nor {real}", where=path, hint=f"run: mv {path} {path}.orig")
+        raise HostError(f"is neither confined-qemu's link nor {real}", where=path, hint=f"run: mv {path} {path}.orig")
 
 
 def _do(path: str, act: Callable[[], None]) -> None:

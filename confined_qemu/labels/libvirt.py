@@ -341,7 +341,7 @@ def _locked(descriptor: int, path: str) -> int | None:
         raise HostError(f"its lock cannot be taken: {why(error)}", where=path) from error
     if not taken:
         os.close(writable)
-        raise HostError("libvirt is at work on it", where=path, hint="run it again")
+        raise HostError("libvirt is changing its label", where=path, hint="run it again")
     return writable
 
 

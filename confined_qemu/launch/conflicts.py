@@ -124,7 +124,7 @@ def settle(invocation: Invocation, descriptors: Iterable[int], folder: str, held
             return
         held.pop_all().close()
     raise JournalError(
-        "the labels that a dead VM left on these files cannot be put back",
+        "the labels that a VM left on these files after a crash cannot be put back",
         where=folder,
         hint="run: confined-qemu recover",
     )

@@ -65,7 +65,9 @@ def allow(name: str, path: str, *, readonly: bool, form: str | None, warn: Calla
     with _held(found) as vm:
         if any(entry.path not in done for entry in conflicts.dead(vm.folder, invocation)):
             raise JournalError(
-                "the labels that a dead VM left on it cannot be put back", where=path, hint="run: confined-qemu recover"
+                "the label that a VM left on it after a crash cannot be put back",
+                where=path,
+                hint="run: confined-qemu recover",
             )
         facts = _facts(vm, invocation)
         record = vm.record
@@ -138,7 +140,7 @@ def _become_owner(folder: str) -> None:
     try:
         strangers.become(statefolders.owner_of(folder))
     except OSError as error:
-        raise HostError(f"the VM's user cannot be become: {why(error)}", where=folder) from error
+        raise HostError(f"cannot change to the VM's user: {why(error)}", where=folder) from error
 
 
 @contextmanager

@@ -174,7 +174,7 @@ def _settled(domain: XenDomain, folder: str, held: ExitStack) -> Facts:
     held.enter_context(journal.locked(folder))
     if dead():
         held.pop_all().close()
-        what = "labels that a dead VM left on these files cannot be put back"
+        what = "labels that a VM left on these files after a crash cannot be put back"
         raise JournalError(what, where=folder, hint="run: confined-qemu recover")
     return _facts(domain)
 

@@ -156,7 +156,7 @@ TABLE: tuple[Row, ...] = (
     Row(
         "key or password, saved state (`-incoming file:`)",
         frozenset({Role.SECRET, Role.STATE}), _READ | _WRITES, _ANYWHERE, _STREAM, Sharing.PRIVATE, End.BACK,
-        "a secret or a guest's memory that another VM may read is none",
+        "a secret, or a guest's memory, is for one VM",
         "ours; libvirt labels a saved state as content",
     ),
     Row(

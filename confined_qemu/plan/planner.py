@@ -187,7 +187,7 @@ class _Draft:
             self.deny(f"{line}{HINT}run: restorecon -v /dev/kvm")
         if self.accel.tcg and not self.invocation.query and self.denied(process, process, "process", "execmem"):
             self.deny(
-                f"TCG writes code and executes it, which the policy denies to {process.type} "
+                f"TCG generates code and runs it, which the policy denies to {process.type} "
                 f"(avc: denied {{ execmem }}){HINT}run: {policynames.turned_on(policynames.USE_EXECMEM)}"
             )
         return True

@@ -152,7 +152,7 @@ class TreePlanner:
     def seen(self, found: FolderFacts, place: str, *, readonly: bool) -> str | None:
         """Return a line about what of the folder the VM will not get, None where nothing is known to be missing."""
         if found.closed == found.folder.real:
-            return f"{place}: it keeps its labels; the launcher may not read it, so nobody knows what the VM can read"
+            return f"{place}: it keeps its labels; the launcher may not read it, so what the VM can read is unknown"
         reads = writes = total = 0
         first: FileFacts | None = None
         for entry, count in zip(found.entries, found.counts, strict=False):
