@@ -352,7 +352,7 @@ class Host:
         for companion in self.companions if companions is None else companions:
             try:
                 if companion.name == "watch" and companion.kept and watched:
-                    files = [companion.mine(number) for number in range(8, len(companion.arguments))]
+                    files = [companion.mine(number) for number in range(9, len(companion.arguments))]
                     watch._tell(companion.mine(5), watch._restore(companion.arguments[0], files, companion.made))
             finally:
                 companion.end()

@@ -16,6 +16,7 @@ from confined_qemu.launch.companions import watch
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import ConfinedQemuError, EmulatorNotExecutable, HostError, LsmError, Refused
 from confined_qemu.model.facts import SelinuxMode
+from confined_qemu.model.frozen import replace
 from confined_qemu.model.mcs import Level
 from tests.fakes import DEBIAN, VIRT_IMAGE, Crash
 from tests.launches import Companion, Executed, Host
@@ -184,6 +185,15 @@ def test_the_journal_and_the_watcher_come_before_the_first_label(host: Watched) 
     assert "program watch" in log[:first]
     doors = host.doors.log
     assert doors.index("fsync") < doors.index("rename") < doors.index("fork watch")
+
+
+@pytest.mark.parametrize("ask", [raw, static])
+def test_only_who_is_told_to_daemonize_may_leave_a_process(host: Watched, ask: Ask) -> None:
+    invocation = ask(host)
+    for daemonize, leaves in ((False, "0"), (True, "1")):
+        vm = host.start(replace(invocation, daemonize=daemonize))
+        assert vm.companions[0].arguments[8] == leaves
+        host.end(vm)
 
 
 def test_a_killed_watchers_work_is_done_by_the_next_launch(host: Watched) -> None:

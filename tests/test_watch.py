@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from confined_qemu.host import locks
+from confined_qemu.launch import spawn
 from confined_qemu.launch.companions import survivors, watch
 
 if TYPE_CHECKING:
@@ -46,7 +49,11 @@ def restore(path, search):
 """
 SURVIVORS = """
 import os
-def survivors(context):
+import signal
+def end(context, having=None):
+    for pidfd in remaining(context):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+def remaining(context):
     try:
         with open({path!r}) as file:
             pid = int(file.read())
@@ -60,14 +67,24 @@ def survivors(context):
 class Watched:
     """A process in QEMU's place, its watcher, and what stands for the launcher's and `run`'s ends of its sockets."""
 
-    def __init__(
-        self, folder: Path, *, context: str | None = None, journal: str = "", survivor: int = 0, helpers: bool = False
+    def __init__(  # noqa: PLR0913 - each a thing that a watcher is told
+        self,
+        folder: Path,
+        *,
+        context: str | None = None,
+        journal: str = "",
+        survivor: int = 0,
+        helpers: bool = False,
+        leaves: bool = False,
+        live: int = -1,
     ) -> None:
         self.package = folder / "package/confined_qemu"
         self.companions = self.package / "launch/companions"
         self.labels, self.model = self.package / "labels", self.package / "model"
+        self.host = self.package / "host"
         self.companions.mkdir(parents=True)
         self.labels.mkdir()
+        self.host.mkdir()
         self.model.mkdir()
         self.journal = folder / "journal"
         self.journal.write_text(journal)
@@ -81,10 +98,11 @@ class Watched:
         pidfd = os.pidfd_open(self.vm.pid)
         expected = context if context is not None else watch._context(self.vm.pid)
         self.leash, its_leash = socket.socketpair()
-        numbers = (pidfd, self.vm.pid, control, report.fileno(), its_leash.fileno() if helpers else -1, -1)
+        channels = spawn.Channels(report.fileno(), its_leash.fileno() if helpers else -1, live, leaves=leaves)
+        numbers = (pidfd, self.vm.pid, control, *channels.numbers())
         self.watcher = subprocess.Popen(
             [sys.executable, "-IS", self.companions / "watch.py", self.journal, expected, *map(str, numbers)],
-            pass_fds=(pidfd, control, report.fileno(), its_leash.fileno()),
+            pass_fds=(pidfd, control, *channels.open),
         )
         its_leash.close()
         report.close()
@@ -101,8 +119,9 @@ class Watched:
             assert patience in text
             text = text.replace(patience, f"{patience.partition('=')[0]}= 0")
         (self.companions / "watch.py").write_text(text)
-        for folder in (self.package, self.companions.parent, self.companions, self.labels, self.model):
+        for folder in (self.package, self.companions.parent, self.companions, self.labels, self.model, self.host):
             (folder / "__init__.py").write_text("")
+        shutil.copy(locks.__file__, self.host)
         (self.model / "errors.py").write_text(ERRORS)
         (self.labels / "restore.py").write_text(RESTORE)
         (self.labels / "find.py").write_text(FIND)
@@ -189,7 +208,7 @@ def test_a_killed_run_kills_qemu(made: list[Watched], tmp_path: Path, became: bo
 
 def test_a_daemons_end_is_waited_for(made: list[Watched], tmp_path: Path) -> None:
     daemon = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE)
-    watched = start(made, tmp_path, survivor=daemon.pid)
+    watched = start(made, tmp_path, survivor=daemon.pid, leaves=True)
     watched.become()
     watched.end_vm()
     assert watched.run.recv(1) == watch.DAEMON
@@ -197,6 +216,28 @@ def test_a_daemons_end_is_waited_for(made: list[Watched], tmp_path: Path) -> Non
     daemon.communicate()
     assert watched.run.recv(1) == watch.RESTORED
     assert watched.ended()
+
+
+@pytest.mark.parametrize("shares", [False, True])
+def test_what_outlives_a_vm_that_was_to_leave_nothing_is_ended(
+    made: list[Watched], tmp_path: Path, shares: bool
+) -> None:
+    (tmp_path / "live").touch()
+    held = os.open(tmp_path / "live", os.O_RDWR)
+    live = os.open(tmp_path / "live", os.O_RDWR) if shares else -1
+    assert locks.take(held, locks.EXCLUSIVE)
+    survivor = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, pass_fds=(held,))
+    os.close(held)
+    watched = start(made, tmp_path, survivor=survivor.pid, live=live)
+    watched.become()
+    watched.end_vm()
+    assert survivor.wait(PATIENCE) == -signal.SIGKILL
+    # nothing is left that `run` would be told of
+    assert watched.run.recv(1) == watch.RESTORED
+    assert watched.ended()
+    survivor.communicate()
+    if shares:
+        os.close(live)
 
 
 def test_a_helper_that_outlives_its_vm_is_ended(made: list[Watched], tmp_path: Path) -> None:
@@ -239,11 +280,37 @@ def test_it_has_a_name_for_ps(made: list[Watched], tmp_path: Path) -> None:
 # ---- who is left
 
 
+NAMED = "cq-survivor"
+CHAIN = """
+import os
+with open("/proc/self/comm", "w") as file:
+    file.write({name!r})
+os.setsid()
+print(flush=True)
+while True:
+    if os.fork():
+        os._exit(0)
+"""
+
+
+@pytest.fixture
+def by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a process's name stand for its context: a child has its parent's, as it has its context."""
+
+    def name_of(pid: str) -> str:
+        try:
+            with open(f"/proc/{pid}/comm", encoding="ascii", errors="replace") as file:
+                return file.read().strip()
+        except OSError:
+            return ""
+
+    monkeypatch.setattr(survivors, "_context", name_of)
+
+
+@pytest.mark.usefixtures("by_name")
 def test_survivors_are_found_by_their_context() -> None:
-    mine = watch._context(os.getpid())
-    found = survivors.survivors(mine)
-    with open("/proc/self/stat", encoding="ascii") as file:
-        assert file.read().startswith(f"{os.getpid()} ")
+    with open("/proc/self/comm", encoding="ascii") as file:
+        found = survivors.survivors(file.read().strip())
     pids = set()
     for pidfd in found:
         with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
@@ -251,6 +318,66 @@ def test_survivors_are_found_by_their_context() -> None:
         os.close(pidfd)
     assert os.getpid() in pids
     assert survivors.survivors("no:such:context") == []
+
+
+@pytest.mark.usefixtures("by_name")
+def test_a_chain_that_forks_and_ends_is_ended() -> None:
+    chain = subprocess.Popen([sys.executable, "-IS", "-c", CHAIN.format(name=NAMED)], stdout=subprocess.PIPE)
+    assert chain.stdout is not None
+    assert chain.stdout.read(1) == b"\n"
+    survivors.end(NAMED)
+    # every link inherits the pipe: it closes with the last one
+    assert chain.stdout.read() == b""
+    assert chain.wait(PATIENCE) in (0, -signal.SIGKILL)
+    chain.stdout.close()
+
+
+@pytest.mark.usefixtures("by_name")
+def test_of_a_shared_context_only_who_has_the_file_is_ended(tmp_path: Path) -> None:
+    (tmp_path / "live").touch()
+    code = f"import sys; open('/proc/self/comm', 'w').write('{NAMED}'); print(flush=True); sys.stdin.read()"
+    started = []
+    with open(tmp_path / "live", encoding="ascii") as live:
+        for passed in ((live.fileno(),), ()):
+            one = subprocess.Popen(
+                [sys.executable, "-IS", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=passed
+            )
+            assert one.stdout is not None
+            assert one.stdout.read(1) == b"\n"
+            started.append(one)
+        survivors.end(NAMED, os.fstat(live.fileno()))
+    mine, others = started
+    assert mine.wait(PATIENCE) == -signal.SIGKILL
+    assert others.poll() is None
+    for one in started:
+        one.communicate()
+    assert others.returncode == 0
+
+
+@pytest.mark.usefixtures("by_name")
+@pytest.mark.parametrize(
+    ("pids", "looks"), [([7, 7], 1), ([7, 8, 8, 8], 2), (range(10**9), survivors._EMPTY_LOOKS), ([None] * 99, None)]
+)
+def test_one_look_is_enough_where_nothing_was_started_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, pids: list[int | None], looks: int | None
+) -> None:
+    given = iter(pids)
+    looked = []
+    monkeypatch.setattr(survivors, "_last_pid", lambda: next(given))
+    monkeypatch.setattr(survivors, "_CHASE", 0.0)
+
+    def look(*_: object) -> list[int]:
+        looked.append(1)
+        return []
+
+    monkeypatch.setattr(survivors, "survivors", look)
+    assert survivors.remaining(NAMED) == []
+    assert len(looked) == (looks or survivors._EMPTY_LOOKS)
+
+
+def test_no_context_is_nobodys() -> None:
+    assert survivors.survivors("") == []
+    assert survivors.remaining("") == []
 
 
 def test_the_ended_are_none() -> None:

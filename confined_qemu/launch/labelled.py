@@ -47,9 +47,8 @@ def become(invocation: Invocation, caller: Caller, warn: Callable[[str], None], 
             mine, its = _leash(plan)
             hold = journal.hold(path, plan.live) if plan.live is not None else None
             live = hold.watched if hold is not None else -1
-            watcher = spawn.watcher(
-                path, str(plan.process), (record, registry), spawn.Channels(caller.report, its, live, files)
-            )
+            channels = spawn.Channels(caller.report, its, live, files, leaves=_leaves(plan))
+            watcher = spawn.watcher(path, str(plan.process), (record, registry), channels)
             done = execute.perform(plan, mine, hold, execute.Trees(path, progress))
             watcher.await_ready()
         except BaseException:
@@ -102,6 +101,12 @@ def _opened(plan: Plan) -> tuple[int, ...]:
                 "it changed after the plan was made; nothing was done to it", where=step.path, hint="start again"
             )
     return tuple(found)
+
+
+def _leaves(plan: Plan) -> bool:
+    """Tell whether what runs on when QEMU has ended is waited for, not killed: it was asked for, or may be others'."""
+    own = plan.pair is not None or plan.live is not None
+    return plan.daemonize or not own
 
 
 def _leash(plan: Plan) -> tuple[socket | None, int]:

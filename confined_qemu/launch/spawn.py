@@ -49,17 +49,24 @@ class Channels:
 
     `report` leads to `run`. Through `leash`, the end of a socket pair, it gets a pidfd of each helper of the VM, and
     what the launcher makes. `live` is the live file of a VM whose context others may share. `files` are those whose
-    labels it will put back.
+    labels it will put back. `leaves`: the VM may leave a process behind, which is waited for; else it is killed, by the
+    VM's context alone where there is no live file, so the context is the VM's own then.
     """
 
     report: int = -1
     leash: int = -1
     live: int = -1
     files: tuple[int, ...] = ()
+    leaves: bool = True
+
+    @property
+    def open(self) -> tuple[int, ...]:
+        """The descriptors that are there."""
+        return tuple(number for number in (self.report, self.leash, self.live, *self.files) if number >= 0)
 
     def numbers(self) -> tuple[int, ...]:
-        """Return them in the order of the watcher's arguments."""
-        return self.report, self.leash, self.live, *self.files
+        """Return what is said of them in the order of the watcher's arguments."""
+        return self.report, self.leash, self.live, int(self.leaves), *self.files
 
 
 def watcher(journal_path: str, context: str, held: Iterable[int], channels: Channels) -> Watcher:
@@ -71,7 +78,7 @@ def watcher(journal_path: str, context: str, held: Iterable[int], channels: Chan
     with descriptor_for("the watcher"):
         mine, its = os.pipe()
         pidfd = os.pidfd_open(os.getpid())
-    keep = [*held, its, pidfd, *(number for number in channels.numbers() if number >= 0)]
+    keep = [*held, its, pidfd, *channels.open]
     arguments = [journal_path, context, *map(str, (pidfd, os.getpid(), its, *channels.numbers()))]
     program("watch", arguments, keep)
     os.close(its)

@@ -1,9 +1,10 @@
 """The watcher: stays with a VM and puts its labels back, whatever ended it.
 
-Runs as a program of its own (`python3 -IS watch.py JOURNAL CONTEXT PIDFD PID CONTROL REPORT LEASH LIVE FILE…`; REPORT
-is -1 without `run`, LEASH without helpers and new files, LIVE where the context is the VM's own) and imports nothing
-until the VM has ended, so that a thousand of them are cheap. It holds the journal's lock and the VM's
-pair through the descriptors it inherited, and each FILE that it will put back, which may have another name by then.
+Runs as a program of its own (`python3 -IS watch.py JOURNAL CONTEXT PIDFD PID CONTROL REPORT LEASH LIVE LEAVES FILE…`;
+REPORT is -1 without `run`, LEASH without helpers and new files, LIVE where the context is the VM's own; LEAVES is 1
+where the VM may leave a process behind) and imports nothing until the VM has ended, so that a thousand of them are
+cheap. It holds the journal's lock and the VM's pair through the descriptors it inherited, and each FILE that it will
+put back, which may have another name by then.
 """
 
 import os
@@ -27,7 +28,7 @@ _HELPER_PATIENCE = 10_000
 def main() -> None:
     """Watch one VM; does not return."""
     path, expected = sys.argv[1], sys.argv[2]
-    pidfd, pid, control, report, leash, live, *files = (int(text) for text in sys.argv[3:])
+    pidfd, pid, control, report, leash, live, leaves, *files = (int(text) for text in sys.argv[3:])
     with open("/proc/self/comm", "w", encoding="ascii") as comm:
         comm.write("confined-watch")
     os.write(control, READY)
@@ -40,9 +41,13 @@ def main() -> None:
     # last: what lies beside the package is in no module's place
     sys.path.append(os.path.abspath(os.path.join(__file__, *[os.pardir] * 4)))
     if live >= 0:
+        if not leaves:
+            _end_holders(live, expected)
         _await_holders(live, report)
-    else:
+    elif leaves:
         _await_others(expected, report)
+    else:
+        _end_others(expected)
     _end_helpers(helpers)
     status = _restore(path, files, made)
     _tell(report, status)
@@ -106,12 +111,26 @@ def _await_end(pidfd: int, report: int) -> None:
         poll.unregister(report)
 
 
+def _end_others(expected: str) -> None:
+    """Kill what runs in the VM's context though the VM was not told to leave anything: its disks would stay in use."""
+    from confined_qemu.launch.companions import survivors
+
+    survivors.end(expected)
+
+
+def _end_holders(live: int, expected: str) -> None:
+    """Kill what holds the VM's live file: another VM may run in the same context, and does not hold this one's."""
+    from confined_qemu.launch.companions import survivors
+
+    survivors.end(expected, os.fstat(live))
+
+
 def _await_others(expected: str, report: int) -> None:
     """Wait for what runs in the VM's context besides the launched process: `-daemonize`'s child, helpers."""
-    from confined_qemu.launch.companions.survivors import survivors
+    from confined_qemu.launch.companions.survivors import remaining
 
     told = False
-    while others := survivors(expected):
+    while others := remaining(expected):
         if not told:
             _tell(report, DAEMON)
             told = True
