@@ -7,6 +7,7 @@ another program. Files, locks, pipes and sockets are real, in the test's folder.
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import socket
@@ -15,7 +16,7 @@ import warnings
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from confined_qemu.host import helperfacts, kvm, lsm, mounts, processes, survey
+from confined_qemu.host import capabilities, helperfacts, kvm, lsm, mounts, processcontrol, processes, survey
 from confined_qemu.labels import restore, statefolders
 from confined_qemu.launch import collect, helpers, inputs, pairs, session, spawn
 from confined_qemu.launch.companions import watch
@@ -157,6 +158,8 @@ class Host:
         """Companions that end before they say that they are there."""
         self.helpers: list[Helper] = []
         self.program: list[Any] = []
+        self.walls: list[str] = []
+        """What the launcher's process has given up before it became QEMU."""
         self.vms: list[Vm] = []
         self.handed: list[int] = []
         """Descriptors that the caller hands over."""
@@ -178,6 +181,7 @@ class Host:
             "policy_contexts": lambda: DEBIAN,
             "default_label": lambda _path, _mode: self.labels.default,
             "device": lambda: -1,
+            "enters_held": lambda: True,
             "is_valid": self._is_valid,
             "creating_sockets": self._creating_sockets,
             "set_exec_context": self._set_exec_context,
@@ -195,6 +199,7 @@ class Host:
         self.patch.setattr(spawn, "program", self._program)
         self.patch.setattr(helpers, "start", self._helper)
         self.patch.setattr(helperfacts, "programs", self._programs)
+        self._install_walls()
         self.patch.setattr(os, "getpid", lambda: self.pid)
         self.patch.setattr(os, "pidfd_open", self.doors.counted("pidfd_open", lambda _: _REAL_DUP(0)))
         self.patch.setattr(os, "execve", self.doors.counted("execve", self._execve))
@@ -209,6 +214,22 @@ class Host:
         for name in ("open", "mkdir", "pipe", "rename", "dup", "dup2"):
             self.patch.setattr(os, name, self.doors.counted(name, getattr(os, name)))
         self.patch.setattr(socket, "socketpair", self.doors.counted("socketpair", socket.socketpair))
+
+    def _install_walls(self) -> None:
+        """Note what the process gives up, in the order in which it does."""
+        self.patch.setattr(capabilities, "held", lambda: frozenset({"net_admin", "setuid", "sys_admin"}))
+        for module, name in ((capabilities, "keep"), (capabilities, "bound"), (processcontrol, "set_no_new_privs")):
+            self.patch.setattr(module, name, self._wall(name))
+        self.patch.setattr(resource, "setrlimit", self._wall("setrlimit"))
+
+    def _wall(self, name: str) -> Callable[..., None]:
+        door = self.doors.counted(name, lambda *_: None)
+
+        def given_up(*what: object) -> None:
+            self.walls.append(" ".join((name, *(str(sorted(w) if isinstance(w, frozenset) else w) for w in what))))
+            door(*what)
+
+        return given_up
 
     # ---- files
 
@@ -278,7 +299,7 @@ class Host:
         """Launch an invocation, as `launch` does it."""
         self.pid += 1
         self.table.ticks[self.pid] = 1
-        self.companions, self.helpers = [], []
+        self.companions, self.helpers, self.walls = [], [], []
         handlers = {number: signal.getsignal(number) for number in (signal.SIGPIPE, signal.SIGXFSZ)}
         try:
             return self._started(invocation, report)

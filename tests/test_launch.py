@@ -11,7 +11,7 @@ import pytest
 
 from confined_qemu.host import capabilities, landlock, lsm, processcontrol
 from confined_qemu.labels import journal
-from confined_qemu.launch import inputs, spawn
+from confined_qemu.launch import inputs, spawn, walls
 from confined_qemu.launch.companions import watch
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import ConfinedQemuError, EmulatorNotExecutable, HostError, LsmError, Refused
@@ -68,6 +68,8 @@ class Watched(Host):
             return
         if not isinstance(error, ConfinedQemuError) and any("set_exec" in call for call in self.labels.log[-1:]):
             return  # interrupted as it was about to become QEMU: its watcher, who watches by then, does it
+        if self.walls and os.geteuid() == 0:
+            return  # it has given up what that takes: the same
         self.undone()
         assert all(helper.ended for helper in self.helpers)
         assert not any(watcher.is_told() for watcher in self.watchers()), "the labels are not its business yet"
@@ -474,7 +476,7 @@ def test_a_file_that_was_relabelled_meanwhile(host: Watched, monkeypatch: pytest
 
 def test_an_emulator_that_cannot_be_executed(host: Watched) -> None:
     """The last step of all: the watcher is there, labels are set, helpers serve."""
-    invocation = helped(host)
+    invocation = replace(helped(host), harden=False, core=True)
 
     def execve(*_: object) -> None:
         raise PermissionError(errno.EACCES, "injected")
@@ -485,6 +487,30 @@ def test_an_emulator_that_cannot_be_executed(host: Watched) -> None:
     assert [helper.ended for helper in host.helpers] == [True]
     assert host.chosen is None
     ended(host)
+
+
+def test_root_without_its_capabilities_puts_nothing_back(host: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    def execve(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "injected")
+
+    host.patch.setattr(os, "execve", execve)
+    monkeypatch.setattr(walls, "may_undo", lambda _: False)
+    host.is_looked_at = False  # the labels are there still
+    with pytest.raises(EmulatorNotExecutable, match="cannot be executed as system_u:system_r:svirt_t"):
+        host.start(raw(host))
+    assert host.labels.of(host.at("disk.img")) != VIRT_IMAGE
+    ended(host)
+
+
+def test_what_a_vm_does_not_need_is_given_up_after_its_context_is_chosen(host: Watched) -> None:
+    vm = host.start(described(host, "network: {type: tap, ifname: t0}"))
+    assert host.walls == ["setrlimit 4 (0, 0)", "keep ['net_admin']", "set_no_new_privs"]
+    assert host.doors.log[-4:] == ["setrlimit", "keep", "set_no_new_privs", "execve"]
+    host.end(vm)
+    vm = host.start(described(host, "harden: no\ncore: yes"))
+    assert host.walls == []
+    host.end(vm)
+    host.undone()
 
 
 def test_a_vms_user_who_cannot_execute_qemu_puts_nothing_back(host: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -512,7 +538,7 @@ def test_who_waits_for_the_watcher_hears_of_a_failed_launch(host: Watched) -> No
 
     host.patch.setattr(os, "execve", execve)
     with pytest.raises(EmulatorNotExecutable):
-        host.start(raw(host), report=report)
+        host.start(replace(raw(host), harden=False), report=report)
     ended(host)
     assert os.read(reading, 10) == watch.RESTORED
     os.close(reading)

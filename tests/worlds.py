@@ -25,6 +25,7 @@ from confined_qemu.model.facts import (
     SelinuxMode,
 )
 from confined_qemu.model.frozen import dataclass, field, replace
+from confined_qemu.model.hardening import HardeningFacts
 from confined_qemu.model.helper import PROGRAMS
 from confined_qemu.model.landlock import DEVICE, READ, RUN, LandlockFacts, Owned
 from confined_qemu.model.mcs import Level, Pair
@@ -76,6 +77,8 @@ class World:
     sandbox: bool = False
     """Was QEMU built with libseccomp?"""
     overridden: list[str] = field(default_factory=list)
+    enters_held: bool = True
+    """Does the policy decide who enters a domain with no_new_privs?"""
     policy: str | None = "debian"
     kvm: bool = False
     uid: int = 0
@@ -131,6 +134,7 @@ class World:
             live = tuple(LiveProcess(int(pid), Context.parse(text)) for pid, text in self.live.items())
             contexts = FEDORA if self.policy == "fedora" else DEBIAN
             selinux = SelinuxFacts(mode, own, caller, contexts, self.in_domain, live, mls=self.mls)
+            selinux = replace(selinux, enters_held=self.enters_held)
         return Facts(
             selinux=selinux,
             kvm=USABLE if self.kvm else MISSING,
@@ -155,6 +159,7 @@ class World:
             instance="4711",
             sandbox=self.sandbox,
             landlock=self._landlock(),
+            hardening=HardeningFacts(frozenset(self.capabilities), tuple(self.overridden)),
             pair=Pair.parse(self.pair) if self.pair is not None else None,
             uid=self.uid,
             folder=HERE,
@@ -169,7 +174,7 @@ class World:
             Owned("/usr/share", READ, "firmware, keymaps and time zones"),
             Owned("/dev/null", DEVICE, "every process's"),
         )
-        return LandlockFacts(self.landlock, installation, frozenset(self.capabilities), tuple(self.overridden))
+        return LandlockFacts(self.landlock, installation)
 
     def _handed(self) -> Iterator[Resource]:
         for row in self.descriptors:

@@ -67,10 +67,12 @@ def keep(names: frozenset[str]) -> None:
     Raises:
         HostError: the kernel refuses, or the sets read back are not what was asked for.
     """
+    before = _masks()
+    if not any(before[name] for name in ("CapPrm", "CapInh", "CapAmb")):
+        return  # an ordinary user's, who has none
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
-    before = _masks()
     kept = sum(1 << NAMES.index(name) for name in names) & before["CapPrm"]
     _prctl(libc, "clearing the ambient capabilities", _AMBIENT, _AMBIENT_CLEAR_ALL)
     bound(names)

@@ -100,6 +100,16 @@ def mode() -> SelinuxMode:
     return SelinuxMode.ENFORCING if _read(f"{root}/enforce", "reading the mode") == "1" else SelinuxMode.PERMISSIVE
 
 
+def enters_held() -> bool:
+    """Tell whether the policy decides who enters a domain with no_new_privs; where it does not, nobody does.
+
+    Raises:
+        LsmError: the kernel says, and it cannot be read.
+    """
+    path = f"{selinuxfs.ROOT}/policy_capabilities/nnp_nosuid_transition"
+    return os.path.exists(path) and _read(path, "reading a policy capability") == "1"
+
+
 def device() -> int:
     """Return selinuxfs' device number: a descriptor on it that is a null device was swapped at exec."""
     return os.stat(selinuxfs.ROOT).st_dev

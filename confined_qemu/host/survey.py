@@ -37,7 +37,7 @@ def selinux(*, scan: bool = True) -> SelinuxFacts:
     contexts = lsm.policy_contexts()
     mls = lsm.is_valid(contexts.content.at(Level(1)))
     node = lsm.context_of(kvm.NODE) if os.path.exists(kvm.NODE) else None
-    found = SelinuxFacts(mode, own, caller, contexts, in_domain, (), mls, node)
+    found = SelinuxFacts(mode, own, caller, contexts, in_domain, (), mls, node, lsm.enters_held())
     return replace(found, live=holding(found)) if scan else found
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from confined_qemu.model.facts import FileFacts, FolderFacts, Holder, Identity, SelinuxFacts
+    from confined_qemu.model.hardening import HardeningFacts
     from confined_qemu.model.helper import HelperKind
     from confined_qemu.model.invocation import Invocation
 
@@ -54,11 +55,12 @@ def collect(
     program = emulator.find(invocation.emulator, search)
     served, programs = _helped(invocation, selinux, holders or {})
     named = [resource.path for resource in invocation.resources]
+    files = survey.files([*named, *survey.handed_files(caller.descriptors)], selinux)
     return Facts(
         selinux=selinux,
         kvm=survey.accelerator(),
         emulator=survey.file(program, selinux),
-        files=survey.files([*named, *survey.handed_files(caller.descriptors)], selinux),
+        files=files,
         folders=served,
         programs=programs,
         distribution=_distribution(programs),
@@ -66,11 +68,18 @@ def collect(
         descriptors=survey.descriptors(caller.descriptors, selinux),
         instance=str(os.getpid()),
         sandbox=invocation.sandbox and emulator.takes_sandbox(program),
+        hardening=None if invocation.query else _hardening(invocation, files),
         uid=os.geteuid(),
         folder=os.getcwd(),
         runtime_folder=_runtime_folder(caller),
         temporary_folder=survey.environment_text(caller.environment, "TMPDIR") or "/var/tmp",  # noqa: S108 - QEMU's own
     )
+
+
+def _hardening(invocation: Invocation, files: Mapping[str, FileFacts]) -> HardeningFacts:
+    from confined_qemu.host import hardeningfacts
+
+    return hardeningfacts.found(invocation, files)
 
 
 def _distribution(programs: Mapping[HelperKind, FileFacts]) -> Family:

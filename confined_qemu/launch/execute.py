@@ -70,6 +70,8 @@ class Performed:
     helpers: list[RunningHelper] = field(default_factory=list)
     hold: Hold | None = None
     """The live file of a VM that may share its context."""
+    given_up: bool = False
+    """This process can put nothing back any more: that is the watcher's."""
 
     def end_helpers(self) -> None:
         """End them: the VM will not be started."""
@@ -355,7 +357,7 @@ def become(plan: Plan, done: Performed, environment: Mapping[bytes, bytes], argv
     Raises:
         EmulatorNotExecutable: the kernel refuses.
         LsmError: the context cannot be chosen.
-        HostError: the user of the plan cannot be become, or Landlock cannot hold it.
+        HostError: the user of the plan cannot be become, or what the plan gives up cannot be.
     """
     variables = dict(environment)
     if plan.temporary is not None:
@@ -364,10 +366,11 @@ def become(plan: Plan, done: Performed, environment: Mapping[bytes, bytes], argv
     if done.hold is not None:
         os.set_inheritable(_high(done.hold.held), True)  # noqa: FBT003 - positional by definition
     ruleset = -1
-    if plan.landlock is not None:
-        from confined_qemu.launch import landlocked
+    gives_up = plan.hardening is not None or plan.landlock is not None
+    if gives_up:
+        from confined_qemu.launch import walls
 
-        ruleset = landlocked.prepared(plan)
+        ruleset = walls.prepared(plan)
     if plan.user is not None:
         from confined_qemu.launch import spawn
 
@@ -375,8 +378,9 @@ def become(plan: Plan, done: Performed, environment: Mapping[bytes, bytes], argv
     context = plan.process or plan.back_to
     if context is not None:
         lsm.set_exec_context(context)
-    if plan.landlock is not None:
-        landlocked.enter(plan.hardening, plan.landlock, ruleset)
+    if gives_up:
+        done.given_up = not walls.may_undo(plan)
+        walls.enter(plan.hardening, plan.landlock, ruleset)
     # Python ignores these two; QEMU must find them as the caller had them
     for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(ignored, signal.SIG_DFL)

@@ -206,9 +206,9 @@ def _confine(step: StartHelper, ruleset: int) -> None:
     if step.context is not None:
         lsm.set_exec_context(step.context)
     if step.ruleset is not None:
-        from confined_qemu.launch import landlocked
+        from confined_qemu.launch import walls
 
-        landlocked.hold(step.ruleset, ruleset)
+        walls.hold(step.ruleset, ruleset)
 
 
 def _ruleset(step: StartHelper) -> int:

@@ -59,10 +59,10 @@ def become(invocation: Invocation, caller: Caller, warn: Callable[[str], None], 
     try:
         execute.become(plan, done, caller.environment, execute.argv0(invocation, plan, caller))
     except ConfinedQemuError:
-        if statefolders.is_own(folder):
+        if statefolders.is_own(folder) and not done.given_up:
             done.end_helpers()
             restore.restore(path, find.Search(find.by_inode(files)))
-        # else this process is the VM's user already, who may not: the watcher sees its end, and does all of it
+        # else this process has given up what that takes, or is the VM's user: the watcher sees its end, and does it
         raise
 
 

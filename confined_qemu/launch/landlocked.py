@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 
-from confined_qemu.host import capabilities, landlock, processcontrol
 from confined_qemu.launch import execute, heldvms
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError, why
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 
     from confined_qemu.launch.collect import Caller
     from confined_qemu.model.facts import Facts
-    from confined_qemu.model.hardening import Hardening
-    from confined_qemu.model.landlock import Ruleset
     from confined_qemu.model.plan import Plan
 
 
@@ -142,54 +139,3 @@ def _user(name: str) -> _Owner:
     except KeyError as error:
         raise HostError(f"user: there is no user {name!r}", hint="name one that exists") from error
     return _Owner(entry.pw_uid, entry.pw_gid)
-
-
-# ---- the walls
-
-
-def prepared(plan: Plan) -> int:
-    """Return the kernel's ruleset for a plan, made while this process still reaches every path; -1 without one.
-
-    The bounding set is narrowed here, too: who has become another user can no more.
-
-    Raises:
-        HostError: the kernel refuses, or a file is not the one that was planned for.
-    """
-    if plan.user is not None and plan.hardening is not None and plan.hardening.capabilities is not None:
-        capabilities.bound(plan.hardening.capabilities)
-    return landlock.made(plan.landlock) if plan.landlock is not None else -1
-
-
-def enter(hardening: Hardening | None, planned: Ruleset | None, ruleset: int) -> None:
-    """Give up for good what the plan says, in this process; what was set is read back or tried.
-
-    Raises:
-        HostError: the kernel refuses, or something is not as it was set.
-    """
-    if hardening is not None:
-        if not hardening.core:
-            import resource
-
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if hardening.capabilities is not None:
-            capabilities.keep(hardening.capabilities)
-        _no_new_privs()
-    if planned is not None:
-        landlock.enforce(ruleset, planned)
-
-
-def hold(planned: Ruleset, ruleset: int) -> None:
-    """Have Landlock hold a helper, in its process; its capabilities it gives up itself, as it needs some to begin.
-
-    Raises:
-        HostError: the kernel refuses.
-    """
-    _no_new_privs()
-    landlock.enforce(ruleset, planned)
-
-
-def _no_new_privs() -> None:
-    try:
-        processcontrol.set_no_new_privs()
-    except OSError as error:
-        raise HostError(f"no_new_privs cannot be set: {why(error)}") from error

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from confined_qemu.model.context import Context, PolicyContexts
+    from confined_qemu.model.hardening import HardeningFacts
     from confined_qemu.model.helper import HelperKind
     from confined_qemu.model.landlock import LandlockFacts
     from confined_qemu.model.mcs import Level, Pair
@@ -227,6 +228,8 @@ class SelinuxFacts:
     """The policy has sensitivities above s0: MLS."""
     kvm_node: Context | None = None
     """The label of `/dev/kvm`, None where there is none."""
+    enters_held: bool = True
+    """The policy decides who enters a domain with no_new_privs (its capability nnp_nosuid_transition); else nobody."""
 
 
 def believed(holders: tuple[Holder, ...], label: Context | None) -> tuple[Holder, ...]:
@@ -266,5 +269,7 @@ class Facts:
     """This QEMU was built with libseccomp, so that it takes `-sandbox`; looked at only where that is wanted."""
     landlock: LandlockFacts | None = None
     """The kernel's Landlock; None where nobody asked, as SELinux holds the VM or nothing is to."""
+    hardening: HardeningFacts | None = None
+    """What the VM's process can give up; None where nobody looked, as no VM is started."""
     runtime_folder: str = "/run/confined-qemu"
     temporary_folder: str = "/var/tmp"  # noqa: S108 - QEMU's own default for its temporary files

@@ -10,8 +10,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class HardeningFacts:
+    """What a VM's process can give up.
+
+    `capabilities` are those of the launcher, by name, `overridden` the resources' paths that are opened only by who may
+    override owner and mode.
+    """
+
+    capabilities: frozenset[str] = frozenset()
+    overridden: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Hardening:
-    """`no_new_privs` is always with it. `capabilities` are those that are kept, None where all are.
+    """`capabilities` are those that are kept, None where all are.
 
     `core`: QEMU may leave a core file as large as the caller's limit allows.
     """
@@ -20,6 +32,8 @@ class Hardening:
     core: bool
     why: tuple[str, ...] = ()
     """For each capability that is kept, what needs it."""
+    privileges: str | None = None
+    """Why a program that QEMU runs may bring it new privileges; None where none may (no_new_privs)."""
 
     def describe(self) -> list[str]:
         """Return it as lines of the plan."""
@@ -27,9 +41,10 @@ class Hardening:
         if self.capabilities is not None:
             kept = f"capabilities {' '.join(sorted(self.capabilities))}" if self.capabilities else "no capabilities"
         reasons = f" ({'; '.join(self.why)})" if self.why else ""
-        return [f"harden   no new privileges, {kept}{reasons}{'' if self.core else ', no core file'}"]
+        gained = "no new privileges" if self.privileges is None else f"new privileges ({self.privileges})"
+        return [f"harden   {gained}, {kept}{reasons}{'' if self.core else ', no core file'}"]
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `plan --json` prints."""
         kept = sorted(self.capabilities) if self.capabilities is not None else None
-        return {"no_new_privs": True, "capabilities": kept, "core": self.core}
+        return {"no_new_privs": self.privileges is None, "capabilities": kept, "core": self.core}

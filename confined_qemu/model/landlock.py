@@ -229,14 +229,11 @@ class Owned:
 
 @dataclass(frozen=True, slots=True)
 class LandlockFacts:
-    """The kernel's Landlock and what the rules are made of. `problem` says why the kernel cannot be asked.
+    """The kernel's Landlock, `abi` 0 where it has none, and what the rules are made of.
 
-    `abi` is 0 where this kernel has none. `capabilities` are those of the launcher, by name, `overridden` the
-    resources' paths that are opened only by who may override owner and mode.
+    `problem` says why the kernel cannot be asked.
     """
 
     abi: int
     installation: tuple[Owned, ...] = ()
-    capabilities: frozenset[str] = frozenset()
-    overridden: tuple[str, ...] = ()
     problem: str | None = None

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.facts import FileKind
-from confined_qemu.model.hardening import Hardening
+from confined_qemu.model.hardening import Hardening, HardeningFacts
 from confined_qemu.model.resource import Role
+from confined_qemu.read.qemu.ports import ports as ports_of
 from confined_qemu.read.qemu.words import words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from confined_qemu.model.facts import Facts
+    from confined_qemu.model.context import Context
+    from confined_qemu.model.facts import Facts, SelinuxFacts
     from confined_qemu.model.invocation import Invocation
-    from confined_qemu.model.landlock import LandlockFacts, Ports
+    from confined_qemu.model.landlock import Ports
+    from confined_qemu.model.policy import Policy
 
 _LOWEST_FREE = 1024
 """Below, a port is bound only with CAP_NET_BIND_SERVICE (ip(7); `ip_unprivileged_port_start` may lower it)."""
@@ -53,8 +56,7 @@ def sandbox(invocation: Invocation, facts: Facts) -> tuple[str, ...]:
     if not (invocation.sandbox and facts.sandbox) or "-sandbox" in written:
         return ()
     parts = dict(_PARTS)
-    programs = (resource.path for resource in invocation.resources if resource.role is Role.PROGRAM)
-    if invocation.daemonize or any(facts.files[path].kind is not FileKind.MISSING for path in programs):
+    if invocation.daemonize or programs(invocation, facts):
         del parts["spawn"]
     if invocation.daemonize or written & {"-runas", "-run-with"}:
         del parts["elevateprivileges"]
@@ -63,24 +65,58 @@ def sandbox(invocation: Invocation, facts: Facts) -> tuple[str, ...]:
     return "-sandbox", ",".join(("on", *(f"{part}={word}" for part, word in parts.items())))
 
 
-def plan(invocation: Invocation, found: LandlockFacts, ports: Ports, programs: Iterable[str]) -> Hardening:
-    """Return what the process of a VM gives up; `programs` is what QEMU runs."""
+def programs(invocation: Invocation, facts: Facts) -> tuple[str, ...]:
+    """Return what QEMU runs, or loads, that is there: scripts, a bridge helper, a plugin."""
+    found = (facts.files[resource.path] for resource in invocation.resources if resource.role is Role.PROGRAM)
+    return tuple(dict.fromkeys(program.real for program in found if program.kind is not FileKind.MISSING))
+
+
+def ports(invocation: Invocation) -> Ports:
+    """Return the TCP ports that a VM binds and connects to, as far as its command line says."""
+    return ports_of(invocation.arguments, strict=invocation.accel_index is not None)
+
+
+def plan(invocation: Invocation, facts: Facts, tcp: Ports, privileges: str | None) -> Hardening:
+    """Return what the process of a VM gives up; `privileges` is why it is not started with no_new_privs."""
+    found = facts.hardening or HardeningFacts()
     needed: dict[str, str] = {}
-    for names, why in _needs(invocation, found, ports, programs):
+    for names, why in _needs(invocation, found, tcp, programs(invocation, facts)):
         if names is None:
-            return Hardening(None, core=invocation.core, why=(why,))
+            return Hardening(None, invocation.core, (why,), privileges)
         needed.update((name, why) for name in names if name in found.capabilities)
     reasons = tuple(dict.fromkeys(needed.values()))
-    return Hardening(frozenset(needed), invocation.core, reasons)
+    return Hardening(frozenset(needed), invocation.core, reasons, privileges)
+
+
+def privileges(invocation: Invocation, facts: Facts, process: Context, policy: Policy) -> str | None:
+    """Say why a VM that SELinux holds is started without no_new_privs; None where it gets that.
+
+    A transition under no_new_privs takes a permission of its own (security/selinux/hooks.c, `check_nnp_nosuid`), and a
+    program of QEMU's may be setuid, as qemu-bridge-helper is.
+    """
+    if not invocation.harden:
+        return "harden: no"
+    if run := programs(invocation, facts):
+        return f"QEMU runs {run[0]}"
+    return _no_way_in(facts.selinux, process, policy)
+
+
+def _no_way_in(selinux: SelinuxFacts, process: Context, policy: Policy) -> str | None:
+    own = selinux.own
+    if own is None or own.type == process.type:
+        return None
+    if not selinux.enters_held or policy.denied(own, process, "process2", ("nnp_transition",)):
+        return f"{own.type} may not enter {process.type} with no_new_privs"
+    return None
 
 
 def _needs(
-    invocation: Invocation, found: LandlockFacts, ports: Ports, programs: Iterable[str]
+    invocation: Invocation, found: HardeningFacts, tcp: Ports, run: Iterable[str]
 ) -> Iterator[tuple[Iterable[str] | None, str]]:
     """Yield capabilities and what needs them; None for a program that may need any."""
     if not invocation.harden:
         yield None, "harden: no"
-    for program in programs:
+    for program in run:
         yield None, f"QEMU runs {program}"
     for resource in invocation.resources:
         if resource.path == "/dev/net/tun":
@@ -89,7 +125,7 @@ def _needs(
             yield _BY_ROLE[resource.role]
     for path in found.overridden:
         yield ("dac_override",), f"owner or mode of {path}"
-    if any(port < _LOWEST_FREE for port in ports.bind or ()):
+    if any(port < _LOWEST_FREE for port in tcp.bind or ()):
         yield ("net_bind_service",), "a port below 1024"
     written = words(invocation.arguments)
     yield from (needed for word, needed in _BY_WORD.items() if word in written)

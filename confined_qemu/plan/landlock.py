@@ -32,10 +32,9 @@ from confined_qemu.model.landlock import (
 from confined_qemu.model.plan import PlannedResource
 from confined_qemu.model.resource import Access, Resource, Role, Takes
 from confined_qemu.model.steps import Listen, MakeFile, OwnFolder, StartHelper
-from confined_qemu.plan import helpers, sockets
+from confined_qemu.plan import hardening, helpers, sockets
 from confined_qemu.plan.files import MODES
 from confined_qemu.plan.outcome import Collected
-from confined_qemu.read.qemu.ports import ports as ports_of
 from confined_qemu.read.qemu.words import words
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ class LandlockPlanner:
     def plan(self) -> Ruleset:
         """Decide about everything but the shares and helpers, whose plan is taken first; return the rules."""
         self.words = words(self.invocation.arguments)
-        self.ports = ports_of(self.invocation.arguments, strict=self.invocation.accel_index is not None)
+        self.ports = hardening.ports(self.invocation)
         self.found.refusals.extend(self.invocation.problems)
         made = {(listener.path, listener.access) for listener in self.invocation.listeners}
         shared = helpers.shares(self.invocation)

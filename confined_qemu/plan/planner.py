@@ -45,6 +45,7 @@ def plan(invocation: Invocation, facts: Facts, policy: Policy) -> Plan:
         draft.add_descriptors()
         draft.add_temporary_folder()
         draft.add_helpers()
+        draft.harden()
     elif draft.by_landlock is not None:
         draft.go_back()
         draft.add_helpers()
@@ -275,12 +276,19 @@ class _Draft:
         self.ruleset = planner.plan()
         self.take(planner.found.outcome())
         self.temporary = planner.temporary
-        self.hardening = hardening.plan(self.invocation, facts, planner.ports, planner.programs)
+        self.hardening = hardening.plan(self.invocation, self.facts, planner.ports, None)
         serving = {helper.name: helper for helper in self.invocation.helpers}
         self.found.last = [
             planner.helped(step, serving[step.name]) if isinstance(step, StartHelper) else step
             for step in self.found.last
         ]
+
+    def harden(self) -> None:
+        """Decide what a VM that SELinux holds gives up; a question to QEMU starts none."""
+        if self.process is not None and not self.invocation.query:
+            privileges = hardening.privileges(self.invocation, self.facts, self.process, self.policy)
+            ports = hardening.ports(self.invocation)
+            self.hardening = hardening.plan(self.invocation, self.facts, ports, privileges)
 
     # ---- sockets, descriptors and folders
 

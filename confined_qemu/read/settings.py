@@ -93,7 +93,7 @@ def _keys() -> Table:
             Key("extra_readonly", files, "the same, only to be read"),
             Key("label_trees", files, "folders whose whole tree may be labelled for a VM that shares it"),
             Key("require_domain", YesNo(), "start nothing where the launcher's own domain is missing"),
-            Key("harden", YesNo(), "give up capabilities that a VM does not need"),
+            Key("harden", YesNo(), "give up capabilities and privileges that a VM does not need"),
         ),
         lambda values, _: values,
         "the launcher's options",
