@@ -64,6 +64,9 @@ NODES = {
     "-object sev-guest,id=s,sev-device=/dev/sev1 -M memory-encryption=s": ["/dev/sev1 host_device rw unlabelled"],
     "-cpu host,+sgx-provisionkey": ["/dev/sgx_provision host_device ro unlabelled ?"],
     "-cpu host,-sgx-provisionkey": [],
+    "-device ccid-card-emulated,backend=certificates,db=sql:/n": ["/n secret dir unlabelled"],
+    "-device ccid-card-emulated,backend=certificates,db=/n": ["/n secret dir unlabelled"],
+    "-device ccid-card-emulated": ["/etc/pki/nssdb secret dir unlabelled ?"],
     "-object rng-random,id=r": ["/dev/urandom host_device ro unlabelled"],
     "-object memory-backend-epc,id=e,size=1M": ["/dev/sgx_vepc host_device rw unlabelled"],
     "-display egl-headless": [RENDER],
@@ -200,6 +203,7 @@ REFUSED = {
     "-plugin /p.so,outfile=/srv/bbv": "outfile=",
     "-plugin /p.so,sockpath=/srv/s": "sockpath=",
     "-accel kvm,image=/srv/x": "image=",
+    "-device pvrdma,ibdev=rxe0": "ibdev='rxe0'",
 }
 
 

@@ -55,6 +55,8 @@ SOUND = {
 _TUN, _VHOST_NET = Node("/dev/net/tun", ("fd", "fds", "helper")), Node("/dev/vhost-net", ("vhostfd", "vhostfds"))
 _UDMABUF, _RENDER = "/dev/udmabuf", hostpaths.RENDER_NODE
 _TPM = "/dev/tpm0"
+_NSS = "/etc/pki/nssdb"
+"""libcacard's default."""
 _PROVISION = "sgx-provisionkey"
 _USB_KEYS = {"hostbus": "bus", "hostaddr": "addr", "hostport": "port", "vendorid": "vendor", "productid": "product"}
 _HEXADECIMAL = ("vendorid", "productid")
@@ -84,10 +86,24 @@ def device(collector: Collector, option: str, values: Mapping[str, str]) -> None
         raise CommandLineError(
             f"{source}: QEMU would take the first security key that it finds", hint="name it: hidraw="
         )
+    elif driver == "ccid-card-emulated":
+        _card(collector, values, source)
+    elif driver == "pvrdma":
+        raise CommandLineError(
+            f"{source}: QEMU would open the node that belongs to ibdev={values.get('ibdev', '')!r}",
+            hint="leave the device out",
+        )
     elif driver.startswith(("virtio-gpu", "virtio-vga")) and truth(dict(values), "blob"):
         # rutabaga and virgl keep blobs elsewhere
         optional = any(word in driver for word in ("-gl", "rutabaga"))
         collector.add(_UDMABUF, Role.HOST_DEVICE, Access.READ_WRITE, f"{source},blob=", optional=optional)
+
+
+def _card(collector: Collector, values: Mapping[str, str], source: str) -> None:
+    """Add the database of an emulated smart card: NSS' own where none is named, and `sql:` before a folder."""
+    kind, colon, folder = values.get("db", _NSS).partition(":")
+    path = folder if colon and kind in {"sql", "dbm"} else values.get("db", _NSS)
+    collector.add(path, Role.SECRET, Access.DIRECTORY, f"{source},db=", optional="db" not in values)
 
 
 def _usb(collector: Collector, values: Mapping[str, str], source: str) -> None:

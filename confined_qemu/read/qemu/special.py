@@ -186,7 +186,7 @@ def device(collector: Collector, option: str, value: str) -> None:
         CommandLineError: the list cannot be read, or an unknown key holds a path.
     """
     values = objects(option, value, "driver")
-    read_keys(collector, option, OPTIONS[option], values)
+    read_keys(collector, option, OPTIONS[option], values, ("db",))
     nodes.device(collector, option, dict(values))
 
 
