@@ -19,6 +19,7 @@ from confined_qemu.model import paths, policynames
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import HostError
 from confined_qemu.model.facts import SelinuxMode
+from integration.guestlib import readme
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -317,3 +318,13 @@ def test_the_module_declares_every_name_that_the_launcher_uses() -> None:
     )
     used = {name for key, name in vars(policynames).items() if key.isupper() and isinstance(name, str)}
     assert {name for name in used if name.startswith(f"{policynames.OURS}_")} <= declared
+
+
+def test_each_boolean_of_ours_is_off_named_once_and_in_the_help() -> None:
+    text = module.text(PolicyLevels.MCS) + module.text(PolicyLevels.MLS)
+    declared = {(words[1], words[2]) for words in walk(statements(text)) if words[0] == "boolean"}
+    table = readme.read("confined_qemu/help/security.md").partition("## Booleans")[2].partition("All are off")[0]
+    named = re.findall(r"^\| `(confined_qemu_\w+)` \|", table, re.MULTILINE)
+    assert {state for _, state in declared} == {"false"}
+    assert sorted(str(name) for name, _ in declared) == sorted(named)
+    assert set(named) <= {name for key, name in vars(policynames).items() if key.isupper() and isinstance(name, str)}

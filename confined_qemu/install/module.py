@@ -8,7 +8,7 @@ from importlib import resources
 from confined_qemu.model import policynames
 
 NAME = "confined_qemu"
-VERSION = 5
+VERSION = 6
 """Raised with every change of the rules; the kernel knows it as a type alias, so that anyone can ask for it."""
 
 PARTS = (NAME, "devices", "filesystems", "probe", "denials", "helpers", "shares", "userdomain", "settings")

@@ -12,7 +12,7 @@ from confined_qemu.model.policy import denied
 from confined_qemu.model.resource import Access, Resource, Role, Sharing
 from confined_qemu.model.steps import Create, Relabel
 from confined_qemu.plan import fixedlabels, openings, places, svirt
-from confined_qemu.plan.levels import Levels
+from confined_qemu.plan.levels import Levels, Lowered
 from confined_qemu.plan.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -262,9 +262,17 @@ class FilePlanner:
             exclusive=resource.sharing is Sharing.PRIVATE,
         )  # fmt: skip
         obstacles = tuple(self._obstacles(wanted, label, restore))
-        lowered = self._levels.lowered(label, restore, found.real) if _writes(resource) and not obstacles else None
-        warnings = (f"{found.path} ({resource.source}): {lowered}",) if lowered else ()
-        return Outcome(label, restore, steps=(step,), refusals=tuple(refusals), denials=obstacles, warnings=warnings)
+        lowered = self._lowered(wanted, label, restore) if not obstacles else Lowered()
+        refusals += lowered.refusals
+        return Outcome(
+            label, restore, (), (step,), refusals=tuple(refusals), denials=obstacles, warnings=lowered.warnings
+        )
+
+    def _lowered(self, wanted: Wanted, label: Context, restore: Context | None) -> Lowered:
+        if not _writes(wanted.resource):
+            return Lowered()
+        place = f"{wanted.found.path} ({wanted.resource.source})"
+        return self._levels.lowered(label, restore, wanted.found, place, self.policy)
 
     def _fixed(self, wanted: Wanted, label: Context) -> Outcome:
         """A file that keeps its label, as its file system takes none; it is journalled, so that it has one holder."""

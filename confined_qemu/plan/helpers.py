@@ -23,6 +23,7 @@ from confined_qemu.model.steps import KeepFolder, LabelTree, StartHelper, Sweep
 from confined_qemu.plan import svirt
 from confined_qemu.plan import trees as treeplan
 from confined_qemu.plan.files import FilePlanner, Wanted
+from confined_qemu.plan.levels import Levels, Lowered
 from confined_qemu.plan.outcome import Collected, Outcome
 
 if TYPE_CHECKING:
@@ -122,7 +123,21 @@ class HelperPlanner:
         outcome = planner.label(found, place, len(trees), readonly=readonly)
         if outcome is not None:
             self.found.take(outcome)
+            self._note_lowered(found, place, outcome)
         return outcome
+
+    def _note_lowered(self, found: FolderFacts, place: str, outcome: Outcome) -> None:
+        """Note, of a tree that the VM writes to, the first entry that goes back to a lower level."""
+        writes = any(isinstance(step, LabelTree) and step.exclusive for step in outcome.last)
+        if not writes or self.process is None or outcome.context is None:
+            return
+        levels = Levels(self.facts.selinux, self.invocation.seclabel, self.process)
+        for entry in (found.folder, *found.entries):
+            lowered = levels.lowered(outcome.context, entry.label, entry, f"{place}: {entry.path}", self.policy)
+            if lowered != Lowered():
+                self.found.refusals += lowered.refusals
+                self.found.warnings += lowered.warnings
+                return
 
     def _no_folder(self, found: FolderFacts, place: str) -> str | None:
         """Return, and note, why there is no folder to share."""

@@ -10,6 +10,7 @@ from confined_qemu.model import policynames
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import HINT
+from confined_qemu.model.facts import Boolean
 from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.invocation import Seclabel, SeclabelType
 from confined_qemu.model.mcs import Level, Pair, Range
@@ -17,10 +18,19 @@ from confined_qemu.model.resource import Sharing
 
 if TYPE_CHECKING:
     from confined_qemu.model.context import PolicyContexts
-    from confined_qemu.model.facts import SelinuxFacts
+    from confined_qemu.model.facts import FileFacts, SelinuxFacts
+    from confined_qemu.model.policy import Policy
 
 """The type of a pipe through which a dynamic VM speaks to its own caller (policy/mls.cil)."""
 _LOWEST = Level(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """What is said of a label that goes back to a lower level than the VM wrote at; nothing where it does not."""
+
+    refusals: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +136,22 @@ class Levels:
             return self.process
         return self.process.at(Level(self._own.sensitivity))
 
-    def lowered(self, given: Context, restore: Context | None, path: str) -> str | None:
-        """Say that what the VM writes is readable at a lower level once the label is back (a dynamic pair apart)."""
+    def lowered(self, given: Context, restore: Context | None, found: FileFacts, place: str, policy: Policy) -> Lowered:
+        """Say that what the VM writes is readable at a lower level once the label is back (a dynamic pair apart).
+
+        The launcher's domain may lower a label, its caller perhaps not: that takes a boolean. Without that domain the
+        kernel asks what the caller may.
+        """
         written = _low(given) if self._static else Level(_low(given).sensitivity)
         if not self.selinux.mls or restore is None or _low(restore).dominates(written):
-            return None
-        return (
-            f"written at {written} and then labelled {restore} again, where lower levels read it"
-            f"{HINT}to keep its level: chcon -l {written} {path}"
+            return Lowered()
+        line = (
+            f"{place}: written at {written} and then labelled {restore} again, where lower levels read it"
+            f"{HINT}to keep its level: chcon -l {written} {found.real}"
         )
+        if not self.selinux.in_domain or policy.boolean(policynames.LOWER_LABELS) is Boolean.ON:
+            return Lowered(warnings=(line,))
+        return Lowered((f"{line}{HINT}or, if they may: {policynames.turned_on(policynames.LOWER_LABELS)}",))
 
     def below(self, label: Context, path: str) -> str | None:
         """Say that a file lies below the caller's level, where the launcher would write down; None where not."""

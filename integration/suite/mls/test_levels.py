@@ -9,14 +9,17 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from integration.suite import harness
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 LEVEL = "s2:c1.c5"
 PROCESS = f"system_u:system_r:svirt_t:{LEVEL}"
 AT_LEVEL = ("runcon", "-l", f"{LEVEL}-s15:c0.c1023")
+LOWER = "confined_qemu_lower_labels"
 STATIC = {"type": "static", "relabel": False, "label": PROCESS}
 TALK = os.path.join(os.path.dirname(os.path.abspath(__file__)), "talk.py")
 QUIET: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -130,6 +133,27 @@ def test_the_callers_clearance_is_the_limit(image: harness.Image) -> None:
     assert said.endswith("= 125\n")
 
 
+@pytest.fixture
+def may_lower() -> Iterator[None]:
+    """Let the launcher put a label back at a lower level than a VM wrote at."""
+    harness.run("setsebool", LOWER, "on")
+    yield
+    harness.run("setsebool", LOWER, "off")
+
+
+def test_nothing_is_lowered_for_whoever_asks(image: harness.Image) -> None:
+    image.write_spec(seclabel=STATIC | {"relabel": True}, serial="none")
+    before = harness.short_label(image.path)
+    done = subprocess.run([harness.COMMAND, "run", image.spec], check=False, capture_output=True, text=True)
+    assert done.returncode == 125
+    (line,) = (line for line in harness.messages(done.stderr) if "(disks[0].file)" in line)
+    assert f"written at {LEVEL} and then labelled" in line
+    assert line.endswith(f"or, if they may: setsebool -P {LOWER} on")
+    assert harness.short_label(image.path) == before
+    assert not harness.processes_as(PROCESS)
+
+
+@pytest.mark.usefixtures("may_lower")
 def test_relabel_yes_raises_the_image_and_puts_it_back(image: harness.Image, folder: str) -> None:
     pidfile = os.path.join(folder, "pid")
     image.write_spec("-daemonize", "-pidfile", pidfile, seclabel=STATIC | {"relabel": True}, serial="none")
