@@ -12,6 +12,7 @@ from confined_qemu.labels import journal, label, restore, statefolders
 from confined_qemu.launch import grants
 from confined_qemu.model.errors import HostError, LsmError
 from confined_qemu.model.facts import FileKind
+from confined_qemu.model.frozen import replace
 from confined_qemu.model.mcs import Level
 from confined_qemu.model.record import Grant, Record
 from confined_qemu.model.steps import Create, Relabel
@@ -97,6 +98,20 @@ def test_given_and_taken_back(scene: Scene) -> None:
     assert scene.grants() == ()
     with pytest.raises(HostError, match="was not allowed"):
         grants.revoke("vm", scene.files[0])
+
+
+def test_given_again_its_earlier_layers_are_kept_and_no_other_files(scene: Scene) -> None:
+    """A file's grant grows by what it names now; what was given by other names is not its own."""
+    with grants._held(grants._find("vm")) as vm:
+        grants._give(vm, "/0", (scene.create,))
+    with grants._held(grants._find("vm")) as vm:
+        grants._give(vm, scene.files[0], (*scene.steps,))
+    with grants._held(grants._find("vm")) as vm:
+        grants._give(vm, scene.files[0], (replace(scene.steps[0], before=IMAGE),))
+    assert [(grant.path, set(grant.steps)) for grant in scene.grants()] == [
+        ("/0", {scene.create}),
+        (scene.files[0], {replace(scene.steps[0], before=IMAGE), scene.steps[1]}),
+    ]
 
 
 def test_given_and_kept_to_the_end(scene: Scene) -> None:
