@@ -69,7 +69,7 @@ FILES = {
     "-drive file=https://host/x.iso,readonly=on": [],
     "-drive file=blkdebug:c:i": ["c config ro content", "i disk rw private"],
     "-drive file=blkverify:r:i": ["i disk rw private", "r disk rw private"],
-    "-drive file=rbd:pool/i:id=x:conf=/a": ["/a config ro content"],
+    "-drive file=rbd:pool/i:id=x:conf=/a:key=k": ["/a config ro content"],
     "-drive driver=qcow2,file.filename=a,file.locking=off": ["a disk rw private qcow2"],
     "-drive file=a,format=qcow2,backing.file.filename=b,backing.driver=raw": [
         "a disk rw private qcow2",

@@ -90,6 +90,9 @@ NODES = {
     ],
     "-audio alsa,model=hda": ["/dev/snd/controlC0 host_device rw unlabelled ?"],
     "-audiodev none,id=a": [],
+    "-audiodev pa,id=a": ["$PULSE_SERVER socket connect unlabelled ?"],
+    "-audiodev pa,id=a,server=h": [],
+    "-audio pipewire,model=hda": ["$PIPEWIRE_REMOTE socket connect unlabelled ?"],
     "-accel kvm,device=/srv/kvm": ["/srv/kvm host_device rw unlabelled"],
     "-accel kvm,rapl=on,rapl-helper-socket=/run/r": ["/run/r socket connect unlabelled"],
 }
@@ -132,12 +135,23 @@ PROGRAMS = {
         "/usr/bin/cat helper ro unlabelled"
     ],
     "-netdev|user,id=u,guestfwd=tcp:10.0.2.4:445-cmd:/srv/smb 'a b'": ["/srv/smb helper ro unlabelled"],
-    "-nic|user,guestfwd=tcp:10.0.2.4:1-cmd:netcat -l": ["netcat helper ro unlabelled"],
+    "-nic|user,guestfwd=tcp:10.0.2.4:1-cmd:netcat -l": ["$PATH/netcat helper ro unlabelled"],
+    "-netdev|user,id=u,guestfwd=tcp:10.0.2.4:1-cmd:./own.sh": ["./own.sh helper ro unlabelled"],
+    '-incoming|{"channel-type":"main","addr":{"transport":"exec","args":["own"]}}': ["./own helper ro unlabelled"],
+    "-netdev passt,id=n": ["$PATH/passt helper ro unlabelled"],
+    "-netdev passt,id=n,path=/opt/passt": ["/opt/passt helper ro unlabelled"],
     "-netdev user,id=u,smb=/srv/d": ["/srv/d share dir unlabelled", "/usr/sbin/smbd helper ro unlabelled"],
 }
 SECRETS = {
     "-drive file=rbd:p/i:conf=/c:id=a:keyring=/k,format=raw": ["/c config ro content", "/k secret ro private"],
-    "-drive driver=rbd,pool=p,image=i,conf=/c": ["/c config ro content"],
+    "-drive driver=rbd,pool=p,image=i,conf=/c,key-secret=s": ["/c config ro content"],
+    "-drive driver=rbd,pool=p,image=i": [
+        "$CEPH_CONF config ro content ?", "$CEPH_KEYRING secret ro private ?",
+    ],
+    "-hda rbd:p/i:conf=/c:key=/AQ==:mon_host=h": ["/c config ro content"],
+    "-hda|rbd:p/i:conf=/c:keyfile=/f:log-file=/l": [
+        "/c config ro content", "/f secret ro private", "/l log create private",
+    ],
     "-object tls-creds-x509,id=t,dir=/p,endpoint=server": [
         *(f"/p/{name} config ro content ?" for name in ("ca-cert.pem", "ca-crl.pem", "server-cert.pem")),
         "/p/server-key.pem secret ro private ?",
@@ -203,6 +217,7 @@ REFUSED = {
     "-plugin /p.so,outfile=/srv/bbv": "outfile=",
     "-plugin /p.so,sockpath=/srv/s": "sockpath=",
     "-accel kvm,image=/srv/x": "image=",
+    "-hda rbd:p/i:admin_socket=/srv/s": "admin_socket=",
     "-device pvrdma,ibdev=rxe0": "ibdev='rxe0'",
 }
 
@@ -219,7 +234,7 @@ def test_a_program_that_qemu_runs_is_said_to_be_confined_with_it(line: str) -> N
     arguments = line.split("|") if "|" in line else line.split()
     [remark] = read(QEMU, arguments).remarks
     program = next(r for r in read(QEMU, arguments).resources if r.role == "helper")
-    assert remark.startswith(f"{program.path} ({arguments[0]} ")
+    assert remark.startswith(f"{program.path.removeprefix('$PATH/')} ({arguments[0]} ")
     assert "QEMU runs it, confined like the VM" in remark
 
 

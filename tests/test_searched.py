@@ -50,6 +50,42 @@ def test_a_keymap_lies_in_a_folder_of_its_own(here: Path) -> None:
     assert found("-L two -k xx")[-1] == "two/keymaps/xx firmware ro content"
 
 
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        ("-audiodev pa,id=a", ["run/pulse/native", "pulse-own/native", "server"]),
+        ("-audiodev pipewire,id=a", ["run/pipewire-0", "pipewire-own/pipewire-0", "remote"]),
+        ("-drive driver=rbd,pool=p,image=i,key-secret=s", ["ceph.conf", ".ceph/ceph.conf", "own.conf"]),
+        ("-netdev user,id=u,guestfwd=tcp:10.0.2.4:1-cmd:own", ["bin2/own", "bin1/own"]),
+    ],
+)
+def test_what_a_variable_names_is_found_in_the_order_of_those_who_read_it(
+    here: Path, monkeypatch: pytest.MonkeyPatch, line: str, names: list[str]
+) -> None:
+    for variable, value in {
+        "PULSE_SERVER": "unix:@/server", "PULSE_RUNTIME_PATH": "@/pulse-own", "XDG_RUNTIME_DIR": "@/run",
+        "PIPEWIRE_REMOTE": "@/remote", "PIPEWIRE_RUNTIME_DIR": "@/pipewire-own",
+        "CEPH_CONF": "@/own.conf", "HOME": "@", "PATH": "@/bin1:@/bin2:relative",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(variable, value.replace("@", str(here)))
+    for name in names:
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        put(here, name)
+        expected = name if name == "ceph.conf" else str(here / name)
+        assert [one.partition(" ")[0] for one in found(line)] == [expected]
+
+
+def test_what_no_variable_names_is_a_librarys_own(monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
+    for variable in ("CEPH_KEYRING", "CEPH_CONF", "XDG_RUNTIME_DIR", "PULSE_SERVER", "PULSE_RUNTIME_PATH", "PATH"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", str(here))
+    conf, keyring = found("-drive driver=rbd,pool=p,image=i,user=u")
+    assert conf == "/etc/ceph/ceph.conf config ro unlabelled"
+    assert keyring == "/etc/ceph/ceph.client.u.keyring secret ro unlabelled"
+    assert found("-audiodev pa,id=a") == ["/run/pulse/native socket connect unlabelled"]
+    assert found("-netdev user,id=u,guestfwd=tcp:10.0.2.4:1-cmd:own") == ["/usr/bin/own helper ro unlabelled"]
+
+
 def test_an_absolute_name_and_one_without_folders_stay(here: Path) -> None:
     put(here, "one/own.fd")
     assert found("-L one -bios /srv/own.fd") == ["/srv/own.fd firmware ro content"]

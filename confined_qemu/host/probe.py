@@ -64,6 +64,10 @@ def follow(invocation: Invocation, *, confined: bool = True) -> Invocation:
     """
     walk = _HeaderWalk(os.getcwd(), _domain() if confined else None, time.monotonic() + LONGEST)
     found = tuple(layer for resource in invocation.resources for layer in walk.disk(resource))
+    if any(resource.otherwise for resource in found):
+        from confined_qemu.host import searched
+
+        found = tuple(searched.settled(resource) for resource in found)
     problems, remarks = (*invocation.problems, *walk.problems), (*invocation.remarks, *walk.remarks)
     return replace(invocation, resources=found, problems=problems, remarks=remarks)
 

@@ -1,4 +1,7 @@
-"""Which of several names QEMU opens: its search order (`-L`) followed on the host, as `system/datadir.c` does it."""
+"""Which of several names QEMU, or a library of it, opens: search orders followed on the host.
+
+Those of firmware are `system/datadir.c`'s (`-L`). Other names may begin with `$NAME`, a variable of the environment.
+"""
 
 from __future__ import annotations
 
@@ -37,19 +40,34 @@ def found(invocation: Invocation) -> Invocation:
     """
     resources: list[Resource] = []
     for resource in invocation.resources:
-        resources.append(_settled(resource))
+        resources.append(settled(resource))
         if resource.role is Role.FIRMWARE and resource.access is Access.DIRECTORY:
             resources += _firmware(resource)
     return replace(invocation, resources=tuple(dict.fromkeys(resources)))
 
 
-def _settled(resource: Resource) -> Resource:
-    names = (resource.path, *resource.otherwise)
-    there = next((name for name in names if os.path.exists(name)), resource.path) if resource.otherwise else names[0]
+def settled(resource: Resource) -> Resource:
+    """Return the resource by the first of its names that is there, the first of all where none is."""
+    if not resource.otherwise:
+        return resource
+    names = [resource.path, *resource.otherwise]
+    if resource.role not in {Role.FIRMWARE, Role.OPTION_ROM}:  # those names are a person's own
+        names = [expanded for name in names for expanded in _expanded(name)] or names
+    there = next((name for name in names if os.path.exists(name)), names[0])
     if there == resource.path:
-        return replace(resource, otherwise=()) if resource.otherwise else resource
-    sharing = hostpaths.resource(there, resource.role, resource.access, resource.source, format=resource.format)
-    return resource if sharing is None else replace(resource, path=there, otherwise=(), sharing=sharing.sharing)
+        return replace(resource, otherwise=())
+    found = hostpaths.resource(there, resource.role, resource.access, resource.source, format=resource.format)
+    return resource if found is None else replace(resource, path=there, otherwise=(), sharing=found.sharing)
+
+
+def _expanded(name: str) -> list[str]:
+    """Return the paths that a name stands for: `$NAME/…` in each folder of the variable, `$NAME` that is a path."""
+    if not name.startswith("$"):
+        return [name]
+    variable, _, rest = name[1:].partition("/")
+    value = os.environ.get(variable, "")
+    folders = value.split(os.pathsep) if variable == "PATH" else [value.removeprefix("unix:")]
+    return [os.path.join(folder, rest) if rest else folder for folder in folders if folder.startswith("/")]
 
 
 def _firmware(folder: Resource) -> Iterator[Resource]:

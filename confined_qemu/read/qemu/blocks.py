@@ -39,6 +39,11 @@ _NAMED_PATHS = {
 """Drivers whose `path` is a file of the host; for `ssh`, `nfs` and `gluster` it is the server's."""
 
 
+_CEPH_FILES = {"conf": Role.CONFIG, "keyring": Role.SECRET, "keyfile": Role.SECRET}
+_CEPH_CONF = ("$CEPH_CONF", "/etc/ceph/ceph.conf", "$HOME/.ceph/ceph.conf", "ceph.conf")
+_CEPH_KEYRINGS = ("/etc/ceph/ceph.keyring", "/etc/ceph/keyring", "/etc/ceph/keyring.bin")
+
+
 @dataclass(frozen=True, slots=True)
 class _At:
     """Where a node stands. `key` is its place in the option, `named` that it came from a file name.
@@ -302,14 +307,29 @@ def _of_driver(collector: Collector, values: dict[str, str], driver: str | None,
     if driver == "blkdebug" and "config" in values:
         collector.add(values["config"], Role.CONFIG, Access.READ, at.source("config"))
     if driver == "rbd":
-        for key, role in (("conf", Role.CONFIG), ("keyring", Role.SECRET)):
-            collector.add(values.get(key, ""), role, Access.READ, at.source(key))
+        _ceph(collector, values, at)
     if driver == "nvme" and "device" in values:
         collector.vfio(values["device"], at.source("device"), config=False)
     if driver == "virtio-blk-vfio-pci" and "path" in values:
         collector.vfio(values["path"], at.source("path"))
     if driver == "gluster" and values.get("logfile", "-") != "-":
         collector.add(values["logfile"], Role.LOG, Access.CREATE, at.source("logfile"))
+
+
+def _ceph(collector: Collector, values: Mapping[str, str], at: _At) -> None:
+    """Add what librados reads, in its own places where no name is given (`block/rbd.c`, Ceph's `global.yaml.in`)."""
+    for key, role in _CEPH_FILES.items():
+        collector.add(values.get(key, ""), role, Access.READ, at.source(key))
+    collector.add(values.get("log_file", ""), Role.LOG, Access.CREATE, at.source("log_file"))
+    if "conf" not in values:
+        first, *others = _CEPH_CONF
+        collector.add(first, Role.CONFIG, Access.READ, at.source("conf"), optional=True, otherwise=tuple(others))
+    if not {"key", "key_secret", "key-secret", "keyfile", "keyring"} & values.keys():
+        name = f"/etc/ceph/ceph.client.{values.get('user', 'admin')}.keyring"
+        collector.add(
+            "$CEPH_KEYRING", Role.SECRET, Access.READ, at.source("keyring"), optional=True,
+            otherwise=(name, *_CEPH_KEYRINGS),
+        )  # fmt: skip
 
 
 def header_files(source: str, values: dict[str, str], image: str | None) -> tuple[Resource, ...]:
@@ -331,7 +351,7 @@ def _read_here(driver: str | None) -> frozenset[str]:
         "vvfat": {"dir"},
         "blkdebug": {"config", "x-image"},
         "blkverify": {"x-image", "x-raw"},
-        "rbd": {"conf", "keyring"},
+        "rbd": {*_CEPH_FILES, "key", "log_file"},
         "gluster": {"logfile"},
         "nvme": {"device"},
     }

@@ -105,11 +105,17 @@ class Collector:
             self.add("/dev/vfio/vfio", Role.HOST_DEVICE, Access.READ_WRITE, source)
 
     def program(self, path: str, source: str, *, otherwise: tuple[str, ...] = ()) -> None:
-        """Add a program or script that QEMU runs; what that opens in its turn nobody can know."""
+        """Add a program or script that QEMU runs; what that opens in its turn nobody can know.
+
+        A name without a folder is looked for in those of PATH.
+        """
+        if path and "/" not in path:
+            path, otherwise = f"$PATH/{path}", (f"/usr/bin/{path}",)
         self.add(path, Role.PROGRAM, Access.READ, source, otherwise=otherwise)
+        name = path.removeprefix("$PATH/")
         self.remarks.append(
             printable(
-                f"{path} ({self.origin or source}): QEMU runs it, confined like the VM; files that it opens are not "
+                f"{name} ({self.origin or source}): QEMU runs it, confined like the VM; files that it opens are not "
                 "labelled unless CONFINED_QEMU_EXTRA_PATHS or extra_files names them"
             )
         )

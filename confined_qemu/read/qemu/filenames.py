@@ -112,14 +112,17 @@ def _query(url: str) -> list[tuple[str, str]]:
 
 
 def _rbd(rest: str) -> dict[str, str]:
-    """Read `rbd:POOL/IMAGE[:KEY=VALUE…]`; a backslash keeps the next character (`block/rbd.c`)."""
+    """Read `rbd:POOL/IMAGE[:KEY=VALUE…]`; a backslash keeps the next character (`block/rbd.c`).
+
+    A key is one of librados', whose words are parted by a space, a dash or an underscore.
+    """
     import re
 
     found = {"driver": "rbd"}
     for part in re.findall(r"(?:\\.|[^:\\])+", rest, re.DOTALL)[1:]:
         key, _, value = part.partition("=")
-        if key in {"conf", "keyring"}:
-            found[key] = re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL)
+        name = re.sub("[ -]", "_", key)
+        found["user" if name == "id" else name] = re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL)
     return found
 
 

@@ -85,6 +85,9 @@ def _programs(collector: Collector, option: str, last: Mapping[str, str]) -> Non
         for key, script in _TAP_SCRIPTS.items():
             if key not in last:
                 collector.add(script, Role.PROGRAM, Access.READ, f"-{option} {key}=")
+    if kind == "passt":
+        collector.needs_tmpdir = True  # where its pidfile is made (`net/passt.c`)
+        collector.program(last.get("path", "passt"), f"-{option} passt")
     if kind == "tap":
         nodes.tap(collector, option, last)
     if kind == "bridge" and "helper" not in last:

@@ -52,6 +52,11 @@ SOUND = {
     "oss": (Node("/dev/dsp", ("in.dev",)), Node("/dev/dsp", ("out.dev",))),
 }
 """`-audiodev`, by its driver; without a sound card ALSA is silent, and OSS ends QEMU."""
+SERVERS = {
+    "pa": ("$PULSE_SERVER", "$PULSE_RUNTIME_PATH/native", "$XDG_RUNTIME_DIR/pulse/native", "/run/pulse/native"),
+    "pipewire": ("$PIPEWIRE_REMOTE", "$PIPEWIRE_RUNTIME_DIR/pipewire-0", "$XDG_RUNTIME_DIR/pipewire-0"),
+}
+"""The sockets of sound servers where `-audiodev` names none (libpulse, libpipewire), in their order."""
 _TUN, _VHOST_NET = Node("/dev/net/tun", ("fd", "fds", "helper")), Node("/dev/vhost-net", ("vhostfd", "vhostfds"))
 _UDMABUF, _RENDER = "/dev/udmabuf", hostpaths.RENDER_NODE
 _TPM = "/dev/tpm0"
@@ -156,8 +161,13 @@ def tap(collector: Collector, option: str, values: Mapping[str, str]) -> None:
 
 def sound(collector: Collector, option: str, values: Mapping[str, str]) -> None:
     """Add the nodes of a sound card."""
-    for node in SOUND.get(values.get("driver", ""), ()):
-        _take(collector, node, values, f"-{option} {values['driver']}")
+    driver = values.get("driver", "")
+    for node in SOUND.get(driver, ()):
+        _take(collector, node, values, f"-{option} {driver}")
+    if driver in SERVERS and not values.get("server"):
+        first, *others = SERVERS[driver]
+        source = f"-{option} {driver}"
+        collector.add(first, Role.SOCKET, Access.CONNECT, source, optional=True, otherwise=tuple(others))
 
 
 def screen(collector: Collector, option: str, values: Mapping[str, str], kind: str) -> None:

@@ -150,7 +150,6 @@ _NETWORK = {
     "tftp": _SERVED,
     "smb": _SERVED,
     "vhostdev": _DEVICE,
-    "passt:path": _PROGRAM,
     "map-path": _DEVICE,
 }
 """`-netdev`, `-nic` and `-net` (`qapi/net.json`); `stream`, `dgram` and `guestfwd` have code of their own."""

@@ -136,7 +136,8 @@ def incoming(collector: Collector, option: str, value: str) -> Socket | None:
             elif name == "filename":
                 collector.add(text, Role.STATE, Access.READ, source)
             elif key.endswith(".args.0"):
-                collector.program(text, source)
+                # this one is not looked for in PATH (`io/channel-command.c`)
+                collector.program(text if "/" in text else f"./{text}", source)
             elif ".args." not in key and child(last, f"{place}.args") == {}:
                 collector.unknown_path(option, key, text)
     elif value.startswith(_UNIX) and value != _UNIX:
