@@ -3,54 +3,23 @@
 from __future__ import annotations
 
 import os
-from enum import StrEnum
 
+from confined_qemu.cli.findings import Finding, Grade
 from confined_qemu.cli.launchverbs import DEFAULT_EMULATOR
 from confined_qemu.host import emulator, landlockfacts, lsm, survey, xl
 from confined_qemu.host.inherited import inherited
 from confined_qemu.labels import journal, restore, statefolders
 from confined_qemu.model import policynames
 from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.model.errors import ConfinedQemuError, message, printable
+from confined_qemu.model.errors import ConfinedQemuError, message
 from confined_qemu.model.facts import SelinuxMode
-from confined_qemu.model.frozen import dataclass, replace
+from confined_qemu.model.frozen import replace
 from confined_qemu.model.landlock import lacking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Any
 
     from confined_qemu.model.plan import Plan
-
-
-class Grade(StrEnum):
-    """How a finding bears on starting a VM."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at."""
-
-    verdict: Grade
-    subject: str
-    text: str
-
-    @property
-    def failed(self) -> bool:
-        """Tell whether no VM starts because of it."""
-        return self.verdict is Grade.FAIL
-
-    def describe(self) -> str:
-        """Return the finding as one line, and beneath it a line for each hint."""
-        return f"{self.verdict:4}  {printable(self.subject)}: {self.text}".replace("\n", "\n" + " " * 6)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the object that `check --json` prints."""
-        return {"verdict": str(self.verdict), "subject": self.subject, "text": self.text}
 
 
 def findings(spec: str | None) -> tuple[Finding, ...]:

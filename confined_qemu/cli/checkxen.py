@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from confined_qemu.cli.check import Finding, Grade
+from confined_qemu.cli.findings import Finding, Grade
 from confined_qemu.host import flask, pcidevices, xl
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT, message
