@@ -37,7 +37,7 @@ _relabels = st.builds(
     Relabel,
     strategies.paths,
     _identities,
-    st.sampled_from(FileKind),
+    st.sampled_from(list(FileKind)),
     st.integers(1, 9),
     strategies.contexts,
     strategies.contexts,

@@ -253,7 +253,15 @@ _maybe = st.none() | _contexts
 _identities = st.builds(Identity, _number, _number, st.none() | _number)
 _steps: st.SearchStrategy[JournalStep] = st.one_of(
     st.builds(
-        Relabel, _paths, _identities, st.sampled_from(FileKind), _number, _contexts, _contexts, _maybe, st.booleans()
+        Relabel,
+        _paths,
+        _identities,
+        st.sampled_from(list(FileKind)),
+        _number,
+        _contexts,
+        _contexts,
+        _maybe,
+        st.booleans(),
     ),
     st.builds(Create, _paths, _contexts, _contexts, st.booleans(), st.booleans(), st.integers(0, 0o7777)),
     st.builds(MakeFolder, _paths, _contexts),

@@ -75,7 +75,7 @@ def test_no_seclabel_no_context() -> None:
     assert svirt.process_context(FEDORA, Seclabel(SeclabelType.NONE), PAIR, tcg=True) is None
 
 
-@given(strategies.contexts, st.sampled_from(Sharing))
+@given(strategies.contexts, st.sampled_from(list(Sharing)))
 def test_files(process: Context, sharing: Sharing) -> None:
     label = svirt.file_context(FEDORA, process, sharing)
     match sharing:

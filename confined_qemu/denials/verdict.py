@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import posixpath
 import shlex
-from enum import StrEnum
 
 from confined_qemu.model import policynames
 from confined_qemu.model.annotations import TYPE_CHECKING
+from confined_qemu.model.enums import StrEnum
 from confined_qemu.model.errors import HINT
 from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.policy import Answer

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from importlib import resources
 
 from confined_qemu.model import policynames
+from confined_qemu.model.enums import StrEnum
 
 NAME = "confined_qemu"
 VERSION = 6

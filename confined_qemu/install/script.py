@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
-from enum import Enum
 
 from confined_qemu.host import interpreter
+from confined_qemu.model.enums import Enum
 from confined_qemu.model.errors import HostError, printable
 
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH

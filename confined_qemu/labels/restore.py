@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, suppress
-from enum import Enum
 
 from confined_qemu.host import devices, lsm, processes
 from confined_qemu.labels import find, history, journal, label, others, statefolders, strangers
 from confined_qemu.model.annotations import TYPE_CHECKING
+from confined_qemu.model.enums import Enum
 from confined_qemu.model.errors import ConfinedQemuError, JournalError, LabelError
 from confined_qemu.model.facts import FileKind, Holder
 from confined_qemu.model.frozen import dataclass, replace

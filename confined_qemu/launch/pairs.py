@@ -10,10 +10,10 @@ seen by their contexts and left out.
 from __future__ import annotations
 
 import os
-from enum import Enum
 
 from confined_qemu.host import locks
 from confined_qemu.model.annotations import TYPE_CHECKING
+from confined_qemu.model.enums import Enum
 from confined_qemu.model.errors import HostError, JournalError, printable, why
 from confined_qemu.model.mcs import MAX_CATEGORY, Pair, Window
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.distribution import Family
+from confined_qemu.model.enums import StrEnum
 from confined_qemu.model.frozen import dataclass, field
 
 if TYPE_CHECKING:

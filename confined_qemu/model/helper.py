@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 from confined_qemu.model import policynames
 from confined_qemu.model.distribution import Package
+from confined_qemu.model.enums import StrEnum
 from confined_qemu.model.frozen import dataclass
 
 DESCRIPTOR = "{fd}"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 from confined_qemu.model.context import Context
+from confined_qemu.model.enums import StrEnum
 from confined_qemu.model.frozen import dataclass, field
 from confined_qemu.model.helper import Helper
 from confined_qemu.model.resource import Listener, Resource

@@ -5,9 +5,8 @@ Source: include/uapi/linux/landlock.h and Documentation/userspace-api/landlock.r
 
 from __future__ import annotations
 
-from enum import Enum, IntFlag
-
 from confined_qemu.model.annotations import TYPE_CHECKING
+from confined_qemu.model.enums import Enum, IntFlag
 from confined_qemu.model.frozen import dataclass
 
 if TYPE_CHECKING:

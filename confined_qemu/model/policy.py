@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import Enum
-
 from confined_qemu.model.annotations import TYPE_CHECKING, Protocol
+from confined_qemu.model.enums import Enum
 from confined_qemu.model.facts import Boolean
 from confined_qemu.model.frozen import dataclass
 

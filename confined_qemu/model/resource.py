@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-from enum import Enum, StrEnum, auto
-
 from confined_qemu.model.context import Context
+from confined_qemu.model.enums import Enum, StrEnum, auto
 from confined_qemu.model.frozen import dataclass
 
 

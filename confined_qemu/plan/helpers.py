@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import posixpath
 import shlex
-from enum import Enum
 
 from confined_qemu.model import distribution
 from confined_qemu.model.annotations import TYPE_CHECKING
+from confined_qemu.model.enums import Enum
 from confined_qemu.model.errors import HINT
 from confined_qemu.model.facts import FileFacts, FileKind, FolderFacts
 from confined_qemu.model.frozen import dataclass, field, replace

@@ -7,10 +7,10 @@ VMs use the file, and when the host was booted. A crashed libvirt, a killed host
 from __future__ import annotations
 
 import re
-from enum import StrEnum
 
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.context import Context
+from confined_qemu.model.enums import StrEnum
 from confined_qemu.model.errors import ValueProblem
 from confined_qemu.model.frozen import dataclass
 

@@ -6,9 +6,9 @@ A kind's `read` returns the value, or `BAD` after it has told `Problems` what is
 from __future__ import annotations
 
 import re
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from confined_qemu.model.enums import StrEnum
 from confined_qemu.model.errors import ValueProblem
 from confined_qemu.model.frozen import dataclass, defaults
 from confined_qemu.read.spec.rules import Broken
