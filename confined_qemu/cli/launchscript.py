@@ -29,6 +29,9 @@ def main() -> NoReturn:
     """Serve this process's command line; does not return."""
     if emulator.is_name(os.path.basename(sys.argv[0])) and is_query(sys.argv[1:]):
         pass_on(sys.argv[0], sys.argv[1:])
+    import gc
+
+    gc.disable()  # a launch makes hardly a cycle, and looking for them took a tenth of its time
     from confined_qemu.cli import launcher
 
     launcher.main()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 
 from confined_qemu.cli.arguments import REMAINDER, Parser, parse
 from confined_qemu.cli.output import answer, guarded, progress, say, warn
+from confined_qemu.host import signals as signal
 from confined_qemu.host.inherited import initial
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import (

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 
+from confined_qemu.host import signals as signal
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import LAUNCHER_FAILED, ConfinedQemuError, message, printable, why
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import suppress
 from functools import cache
 
 from confined_qemu.host import inodes, lsm, mounts, survey, walk
@@ -14,6 +13,7 @@ from confined_qemu.model.errors import HostError, why
 from confined_qemu.model.facts import FileFacts, FileKind, FolderFacts, believed
 from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.helper import PROGRAMS
+from confined_qemu.model.managers import suppress
 from confined_qemu.plan import helpers, trees
 
 if TYPE_CHECKING:

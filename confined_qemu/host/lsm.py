@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import contextmanager
 
 from confined_qemu.host import selinuxfs
 from confined_qemu.model import policynames
@@ -19,6 +18,7 @@ from confined_qemu.model.context import Context, PolicyContexts
 from confined_qemu.model.errors import LsmError, ValueProblem, printable, why
 from confined_qemu.model.facts import Boolean, SelinuxMode
 from confined_qemu.model.frozen import replace
+from confined_qemu.model.managers import contextmanager
 from confined_qemu.model.policy import Answer, Reason, Setting
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ The table is read once, and only when a file asks for it.
 from __future__ import annotations
 
 import os
-import re
 
 from confined_qemu.model.errors import HostError, why
 from confined_qemu.model.facts import Mount
@@ -14,9 +13,6 @@ from confined_qemu.model.frozen import dataclass, replace
 
 _TABLE = "/proc/self/mountinfo"
 _LOOP = "/dev/loop"
-_ESCAPED = re.compile(r"\\([0-7]{3})")
-_OPTION = re.compile(r'(?:[^,"]|"[^"]*")+')
-"""A context with categories holds commas, and the kernel puts it in quotes."""
 _FIRST_OPTIONAL = 6
 """Fields before the optional ones: number, parent, device, root, target, options; ` - ` ends the optional ones."""
 _SHOWN_ELSEWHERE = frozenset({"nfs", "nfs4", "cifs", "smb3"})
@@ -131,12 +127,19 @@ def _mount(line: str) -> Mount | None:
 
 
 def _options(text: str) -> frozenset[str]:
-    return frozenset(_OPTION.findall(text))
+    """Return the options of a comma list; a context with categories holds commas, and the kernel puts it in quotes."""
+    inside = text.split('"')
+    inside[::2] = [part.replace(",", "\n") for part in inside[::2]]  # the kernel writes a newline as a number
+    return frozenset('"'.join(inside).split("\n")) - {""}
 
 
 def plain(text: str) -> str:
     """Return a field as it was before the kernel wrote blanks, newlines and backslashes as octal numbers."""
-    return _ESCAPED.sub(lambda found: chr(int(found[1], 8)), text)
+    if "\\" not in text:
+        return text
+    import re
+
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
 
 
 def _lasting(source: str) -> str:

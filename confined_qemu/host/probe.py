@@ -9,11 +9,11 @@ from __future__ import annotations
 import fcntl
 import os
 import select
-import signal
 import stat
 import time
 
 from confined_qemu.host import lsm
+from confined_qemu.host import signals as signal
 from confined_qemu.model import paths, policynames
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.context import RESTORED_TYPE
@@ -294,7 +294,9 @@ def _read(answer: int, complaint: int, patience: float) -> tuple[bytes, bytes]:
 
 def _judged(status: int, said: bytes, complained: bytes) -> str:
     if os.WIFSIGNALED(status):
-        name = signal.Signals(os.WTERMSIG(status)).name
+        from signal import Signals
+
+        name = Signals(os.WTERMSIG(status)).name
         raise _NoAnswerError(f"qemu-img was killed by {name} while it read its header")
     if status != 0:
         lines = complained.decode("utf-8", "replace").strip().splitlines() or ["it does not say why"]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import select
-from contextlib import suppress
 
 from confined_qemu.host import lsm
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.facts import LiveProcess
+from confined_qemu.model.managers import suppress
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import contextmanager
 from itertools import islice
 
 from confined_qemu.host import disks
@@ -13,6 +12,7 @@ from confined_qemu.host.inodes import identity_of
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import ConfinedQemuError, LabelError, shell_word, why
 from confined_qemu.model.frozen import dataclass, field
+from confined_qemu.model.managers import contextmanager
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -10,12 +10,12 @@ import json
 import os
 import stat
 import time
-from contextlib import suppress
 
 from confined_qemu.labels import journal, statefolders
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import JournalError, ValueProblem, why
+from confined_qemu.model.managers import suppress
 from confined_qemu.model.pastvm import GivenFile, PastVm
 from confined_qemu.model.steps import Relabel
 

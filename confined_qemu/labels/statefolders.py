@@ -11,12 +11,12 @@ import errno
 import os
 import re
 import stat
-from contextlib import contextmanager
 
 from confined_qemu.model import paths
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import JournalError, shell_word, why
 from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.managers import contextmanager
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,14 +10,14 @@ import errno
 import json
 import os
 import select
-import signal
 import time
-from contextlib import suppress
 
+from confined_qemu.host import signals as signal
 from confined_qemu.labels import journal, statefolders
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import ConfinedQemuError, JournalError, ValueProblem, why
 from confined_qemu.model.frozen import dataclass, field, replace
+from confined_qemu.model.managers import suppress
 from confined_qemu.model.record import decode, decode_grants, encode, encode_grants
 from confined_qemu.model.steps import LabelTree, Relabel
 

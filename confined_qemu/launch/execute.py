@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 
 from confined_qemu.host import emulator, lsm
+from confined_qemu.host import signals as signal
 from confined_qemu.labels import label
 from confined_qemu.launch.companions import watch
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import EmulatorNotExecutable, HostError, LabelError, Refused, descriptor_for, why
 from confined_qemu.model.frozen import dataclass, field
+from confined_qemu.model.managers import contextmanager
 from confined_qemu.model.steps import (
     Bind,
     Connect,
@@ -238,7 +238,7 @@ def _listening(path: str, *, kept: bool = False) -> int:
     return made.detach()
 
 
-@contextlib.contextmanager
+@contextmanager
 def _address(path: str, *, kept: bool = False) -> Iterator[bytes]:
     """Yield `path` as an address of unix(7), which has room for 107 bytes: a longer one goes by way of its folder.
 

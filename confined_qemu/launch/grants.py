@@ -7,7 +7,6 @@ journal under the same lock, so that a VM that ends meanwhile takes with it what
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
 
 from confined_qemu.host import lsm, processes, survey
 from confined_qemu.labels import journal, label, restore, statefolders, strangers
@@ -18,6 +17,7 @@ from confined_qemu.model.errors import HostError, JournalError, LabelError, shel
 from confined_qemu.model.facts import Facts, FileFacts, FileKind, KvmFacts, SelinuxMode
 from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.invocation import Invocation, Seclabel, SeclabelType
+from confined_qemu.model.managers import contextmanager
 from confined_qemu.model.record import Grant
 from confined_qemu.model.resource import PROBED, Access, Role
 from confined_qemu.model.steps import Bind, Create, JournalStep, Relabel

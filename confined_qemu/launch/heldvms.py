@@ -6,9 +6,7 @@ QEMU's child has the note open and locked. In another user's folder a note is a 
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
-import glob
 import os
 import stat
 
@@ -16,6 +14,7 @@ from confined_qemu.host import processes
 from confined_qemu.model import paths
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.managers import suppress
 from confined_qemu.model.resource import Access, Role
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def note(plan: Plan, facts: Facts) -> int:
         "images": [planned.path for planned in plan.resources if planned.resource.role in _IMAGES],
         "monitor": _monitor(plan),
     }
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         os.write(high, json.dumps(values).encode("utf-8", "surrogateescape"))
         fcntl.flock(high, fcntl.LOCK_SH)
     return high
@@ -89,7 +88,7 @@ def _sweep(folder: str) -> None:
     for name in os.listdir(folder)[:_MOST]:
         path = os.path.join(folder, name)
         if _pid(path, name) is None:
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 os.unlink(path)
 
 
@@ -97,7 +96,9 @@ def live() -> tuple[HeldVm, ...]:
     """Return the live VMs of this user, for root those of everybody."""
     folders = [os.path.join(_mine(), _FOLDER)]
     if os.geteuid() == 0:
-        folders += [os.path.join(folder, _FOLDER) for folder in glob.glob(_OF_USERS)]
+        from glob import glob
+
+        folders += [os.path.join(folder, _FOLDER) for folder in glob(_OF_USERS)]
     return tuple(vm for folder in dict.fromkeys(folders) for vm in _in(folder))
 
 
@@ -157,7 +158,7 @@ def _daemon(path: str) -> int | None:
 def _holding(inode: tuple[int, int]) -> Iterator[int]:
     for name in os.listdir("/proc"):
         if name.isdecimal() and int(name) != os.getpid():
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 if inode in processes.open_inodes(int(name)) and not _is_ours(int(name)):
                     yield int(name)
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import socket
 
 from confined_qemu.host import lsm
+from confined_qemu.host import signals as signal
 from confined_qemu.launch import spawn
 from confined_qemu.launch.companions import watch
 from confined_qemu.model.annotations import TYPE_CHECKING

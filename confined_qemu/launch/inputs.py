@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 
 from confined_qemu.model.annotations import TYPE_CHECKING, cast
 from confined_qemu.model.errors import HINT, HostError, SpecError, UsageError, printable, shell_word, why
@@ -247,7 +246,7 @@ def _text(path: str) -> str:
             data = file.read(_LARGEST_SPEC + 1)
     except OSError as error:
         hint = (
-            f"see: ls -lZ {shlex.quote(path)}" if error.errno == errno.EACCES else None
+            f"see: ls -lZ {shell_word(path)}" if error.errno == errno.EACCES else None
         )  # owner, mode, or a label like shadow_t
         raise HostError(f"the spec cannot be read: {why(error)}", where=path, hint=hint) from error
     if len(data) > _LARGEST_SPEC:

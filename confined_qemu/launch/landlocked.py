@@ -12,6 +12,7 @@ from confined_qemu.launch import execute, heldvms
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError, why
 from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.managers import suppress
 from confined_qemu.model.steps import Listen, MakeFile, OwnFolder, RemovedStep
 
 if TYPE_CHECKING:
@@ -80,10 +81,8 @@ def _tidy(wanted: list[str], report: int, mark: int) -> None:
 
 def _undo(steps: Iterable[RemovedStep]) -> None:
     """Remove what was made for a VM that is not started."""
-    import contextlib
-
     for step in steps:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             os.rmdir(step.path) if isinstance(step, OwnFolder) else os.unlink(step.path)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 
+from confined_qemu.host import signals as signal
 from confined_qemu.launch.companions import watch
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import LAUNCHER_FAILED, NOT_FOUND
@@ -108,7 +108,7 @@ def _failed(status: int) -> bool:
     return -code in _FATAL if code < 0 else code not in (0, LAUNCHER_FAILED, NOT_FOUND)
 
 
-def _end_as(status: int, mask: set[int | signal.Signals]) -> NoReturn:
+def _end_as(status: int, mask: set[int]) -> NoReturn:
     """End with the same exit code, or by the same signal."""
     if os.WIFSIGNALED(status):
         import resource
@@ -117,6 +117,6 @@ def _end_as(status: int, mask: set[int | signal.Signals]) -> NoReturn:
         resource.setrlimit(resource.RLIMIT_CORE, _CORE_OFF)  # QEMU's core is the one worth having
         if number != signal.SIGKILL:
             signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask - {signal.Signals(number)})
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask - {number})
         os.kill(os.getpid(), number)
     os._exit(os.waitstatus_to_exitcode(status) & 0xFF)

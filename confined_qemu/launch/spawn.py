@@ -7,9 +7,9 @@ Double-forked into a session of their own, in `/`, with none of the caller's des
 from __future__ import annotations
 
 import os
-import signal
 
 from confined_qemu.host import interpreter
+from confined_qemu.host import signals as signal
 from confined_qemu.launch import companions
 from confined_qemu.launch.companions import watch
 from confined_qemu.model.annotations import TYPE_CHECKING

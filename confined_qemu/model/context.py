@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import ValueProblem
 from confined_qemu.model.frozen import dataclass, replace
@@ -12,7 +10,8 @@ from confined_qemu.model.mcs import Level, Range
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_NAME = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-"
+"""The characters of a user, role or type."""
 _FIELDS = ("user", "role", "type")
 
 
@@ -36,7 +35,7 @@ class Context:
         if len(fields) < len(_FIELDS):
             raise ValueProblem(f"{text!r} is not an SELinux context such as system_u:system_r:svirt_t:s0:c1,c2")
         for name, field in zip(_FIELDS, fields, strict=False):
-            if _NAME.fullmatch(field) is None:
+            if not field or field.strip(_NAME):
                 raise ValueProblem(f"{text!r} is not an SELinux context: {field!r} is no {name}")
         return cls(fields[0], fields[1], fields[2], Range.parse(fields[3]) if len(fields) > len(_FIELDS) else None)
 

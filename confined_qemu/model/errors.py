@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
 
 from confined_qemu.model.annotations import TYPE_CHECKING
+from confined_qemu.model.managers import contextmanager
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

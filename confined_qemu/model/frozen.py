@@ -9,8 +9,7 @@ not compared.
 
 from __future__ import annotations
 
-from functools import partial
-from operator import attrgetter
+from _operator import attrgetter  # `operator` itself is a module in Python, of which this is all that is needed
 
 __all__ = ["FrozenInstanceError", "dataclass", "defaults", "field", "names", "replace"]
 
@@ -72,7 +71,11 @@ def names(of: object) -> tuple[str, ...]:
 def defaults(of: type) -> dict[str, Callable[[], Any]]:
     """Return the fields of a dataclass that may be left out, each with what makes its value."""
     found: dict[str, Any] = of.__field_defaults__  # type: ignore[attr-defined]  # every dataclass of this module has it
-    return {name: partial(_made, value) for name, value in found.items()}
+    return {name: _maker(value) for name, value in found.items()}
+
+
+def _maker(default: Any) -> Callable[[], Any]:
+    return lambda: _made(default)
 
 
 def _made(default: Any) -> Any:

@@ -6,27 +6,26 @@ order, a run of three or more written `c1.c3`, of two `c1,c2`.
 
 from __future__ import annotations
 
-import re
-
 from confined_qemu.model.errors import ValueProblem
 from confined_qemu.model.frozen import dataclass
 
 MAX_CATEGORY = 1023
 """The highest category of the reference policy and of Fedora's (`c0.c1023`)."""
 
-_SENSITIVITY = re.compile(r"s([0-9]{1,4})")
-_CATEGORY = re.compile(r"c([0-9]{1,4})")
+_DIGITS = 4
+"""The most that a sensitivity's or a category's number has."""
 
 
-def _number(pattern: re.Pattern[str], text: str, kind: str, whole: str) -> int:
-    match = pattern.fullmatch(text)
-    if match is None:
+def _number(letter: str, text: str, kind: str, whole: str) -> int:
+    digits = text.removeprefix(letter)
+    # str.isdecimal alone takes other scripts' digits
+    if digits == text or len(digits) > _DIGITS or not (digits.isascii() and digits.isdecimal()):
         raise ValueProblem(f"{whole!r} is not an SELinux level: {text!r} is no {kind}")
-    return int(match[1])
+    return int(digits)
 
 
 def _category(text: str, whole: str) -> int:
-    number = _number(_CATEGORY, text, "category", whole)
+    number = _number("c", text, "category", whole)
     if number > MAX_CATEGORY:
         raise ValueProblem(f"{whole!r}: category c{number} is out of range c0..c{MAX_CATEGORY}")
     return number
@@ -80,7 +79,7 @@ class Level:
             ValueProblem: the text is not a level.
         """
         sensitivity, colon, categories = text.partition(":")
-        number = _number(_SENSITIVITY, sensitivity, "sensitivity", text)
+        number = _number("s", sensitivity, "sensitivity", text)
         return cls(number, parse_categories(categories) if colon else frozenset())
 
     def __str__(self) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import printable
 from confined_qemu.model.frozen import dataclass
@@ -76,6 +74,8 @@ class Plan:
 
     def describe(self) -> str:
         """Return the plan as text for a person, a line for each step."""
+        import shlex
+
         lines = [
             f"name     {self.name}",
             f"accel    {self.accel.chosen}: {self.accel.why}",

@@ -6,11 +6,9 @@ denial to QEMU (security_selinux.c, virSecuritySELinuxSetFileconImpl); here the 
 
 from __future__ import annotations
 
-import shlex
-
 from confined_qemu.model import policynames
 from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.model.errors import HINT
+from confined_qemu.model.errors import HINT, shell_word
 from confined_qemu.model.facts import Boolean, FileKind
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.mcs import Level
@@ -86,8 +84,8 @@ def remount(mount: Mount, wanted: Context) -> str | None:
     low = wanted.range.low if wanted.range is not None else Level(0)
     label = wanted.at(replace(low, categories=frozenset()))
     options = f"ro,context={label}" if mount.read_only else f"context={label}"
-    target = shlex.quote(mount.target)
-    again = f"mount -t {shlex.quote(mount.type)} -o {options} {shlex.quote(mount.source)} {target}"
+    target = shell_word(mount.target)
+    again = f"mount -t {shell_word(mount.type)} -o {options} {shell_word(mount.source)} {target}"
     return f"umount {target} && {again}"
 
 
@@ -107,7 +105,7 @@ def _unwritable(mount: Mount) -> str:
     if mount.type in _NEVER_WRITTEN:
         return f"{at}{HINT}copy it to a file system that can be written"
     option = "remount,rw" if mount.whole else "remount,bind,rw"
-    return f"{at}{HINT}attach it read-only, or run: mount -o {option} {shlex.quote(mount.target)}"
+    return f"{at}{HINT}attach it read-only, or run: mount -o {option} {shell_word(mount.target)}"
 
 
 def _opened_to_all(mount: Mount, label: Context, policy: Policy) -> str:

@@ -7,12 +7,11 @@ A shared folder keeps its labels, and the plan finds out whether they will do, u
 from __future__ import annotations
 
 import posixpath
-import shlex
 
 from confined_qemu.model import distribution
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.enums import Enum
-from confined_qemu.model.errors import HINT
+from confined_qemu.model.errors import HINT, shell_word
 from confined_qemu.model.facts import FileFacts, FileKind, FolderFacts
 from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.helper import PROGRAMS, STATE_FILES, Helper, HelperKind, arguments
@@ -144,7 +143,7 @@ class HelperPlanner:
         folder = found.folder
         problem = folder.problem or found.problem
         if problem is None and folder.kind is FileKind.MISSING:
-            problem = f"no such folder{HINT}run: mkdir {shlex.quote(folder.path)}"
+            problem = f"no such folder{HINT}run: mkdir {shell_word(folder.path)}"
         elif problem is None and folder.kind is not FileKind.DIRECTORY:
             problem = "no folder"
         if problem is not None and f"{place}: {problem}" not in self.found.refusals:
@@ -231,7 +230,7 @@ class HelperPlanner:
             self.found.warnings.append(
                 f"{found.folder.path} ({helper.source}): the guest's root may leave setuid programs there, "
                 f"which every user of this host could start{HINT}mount it with nosuid, or close it: "
-                f"chmod o-x {shlex.quote(found.folder.path)}"
+                f"chmod o-x {shell_word(found.folder.path)}"
             )
 
     def _context(self, type_name: str) -> Context | None:
@@ -271,7 +270,7 @@ class HelperPlanner:
         if self.process is None or context is None:
             self.found.resources.append(PlannedResource(resource, folder.path, None, None))
             if folder.kind is FileKind.MISSING:
-                self.found.refusals.append(f"{place}: no such folder{HINT}run: mkdir -m 700 {shlex.quote(folder.path)}")
+                self.found.refusals.append(f"{place}: no such folder{HINT}run: mkdir -m 700 {shell_word(folder.path)}")
             return
         if folder.kind is FileKind.MISSING:
             self._new_state(resource, folder)
@@ -307,7 +306,7 @@ class HelperPlanner:
         if self.invocation.user is not None:
             self.found.refusals.append(
                 f"{folder.path} ({resource.source}): no such folder"
-                f"{HINT}run: install -d -m 700 -o {self.invocation.user} {shlex.quote(folder.path)}"
+                f"{HINT}run: install -d -m 700 -o {self.invocation.user} {shell_word(folder.path)}"
             )
         self.found.first.append(KeepFolder(folder.real, label, restore))
         self.found.first.append(Sweep(folder.real, None, label, restore, deep=False))

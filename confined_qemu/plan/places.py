@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import posixpath
-import shlex
 
 from confined_qemu.model import hostpaths
+from confined_qemu.model.errors import shell_word
 
 GENERIC = frozenset({"default_t", "root_t", "etc_runtime_t", "var_t", "mnt_t", "usr_t", "unlabeled_t", "file_t"})
 """What the policies call a file that nobody meant: in `/builds`, `/srv` or `/var`, `/mnt`, `/opt`, without a label.
@@ -65,4 +65,4 @@ def mend(path: str, type_name: str) -> str:
 
 
 def _adopt(folder: str) -> str:
-    return f"confined-qemu policy adopt {shlex.quote(folder)}"
+    return f"confined-qemu policy adopt {shell_word(folder)}"

@@ -6,13 +6,12 @@ is said later replaces what was said of that key before. YAML is loaded only whe
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.enums import StrEnum
 from confined_qemu.model.errors import UsageError
 from confined_qemu.model.frozen import dataclass, replace
 from confined_qemu.model.invocation import Confinement
+from confined_qemu.model.managers import suppress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,11 +5,10 @@ Runs as a program of its own (`python3 -IS tidy.py PIDFD REPORT MARK WHAT...`; R
 removed only if it is that inode, `empty` only if nobody has written to it, `socket` if it is any socket.
 """
 
+import _signal  # type: ignore[import-not-found]  # typeshed has not what `signal` is made of; that loads enum
 import fcntl
 import os
 import select
-import shutil
-import signal
 import stat
 import sys
 
@@ -44,7 +43,7 @@ def _await_end(pidfd: int, report: int) -> None:
         if pidfd in ready:
             return
         # `run` was killed: so would QEMU be, had the person started it
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        _signal.pidfd_send_signal(pidfd, _signal.SIGKILL)
         poll.unregister(report)
 
 
@@ -70,6 +69,8 @@ def _remove(what: str) -> None:
     elif (found.st_dev, found.st_ino) != (int(device), int(inode)):
         return
     elif kind == "folder":
+        import shutil
+
         shutil.rmtree(path)
     elif kind == "file" or found.st_size == 0:
         os.unlink(path)

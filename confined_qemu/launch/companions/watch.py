@@ -7,9 +7,9 @@ cheap. It holds the journal's lock and the VM's pair through the descriptors it 
 put back, which may have another name by then.
 """
 
+import _signal  # type: ignore[import-not-found]  # typeshed has not what `signal` is made of; that loads enum
 import os
 import select
-import signal
 import sys
 
 READY = b"r"
@@ -181,7 +181,7 @@ def _await_holders(live: int, report: int) -> None:
 
 def _kill(pidfd: int) -> None:
     try:
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        _signal.pidfd_send_signal(pidfd, _signal.SIGKILL)
     except OSError:
         return
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from confined_qemu.model.errors import SpecError
 from confined_qemu.model.invocation import Hypervisor
+from confined_qemu.model.managers import suppress
 from confined_qemu.read.spec.table import SPEC
 from confined_qemu.read.spec.yamlnodes import Mapping, Problems, Scalar, Sequence, TooMany, compose
 
