@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 from confined_qemu.model.annotations import TYPE_CHECKING
+from confined_qemu.model.enums import StrEnum
 from confined_qemu.model.errors import printable
 from confined_qemu.model.frozen import dataclass
 
