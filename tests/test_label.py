@@ -6,12 +6,13 @@ import fcntl
 import os
 import socket
 import struct
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from confined_qemu.host import inodes
-from confined_qemu.labels import label
+from confined_qemu.host import inodes, locks, lsm
+from confined_qemu.labels import find, label, turns
 from confined_qemu.model import frozen
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import ConfinedQemuError, LabelError, LsmError
@@ -20,6 +21,7 @@ from confined_qemu.model.steps import Bind, Create, MakeFolder, Relabel
 from tests.fakes import DEBIAN, VIRT_IMAGE, Labels, install_labels
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 GIVEN = Context.parse("system_u:object_r:svirt_image_t:s0:c1,c2")
@@ -253,7 +255,7 @@ def test_one_failing_does_not_stop_the_others(tmp_path: Path, labels: Labels) ->
     steps = tuple(relabel(path) for path in paths)
     for step in steps:
         label.apply(step, no_bind)
-    labels.at(3)  # the last step is undone first: c reads and sets, b reads
+    labels.at(4)  # the last step is undone first: c reads, reads once more and sets, b reads
     failed = label.undo_all(steps, nobody)
     assert [type(error) for error in failed] == [LsmError]
     assert [labels.of(path) for path in paths] == [VIRT_IMAGE, GIVEN, VIRT_IMAGE]
@@ -404,3 +406,95 @@ def test_a_device_that_was_unplugged_or_is_another_now_is_nothing_to_put_back(im
     another = frozen.replace(step, path=image, identity=frozen.replace(mine, inode=mine.inode + 1))
     label.undo(another, lambda _: False)
     assert labels.of(image) == GIVEN
+
+
+# ---- turns with libvirt, which locks byte 1 of a file while it labels it
+
+
+@pytest.fixture
+def libvirt(image: str) -> Iterator[int]:
+    """Open the image as libvirt's daemon does."""
+    descriptor = os.open(image, os.O_RDWR)
+    yield descriptor
+    os.close(descriptor)
+
+
+def test_a_label_changes_only_while_libvirt_is_kept_out(
+    image: str, libvirt: int, labels: Labels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept_out = []
+
+    def set_context(path: str, context: Context, *, shown: str) -> None:
+        held = [byte for byte in range(300) if locks.obstacle(libvirt, locks.EXCLUSIVE, byte) is not None]
+        kept_out.append(held)
+        labels.set_context(path, context, shown=shown)
+
+    monkeypatch.setattr(lsm, "set_context", set_context)
+    step = relabel(image)
+    label.apply(step, no_bind)
+    assert locks.take(libvirt, locks.EXCLUSIVE, *turns.BYTES)
+    locks.give_up(libvirt, *turns.BYTES)
+    label.undo(step, nobody)
+    assert kept_out == [[1], [1]]
+    assert labels.of(image) == VIRT_IMAGE
+    assert locks.take(libvirt, locks.EXCLUSIVE, *turns.BYTES)
+
+
+def test_while_libvirt_is_at_a_file_nothing_changes_and_the_wait_ends(
+    image: str, libvirt: int, labels: Labels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert locks.take(libvirt, locks.EXCLUSIVE, *turns.BYTES)
+    waiting = turns.Waiting(0.0)
+    monkeypatch.setattr(turns, "Waiting", lambda: waiting)
+    step = relabel(image)
+    with pytest.raises(LabelError, match=r"libvirt is at it") as raised:
+        label.apply(step, no_bind)
+    assert raised.value.where == image
+    assert raised.value.hint == "see who holds it: lslocks; then run again"
+    assert labels.of(image) == VIRT_IMAGE
+    labels.give(image, GIVEN)
+    (failed,) = label.undo_all((step,), nobody, find.Search(waiting=waiting))
+    assert "libvirt is at it" in str(failed)
+    assert labels.of(image) == GIVEN
+    # what keeps its label is not waited for
+    label.apply(relabel(image, GIVEN, GIVEN), no_bind)
+    locks.give_up(libvirt, *turns.BYTES)
+    assert label.undo_all((step,), nobody, find.Search(waiting=waiting)) == []
+    assert labels.of(image) == VIRT_IMAGE
+
+
+def test_a_turn_is_waited_for(image: str, libvirt: int, labels: Labels, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert locks.take(libvirt, locks.EXCLUSIVE, *turns.BYTES)
+    monkeypatch.setattr(time, "sleep", lambda _: locks.give_up(libvirt, *turns.BYTES))
+    label.apply(relabel(image), no_bind)
+    assert labels.of(image) == GIVEN
+
+
+def test_who_never_lets_go_costs_the_wait_once(image: str, libvirt: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert locks.take(libvirt, locks.EXCLUSIVE, *turns.BYTES)
+    clock, slept = [0.0], []
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+        slept.append(seconds)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    descriptor, waiting = os.open(image, os.O_PATH), turns.Waiting(1.0)
+    for most in (1.0, 0.0):
+        slept.clear()
+        with pytest.raises(LabelError), turns.turn(descriptor, image, waiting):
+            pass
+        assert sum(slept) == pytest.approx(most, abs=0.05)
+    os.close(descriptor)
+
+
+def test_nothing_but_a_file_is_opened_for_its_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        descriptor = os.open(path, os.O_PATH)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", lambda *_: pytest.fail("it is opened"))
+            with turns.turn(descriptor, str(path), turns.Waiting(0.0)):
+                pass
+        os.close(descriptor)

@@ -9,6 +9,7 @@ from itertools import islice
 
 from confined_qemu.host import disks
 from confined_qemu.host.inodes import identity_of
+from confined_qemu.labels.turns import Waiting
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import ConfinedQemuError, LabelError, shell_word, why
 from confined_qemu.model.frozen import dataclass, field
@@ -92,7 +93,7 @@ class Search:
     `held` are descriptors kept open since the start, by device and inode: they know an inode whatever becomes of its
     name; `made` the same of what the launcher made, by the path that it had. `own`: no other VM has the labels of this
     one. `same_boot`: devices still have the numbers that the journal says. `forgotten` are paths whose files are gone
-    by the word of their owner.
+    by the word of their owner. `waiting` is for files that libvirt is at.
     """
 
     held: Mapping[tuple[int, int], int] = field(default_factory=dict)
@@ -101,6 +102,7 @@ class Search:
     same_boot: bool = True
     forgotten: frozenset[str] = frozenset()
     changes: Changes = field(default_factory=Changes)
+    waiting: Waiting = field(default_factory=Waiting)
 
     def made_at(self, path: str) -> int | None:
         """Return an O_PATH descriptor of what the launcher made at `path`, or of what is there now without one held."""

@@ -8,10 +8,11 @@ label that we gave.
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 
 from confined_qemu.host import lsm
 from confined_qemu.host.inodes import identity_of, kind_of
-from confined_qemu.labels import find
+from confined_qemu.labels import find, turns
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import ConfinedQemuError, LabelError, printable, why
 from confined_qemu.model.facts import FileKind
@@ -51,14 +52,16 @@ def _relabel(step: Relabel) -> None:
     try:
         found = os.fstat(descriptor)
         same = identity_of(descriptor) == step.identity and found.st_nlink == step.links
-        if not same or lsm.context_of(f"/proc/self/fd/{descriptor}") != step.before:
-            raise LabelError(
-                "changed during launch, so it was left as it is",
-                where=step.path,
-                hint="run again",
-            )
-        if step.before != step.after:
-            lsm.set_context(f"/proc/self/fd/{descriptor}", step.after, shown=step.path)
+        # what keeps its label waits for nobody
+        with turns.turn(descriptor, step.path, turns.Waiting()) if step.before != step.after else nullcontext():
+            if not same or lsm.context_of(f"/proc/self/fd/{descriptor}") != step.before:
+                raise LabelError(
+                    "changed during launch, so it was left as it is",
+                    where=step.path,
+                    hint="run again",
+                )
+            if step.before != step.after:
+                lsm.set_context(f"/proc/self/fd/{descriptor}", step.after, shown=step.path)
     finally:
         os.close(descriptor)
 
@@ -155,11 +158,12 @@ def _give_back(
         return
     given, restore = labels
     try:
-        if given == restore or lsm.context_of(f"/proc/self/fd/{descriptor}") != given:
+        itself = f"/proc/self/fd/{descriptor}"
+        if given == restore or lsm.context_of(itself) != given or others_hold(identity_of(descriptor)):
             return
-        if others_hold(identity_of(descriptor)):
-            return
-        lsm.set_context(f"/proc/self/fd/{descriptor}", restore, shown=path)
+        with turns.turn(descriptor, path, search.waiting):
+            if lsm.context_of(itself) == given:
+                lsm.set_context(itself, restore, shown=path)
         search.changes.add(descriptor, path)
     finally:
         os.close(descriptor)

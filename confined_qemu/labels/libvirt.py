@@ -12,7 +12,7 @@ import re
 import struct
 
 from confined_qemu.host import inodes, locks, lsm, processes
-from confined_qemu.labels import restore, statefolders
+from confined_qemu.labels import restore, statefolders, turns
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import ConfinedQemuError, HostError, LabelError, ValueProblem, printable, why
 from confined_qemu.model.facts import FileKind, LiveProcess, SelinuxMode
@@ -35,8 +35,6 @@ RUNNING: Final = "/run/libvirt/qemu"
 POOL: Final = "/var/lib/libvirt/images"
 _SYS_ADMIN: Final = 21
 """CAP_SYS_ADMIN's number (linux/capability.h)."""
-_LOCK: Final = (1, 1)
-"""Start and length of libvirt's metadata lock (security_manager.c); QEMU's image locks lie elsewhere."""
 _BOOT_RECORD: Final = struct.Struct("=h2xi32s4s32s256shhiii36x")
 _BOOT_TIME: Final = 2
 """utmp(5): `struct utmp` of a 64-bit Linux, and the type of the boot's record."""
@@ -335,7 +333,7 @@ def _locked(descriptor: int, path: str) -> int | None:
     except OSError:
         return None
     try:
-        taken = locks.take(writable, locks.EXCLUSIVE, *_LOCK)
+        taken = locks.take(writable, locks.EXCLUSIVE, *turns.BYTES)
     except OSError as error:
         os.close(writable)
         raise HostError(f"its lock cannot be taken: {why(error)}", where=path) from error
