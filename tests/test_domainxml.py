@@ -12,6 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from confined_qemu.host import firmware
 from confined_qemu.launch import inputs
 from confined_qemu.model.errors import SpecError
 from confined_qemu.model.invocation import Accel, SeclabelType
@@ -41,6 +42,7 @@ def lost(text: str) -> list[str]:
 @pytest.mark.parametrize("path", GOOD, ids=lambda path: path.stem)
 def test_golden_imports(path: Path, golden: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(path.parent)
+    monkeypatch.setattr(firmware, "SYSTEM", ())
     text, remarks = inputs.spec_of(path.name)
     golden(f"import/{path.stem}.yaml", text)
     golden(f"import/{path.stem}.err", "".join(f"confined-qemu: warning: {line}\n" for line in remarks))
@@ -204,6 +206,10 @@ LEFT_OUT = {
     "<memballoon model='xen'/>": "the balloon 'xen'",
     "<input type='evdev'><source dev='/dev/input/event0'/></input>": "does not know 'evdev'",
     "<interface type='bridge'><source bridge='b'/></interface>": "there is no network",
+    "<interface type='direct'><source dev='e0' mode='bridge'/><target dev='m0'/></interface>": (
+        "link e0 name m0 type macvtap mode bridge), say network: {type: tap, fd: 3}, and run it with 3<>/dev/tap$("
+    ),
+    "<interface type='direct'><source dev='e;0'/></interface>": "link 'e;0' name macvtap0 type macvtap mode vepa)",
 }
 
 

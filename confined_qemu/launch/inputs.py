@@ -116,11 +116,21 @@ def domain(text: str, path: str) -> Imported:
     """Read a libvirt domain's XML.
 
     Raises:
+        HostError: the host's firmware descriptors cannot be read.
         SpecError: it is none, or one that cannot be carried over; every problem with its place.
     """
     from confined_qemu.read.libvirt import domain as domainxml
 
-    return domainxml.parse(text, path)
+    return domainxml.parse(text, path, _descriptors(text))
+
+
+def _descriptors(text: str) -> tuple[str, ...]:
+    """Return the host's firmware descriptors where a domain may need them."""
+    if "firmware=" not in text and "pflash" not in text:
+        return ()
+    from confined_qemu.host import firmware
+
+    return firmware.descriptors()
 
 
 def remarks_of(imported: Imported, path: str) -> tuple[str, ...]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import tempfile
 from typing import TYPE_CHECKING, Any, Self
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 OVMF = "/usr/share/OVMF"
+_TUNSETIFF, _TAP, _NO_HEADER = 0x400454CA, 0x0002, 0x1000
 
 
 def _boots(*command: str, **options: Any) -> None:
@@ -125,6 +128,17 @@ def test_a_tap_by_its_name(command: str, vm: Vm) -> None:
     assert os.path.exists(f"/sys/class/net/{name}")
     started.send(b"q")
     assert started.code() == 0
+
+
+def test_a_tap_that_is_handed_over_open(drop_in: str, vm: Vm) -> None:
+    """A shell opens it, as it does a macvtap's own node (`3<>/dev/tap5`); QEMU needs no right for it."""
+    tap = os.open("/dev/net/tun", os.O_RDWR)
+    try:
+        fcntl.ioctl(tap, _TUNSETIFF, struct.pack("16sH22x", f"cq{os.getpid() % 100000}h".encode(), _TAP | _NO_HEADER))
+        words = ("-netdev", f"tap,id=n,fd={tap}", "-device", "virtio-net-pci,netdev=n")
+        _boots(drop_in, *vm.raw(*words), pass_fds=[tap])
+    finally:
+        os.close(tap)
 
 
 # ---- helpers and shares

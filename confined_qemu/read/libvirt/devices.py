@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from confined_qemu.model.annotations import TYPE_CHECKING
+from confined_qemu.model.errors import shell_word
 from confined_qemu.read.libvirt import others
 from confined_qemu.read.spec.devices import NicModel
 from confined_qemu.read.spec.disks import Bus, DiskFormat
@@ -240,6 +241,10 @@ def _interface(carry: Carrying, element: Element) -> Mapping | None:
         values |= {"type": "tap", "ifname": device}
         if managed != "no":
             carry.lose(element, f"{device} is not made; it must be there: ip tuntap add {device} mode tap", "/target")
+    elif kind == "direct":
+        carry.lose(element, _macvtap(element.one("source"), device))
+        element.drop()
+        return None
     else:
         why = f"type='{kind}': there is no network; make a tap device there, and say network: {{type: tap, ifname: …}}"
         carry.lose(element, why)
@@ -249,6 +254,17 @@ def _interface(carry: Carrying, element: Element) -> Mapping | None:
     for part in (mac, target, element):
         carry.left(part)
     return carry.mapping(element, values)
+
+
+def _macvtap(source: Element | None, device: str | None) -> str:
+    """Return how a macvtap device reaches a VM: it has a node of its own, which QEMU takes open."""
+    link = shell_word((source.take("dev") if source is not None else None) or "LINK")
+    mode = shell_word((source.take("mode") if source is not None else None) or "vepa")
+    name = shell_word(device or "macvtap0")
+    return (
+        f"type='direct': make the device (ip link add link {link} name {name} type macvtap mode {mode}), say network: "
+        f"{{type: tap, fd: 3}}, and run it with 3<>/dev/tap$(cat /sys/class/net/{name}/ifindex)"
+    )
 
 
 def _model(carry: Carrying, element: Element | None) -> str | None:

@@ -10,18 +10,20 @@ import re
 from contextlib import suppress
 
 from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.model.frozen import dataclass
-from confined_qemu.read.libvirt import others, xmltree
+from confined_qemu.model.frozen import dataclass, replace
+from confined_qemu.read.libvirt import firmware, others, xmltree
 from confined_qemu.read.libvirt.carrying import NO_KEY, Carrying, Loss
 from confined_qemu.read.libvirt.devices import devices
+from confined_qemu.read.libvirt.firmware import Machine
 from confined_qemu.read.libvirt.helpers import shares, tpms
-from confined_qemu.read.spec.disks import DiskFormat
 from confined_qemu.read.spec.table import SPEC
 from confined_qemu.read.spec.yamlnodes import Mapping, Problems, Scalar, TooMany, shown
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any, Final
 
+    from confined_qemu.read.libvirt.firmware import Descriptor
     from confined_qemu.read.libvirt.xmltree import Element
     from confined_qemu.read.spec.vm import VM
     from confined_qemu.read.spec.yamlnodes import Node
@@ -51,8 +53,10 @@ class Imported:
     origins: dict[str, str]
 
 
-def parse(text: str, file: str) -> Imported:
+def parse(text: str, file: str, descriptors: Sequence[str] = ()) -> Imported:
     """Return the VM of a domain; `file` is only named in messages, nothing is opened.
+
+    `descriptors` are the texts of the host's firmware descriptors, in the order in which they are taken.
 
     Raises:
         SpecError: no XML, no domain of QEMU's, or one that libvirt or we refuse; each problem at its place.
@@ -66,7 +70,7 @@ def parse(text: str, file: str) -> Imported:
             hint = "give a domain's XML, as `virsh dumpxml NAME` prints it"
             problems.add(root.mark, "", f"the document is a <{printable_tag(root)}>, no <domain>", hint)
         elif root is not None:
-            _domain(carry, root)
+            _domain(carry, root, firmware.read(descriptors))
             vm = SPEC.read(carry.root(root.mark), "", problems)
     if (error := problems.error) is not None:
         raise error
@@ -79,7 +83,7 @@ def printable_tag(element: Element) -> str:
     return shown(element.tag)[1:-1]
 
 
-def _domain(carry: Carrying, root: Element) -> None:
+def _domain(carry: Carrying, root: Element, descriptors: Sequence[Descriptor]) -> None:
     kind = root.take("type")
     if kind not in _ACCELERATORS:
         carry.refuse(root, f"type={shown(kind or '')} is not a type of QEMU's", "only kvm and qemu can be run", "@type")
@@ -91,7 +95,7 @@ def _domain(carry: Carrying, root: Element) -> None:
     _memory(carry, root)
     _cpus(carry, root)
     if (system := root.one("os")) is not None:
-        _system(carry, system)
+        _system(carry, system, _machine(carry, root), descriptors)
     if (cpu := root.one("cpu")) is not None:
         _cpu_model(carry, cpu, kind or "")
     _habits(carry, root)
@@ -166,90 +170,40 @@ def _cpus(carry: Carrying, root: Element) -> None:
     carry.left(element)
 
 
+def _machine(carry: Carrying, root: Element) -> Machine:
+    """Return what the firmware is chosen by, and take `<smm>` of the features."""
+    features = next((child for child in root.children if child.tag == "features"), None)
+    smm = features.one("smm") if features is not None else None
+    state = (smm.take("state") or "on") if smm is not None else None
+    if smm is not None and state in {"on", "off"}:
+        carry.argue(smm, "-machine", f"smm={state}")
+    carry.left(smm)
+    name = carry.keys["name"]
+    return Machine(name.text if isinstance(name, Scalar) else "", smm=state)
+
+
 # ---- what is booted
 
 
-def _system(carry: Carrying, system: Element) -> None:
+def _system(carry: Carrying, system: Element, machine: Machine, descriptors: Sequence[Descriptor]) -> None:
     kind = system.one("type")
     if kind is None or (word := kind.word()) != "hvm":
         what = "there is no <type>" if kind is None else f"{shown(word)} is no machine of QEMU's"
         carry.refuse(kind or system, what, "only <type>hvm</type> can be run")
     else:
-        if (machine := kind.take("machine")) is not None:
-            carry.put("machine", kind, machine)
-        architecture = kind.take("arch")
-        if architecture is not None:
+        if (stated := kind.take("machine")) is not None:
+            carry.put("machine", kind, stated)
+            machine = replace(machine, type=stated)
+        if (architecture := kind.take("arch")) is not None:
             carry.put("emulator", kind, f"qemu-system-{_ARCHITECTURES.get(architecture, architecture)}")
+            machine = replace(machine, architecture=architecture)
         carry.left(kind)
-    if system.take("firmware") is not None:
-        carry.lose(system, "libvirt would choose a firmware; write firmware: and nvram: yourself", "@firmware")
-    _firmware(carry, system)
+    firmware.firmware(carry, system, machine, descriptors)
     _kernel(carry, system)
     order = [boot.take("dev") for boot in system.every("boot")]
     if order and order != [dev for dev in ("hd", "cdrom") if dev in order]:
         carry.lose(system, "the disks are tried in their order, then the cdrom", "/boot@dev")
     carry.left(system)
-
-
-def _firmware(carry: Carrying, system: Element) -> None:
-    loader = system.one("loader")
-    flash = False
-    if loader is not None and (text := loader.word()):
-        kind = loader.take("type") or "rom"
-        path = carry.path(loader, text)
-        flash = kind == "pflash"
-        if flash and loader.take("readonly") == "no":
-            carry.lose(loader, "firmware code is never written; its variables are nvram:", "@readonly='no'")
-        elif not flash:
-            loader.take("readonly")
-        if flash and path is not None:
-            carry.put("firmware", loader, path)
-            _flash_format(carry, loader, "firmware")
-        elif path is not None:
-            carry.argue(loader, "-bios", path.text)
-    carry.left(loader)
-    nvram = system.one("nvram")
-    if nvram is not None:
-        _variables(carry, nvram, flash=flash)
-
-
-def _variables(carry: Carrying, nvram: Element, *, flash: bool) -> None:
-    source = nvram.one("source")
-    kind = nvram.take("type") or "file"
-    text = nvram.word() if source is None else source.take({"block": "dev"}.get(kind, "file")) or ""
-    why = None
-    if kind not in {"file", "block"}:
-        why = f"variables of type='{kind}' are in no file"
-    elif not flash:
-        why = "it belongs to firmware in flash memory, and there is no <loader type='pflash'>"
-    elif not text:
-        why = "libvirt would make the file from its template; make the copy yourself, and say nvram:"
-    if why is not None:
-        carry.lose(nvram, f"it is left out: {why}")
-        return
-    if (template := nvram.take("template")) is not None:
-        form = nvram.take("templateFormat")
-        copied = form in {None, nvram.attributes.get("format", "raw")}
-        how = f"cp {shown(template)} {shown(text)}" if copied else f"qemu-img convert from {shown(template)}"
-        carry.lose(nvram, f"make the copy yourself where it is missing: {how}", "@template")
-    carry.no_label(source, "the firmware's variables")
-    if (path := carry.path(nvram, text)) is not None:
-        carry.put("nvram", nvram, path)
-        _flash_format(carry, nvram, "nvram")
-    carry.left(source)
-    carry.left(nvram)
-
-
-def _flash_format(carry: Carrying, element: Element, key: str) -> None:
-    """Take `format=`: as raw, firmware would write over the header of a qcow2 file."""
-    stated = element.take("format")
-    if stated in {None, DiskFormat.RAW}:
-        return
-    if stated in {form.value for form in DiskFormat}:
-        carry.put(f"{key}_format", element, str(stated))
-    else:
-        hint = "convert it: qemu-img convert -O raw"
-        carry.refuse(element, f"a spec does not know the format {shown(str(stated))}", hint, "@format")
 
 
 def _kernel(carry: Carrying, system: Element) -> None:
