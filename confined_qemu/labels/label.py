@@ -8,7 +8,6 @@ label that we gave.
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
 
 from confined_qemu.host import lsm
 from confined_qemu.host.inodes import identity_of, kind_of
@@ -50,20 +49,27 @@ def _relabel(step: Relabel) -> None:
     if descriptor is None:
         raise LabelError("disappeared during launch", where=step.path)
     try:
-        found = os.fstat(descriptor)
-        same = identity_of(descriptor) == step.identity and found.st_nlink == step.links
-        # what keeps its label waits for nobody
-        with turns.turn(descriptor, step.path, turns.Waiting()) if step.before != step.after else nullcontext():
-            if not same or lsm.context_of(f"/proc/self/fd/{descriptor}") != step.before:
-                raise LabelError(
-                    "changed during launch, so it was left as it is",
-                    where=step.path,
-                    hint="run again",
-                )
-            if step.before != step.after:
-                lsm.set_context(f"/proc/self/fd/{descriptor}", step.after, shown=step.path)
+        if step.before == step.after:
+            _change(step, descriptor)  # what keeps its label waits for nobody
+            return
+        with turns.turn(descriptor, step.path, turns.Waiting()):
+            _change(step, descriptor)
     finally:
         os.close(descriptor)
+
+
+def _change(step: Relabel, descriptor: int) -> None:
+    """Label an open (O_PATH) file, if it is what was planned for."""
+    found, itself = os.fstat(descriptor), f"/proc/self/fd/{descriptor}"
+    same = identity_of(descriptor) == step.identity and found.st_nlink == step.links
+    if not same or lsm.context_of(itself) != step.before:
+        raise LabelError(
+            "changed during launch, so it was left as it is",
+            where=step.path,
+            hint="run again",
+        )
+    if step.before != step.after:
+        lsm.set_context(itself, step.after, shown=step.path)
 
 
 def _create(step: Create) -> None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import stat
 import time
-from contextlib import contextmanager
 
 from confined_qemu.host import locks
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import LabelError, why
 from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.managers import contextmanager
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
