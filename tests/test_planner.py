@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confined_qemu.host import helperfacts
+from confined_qemu.host import helperfacts, lsm, mounts
 from confined_qemu.model import hostpaths, policynames
+from confined_qemu.model.context import Context
+from confined_qemu.model.facts import Mount
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.helper import Helper, HelperKind
 from confined_qemu.model.invocation import Accel, Confinement, Invocation, Seclabel, SeclabelType
@@ -472,3 +474,16 @@ def test_who_reaches_a_folder_is_seen_by_the_modes_on_its_way(tmp_path: Path, mo
     tmp_path.chmod(0o755)
     flags[0] = os.ST_NOSUID
     assert not helperfacts._runs_setuid(str(tmp_path))
+
+
+def test_the_mount_of_a_shared_folder_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mount = Mount("overlay", str(tmp_path), "view", labels=False)
+    label = Context.parse("system_u:object_r:svirt_image_t:s0")
+    monkeypatch.setattr(mounts.Mounts, "of", lambda _table, _descriptor: mount)
+    monkeypatch.setattr(lsm, "context_of", lambda _: label)
+    monkeypatch.setattr(lsm, "denied", lambda *_: ())
+    share = Resource(str(tmp_path), Role.SHARE, Access.READ_WRITE, Sharing.UNLABELLED, "share")
+    invocation = Invocation("vm", "qemu-system-x86_64", (), resources=(share,))
+    facts = World().facts(Invocation("vm", "qemu-system-x86_64", ()))
+    (found,) = helperfacts.folders(invocation, facts.selinux, {}).values()
+    assert (found.folder.label, found.folder.mount) == (label, mount)

@@ -49,11 +49,11 @@ def folders(
     """Return each folder with what lies in it, by the path as it was given; `holders` are who uses which file."""
     wanted = helpers.folders(invocation)
     held = {(identity.device, identity.inode): users for identity, users in holders.items()}
-    return {path: _folder(path, selinux, use, held) for path, use in wanted.items()}
+    table = mounts.Mounts()
+    return {path: _folder(survey.file(path, selinux, table), selinux, use, held) for path, use in wanted.items()}
 
 
-def _folder(path: str, selinux: SelinuxFacts, use: helpers.FolderUse, held: _Held) -> FolderFacts:
-    folder = survey.file(path, selinux)
+def _folder(folder: FileFacts, selinux: SelinuxFacts, use: helpers.FolderUse, held: _Held) -> FolderFacts:
     if folder.kind is not FileKind.DIRECTORY:
         return FolderFacts(folder)
     if use is not helpers.FolderUse.STATE:

@@ -19,7 +19,7 @@ from confined_qemu.model.plan import PlannedResource
 from confined_qemu.model.policy import denied
 from confined_qemu.model.resource import Access, Resource, Role, Sharing
 from confined_qemu.model.steps import KeepFolder, LabelTree, StartHelper, Sweep
-from confined_qemu.plan import svirt
+from confined_qemu.plan import fixedlabels, svirt
 from confined_qemu.plan import trees as treeplan
 from confined_qemu.plan.files import FilePlanner, Wanted
 from confined_qemu.plan.levels import Levels, Lowered
@@ -180,12 +180,17 @@ class HelperPlanner:
         return treeplan.ways(folder, label, spec=not resource.source.startswith("-"))
 
     def _sweep_what_qemu_makes(self, folder: FileFacts) -> None:
-        """What QEMU makes has its own level, which dies with the VM: at the end it gets the folder's label."""
+        """What QEMU makes has its own level, which dies with the VM: at the end it gets the folder's label.
+
+        Where the mount gives all one label, what is made has that one: nobody goes through the whole of it then.
+        """
         contexts, process = self.facts.selinux.contexts, self.process
         if contexts is None or process is None or folder.label is None or not self.invocation.seclabel.relabel:
             return
         given = svirt.file_context(contexts, process, Sharing.PRIVATE)
         if given is None or folder.label.type != given.type or folder.label.range == given.range:
+            return
+        if fixedlabels.fixed(folder):
             return
         self.found.first.append(
             Sweep(folder.real, folder.identity, given, replace(folder.label, user=given.user), deep=True)
