@@ -54,12 +54,13 @@ def collect(
     search = survey.environment_text(caller.environment, "PATH")
     program = emulator.find(invocation.emulator, search)
     served, programs = _helped(invocation, selinux, holders or {})
+    started = survey.file(program, selinux)
     named = [resource.path for resource in invocation.resources]
     files = survey.files([*named, *survey.handed_files(caller.descriptors)], selinux)
     return Facts(
         selinux=selinux,
         kvm=survey.accelerator(),
-        emulator=survey.file(program, selinux),
+        emulator=started,
         files=files,
         folders=served,
         programs=programs,
