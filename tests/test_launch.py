@@ -11,7 +11,7 @@ import pytest
 
 from confined_qemu.host import capabilities, landlock, lsm, processcontrol
 from confined_qemu.labels import journal
-from confined_qemu.launch import inputs, spawn, walls
+from confined_qemu.launch import conflicts, inputs, spawn, walls
 from confined_qemu.launch.companions import watch
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import ConfinedQemuError, EmulatorNotExecutable, HostError, LsmError, Refused
@@ -206,6 +206,25 @@ def test_a_killed_watchers_work_is_done_by_the_next_launch(host: Watched) -> Non
     assert host.left() == [f"{second.pid}.1.this-boot.vm.json"]
     host.end(second)
     host.undone()
+
+
+def test_the_pair_of_what_is_still_to_be_put_back_is_nobody_elses(
+    host: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = iter((0, 0, 1, 0))
+    monkeypatch.setattr(conflicts, "_any_below", lambda _: next(drawn))
+    alone = ("-drive", f"file={host.file('other.img')},format=raw")
+    dead = host.start(raw(host))
+    host.end(dead, watched=False)
+    # no process runs at it and nobody holds it locked: the journal alone tells of the labels
+    assert host.is_free(dead.context)
+    other = host.launch(*alone)
+    assert other.context != dead.context
+    host.end(other)
+    host.recover()
+    again = host.launch(*alone)
+    assert again.context == dead.context
+    host.end(again)
 
 
 def test_a_file_in_use_is_refused_and_its_vm_keeps_it(host: Watched) -> None:

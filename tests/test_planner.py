@@ -482,6 +482,7 @@ def test_the_mount_of_a_shared_folder_is_known(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(mounts.Mounts, "of", lambda _table, _descriptor: mount)
     monkeypatch.setattr(lsm, "context_of", lambda _: label)
     monkeypatch.setattr(lsm, "denied", lambda *_: ())
+    monkeypatch.setattr(lsm, "default_label", lambda *_: None)
     share = Resource(str(tmp_path), Role.SHARE, Access.READ_WRITE, Sharing.UNLABELLED, "share")
     invocation = Invocation("vm", "qemu-system-x86_64", (), resources=(share,))
     facts = World().facts(Invocation("vm", "qemu-system-x86_64", ()))

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from confined_qemu.cli import ps
+from confined_qemu.cli import command, ps
 from confined_qemu.host import inodes, lsm, processes, selinuxfs
+from confined_qemu.install import install, shim
 from confined_qemu.labels import journal, others, restore, statefolders, strangers
 from confined_qemu.model import paths
 from confined_qemu.model.context import Context
@@ -328,3 +329,58 @@ def _write(folder: str, record: Record) -> None:
     if record.grants:
         with open(name.replace(".json", ".allowed"), "w", encoding="ascii") as file:
             json.dump(encode_grants(record.grants), file)
+
+
+# ---- `policy remove`
+
+
+@pytest.fixture
+def removed(hosted: Hosted, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let root run `policy remove`; what is called to change the host is noted instead."""
+    done: list[str] = []
+    monkeypatch.setattr(statefolders, "all_folders", lambda: list(hosted.folders))
+    monkeypatch.setattr(install, "require_root", lambda _: None)
+    monkeypatch.setattr(install, "_semodule", lambda *words: done.append(str(words[-1])))
+    monkeypatch.setattr(install, "_helpers", list)
+    monkeypatch.setattr(shim, "is_system", lambda: False)
+    for name in ("RECOVER_WANTED", "RECOVER_UNIT", "MODULE", "LAUNCH_SCRIPT", "DENIALS_SCRIPT", "RUNTIME"):
+        monkeypatch.setattr(paths, name, os.path.join(hosted.base, "none", name))
+    return done
+
+
+def damage(folder: str) -> str:
+    path = os.path.join(folder, f"1.1.boot{journal.SUFFIX}")
+    with open(path, "w", encoding="ascii") as file:
+        file.write("{")
+    return path
+
+
+def test_a_strangers_bad_entry_does_not_stop_policy_remove(
+    hosted: Hosted, removed: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad, other = damage(hosted.theirs), os.path.join(paths.STATE, paths.PAIRS)
+    with open(other, "w", encoding="ascii"):
+        pass
+    assert command.main(["policy", "remove"]) == 0
+    said = capsys.readouterr()
+    assert removed == ["confined_qemu"]
+    assert bad in said.err
+    # what it may have meant stays, and nothing else does
+    assert os.path.exists(bad)
+    assert os.listdir(paths.STATE) == [os.path.basename(hosted.theirs)]
+    assert f"{hosted.theirs} is kept" in said.out
+
+
+def test_ones_own_bad_entry_stops_policy_remove(
+    hosted: Hosted, removed: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = damage(hosted.root)
+    assert command.main(["policy", "remove"]) == 125
+    said = capsys.readouterr()
+    assert bad in said.err
+    assert "these labels are to be put back first" in said.err
+    assert removed == []
+    os.unlink(bad)
+    assert command.main(["policy", "remove"]) == 0
+    assert removed == ["confined_qemu"]
+    assert not os.path.exists(paths.STATE)

@@ -297,11 +297,16 @@ def _policy_remove(_: argparse.Namespace) -> int:
     folders = statefolders.all_folders()
     for vm in restore.running(folders):
         raise ConfinedQemuError(f"the VM {vm.entry.record.name} (pid {vm.pid}) is running", hint="stop it first")
-    left = [error for result in restore.recover(folders) for error in (*result.failed, *result.pending)]
-    for error in left:
-        output.say("", str(error))
-    if left:
+    left = [result for result in restore.recover(folders) if result.failed or result.pending]
+    for result in left:
+        for error in (*result.failed, *result.pending):
+            output.say("", str(error))
+    whose = {statefolders.folder_of(result.path) for result in left}
+    if any(statefolders.is_own(folder) for folder in whose):
         raise ConfinedQemuError("these labels are to be put back first", hint="mend or remove what is named above")
-    install.remove()
+    # whatever another user's folder says, it stops nobody: it stays, with what is to be put back
+    install.remove(keep=whose)
+    for folder in sorted(whose):
+        say(f"{folder} is kept; after the next policy install its user can run: confined-qemu recover")
     say("the policy module is removed")
     return 0

@@ -11,6 +11,7 @@ from contextlib import suppress
 from confined_qemu.host import lsm, packages, selinuxfs
 from confined_qemu.install import module, script
 from confined_qemu.model import paths, policynames
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.context import Context
 from confined_qemu.model.distribution import Package
 from confined_qemu.model.errors import HostError, shell_word, why
@@ -18,6 +19,9 @@ from confined_qemu.model.facts import SelinuxMode
 from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.helper import PROGRAMS
 from confined_qemu.model.mcs import Level, Range
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 INSTALL = "confined-qemu policy install"
 _PRIORITY = "400"
@@ -185,8 +189,8 @@ def _require_roots(path: str, found: os.stat_result) -> None:
         )
 
 
-def remove() -> None:
-    """Remove all that `install` made; the caller has put back every label before.
+def remove(keep: Collection[str] = ()) -> None:
+    """Remove all that `install` made, and all state but the folders `keep`; the caller has put back every label before.
 
     Raises:
         HostError: not root, or a step failed.
@@ -202,12 +206,24 @@ def remove() -> None:
         os.path.dirname(paths.MODULE),
     ):
         if os.path.isdir(folder):
-            shutil.rmtree(folder)
+            _remove_all(folder, keep)
     # last: a file that still carried one of the module's types would be left unlabelled
     _semodule(True, "-X", _PRIORITY, "-r", module.NAME)  # noqa: FBT003 - the one flag of a private helper
     if _helpers():
         # these are the system's own, and get its labels back
         run(["restorecon", "-F", *_helpers()], "labelling")
+
+
+def _remove_all(folder: str, keep: Collection[str]) -> None:
+    if not any(os.path.dirname(kept) == folder for kept in keep):
+        shutil.rmtree(folder)
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False) and entry.path not in keep:
+                shutil.rmtree(entry.path)
+            elif not entry.is_dir(follow_symlinks=False):
+                os.unlink(entry.path)
 
 
 def _helpers() -> list[str]:

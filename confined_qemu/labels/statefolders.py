@@ -135,6 +135,12 @@ def owner_of(path: str) -> int:
     return int(match[1]) if match is not None else os.geteuid()
 
 
+def folder_of(path: str) -> str:
+    """Return the user's folder that a path names, or that lies in it."""
+    folder = os.path.dirname(path)
+    return folder if _NAME.fullmatch(os.path.basename(folder)) and not _NAME.fullmatch(os.path.basename(path)) else path
+
+
 def is_own(path: str) -> bool:
     """Tell whether it is the folder of this process's user by its name."""
     return owner_of(path) == os.geteuid()
