@@ -10,10 +10,10 @@ import pytest
 
 from confined_qemu.denials import avc
 from confined_qemu.denials.attribution import Known, grouped, of_vm, path_of
+from confined_qemu.model.answers import Answer, Reason, Setting
 from confined_qemu.model.context import Context
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.pastvm import GivenFile, PastVm
-from confined_qemu.model.policy import Answer, Reason, Setting
 from tests.conftest import GOLDEN
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import pytest
 from confined_qemu.host import packages
 from confined_qemu.launch import collect
 from confined_qemu.model import distribution
-from confined_qemu.model.distribution import Family, Package
-from confined_qemu.model.facts import FileFacts, FileKind
+from confined_qemu.model.distribution import Package
+from confined_qemu.model.facts import Family, FileFacts, FileKind
 from confined_qemu.model.helper import HelperKind
 
 if TYPE_CHECKING:

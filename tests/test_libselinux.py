@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from confined_qemu.host import libselinux, lsm
+from confined_qemu.model.answers import Answer, Reason, Setting
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import LsmError
 from confined_qemu.model.facts import Boolean
-from confined_qemu.model.policy import Answer, Reason, Setting
 
 pytestmark = pytest.mark.touches_host
 

@@ -6,18 +6,18 @@ from confined_qemu.denials.explain import explain
 from confined_qemu.denials.verdict import Case, Explanation, Verdict
 from confined_qemu.model import policynames
 from confined_qemu.model.annotations import TYPE_CHECKING
+from confined_qemu.model.answers import Reason
 from confined_qemu.model.errors import message, printable
 from confined_qemu.model.frozen import dataclass, field
 from confined_qemu.model.pastvm import PastVm
-from confined_qemu.model.policy import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
     from confined_qemu.denials.avc import Denial
+    from confined_qemu.model.answers import Answer
     from confined_qemu.model.context import Context
-    from confined_qemu.model.policy import Answer
 
     Ask = Callable[[Denial], Answer]
     Default = Callable[[str, str], Context | None]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 
-from confined_qemu.host import mounts
 from confined_qemu.model import hostpaths
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT, HostError, printable, why
@@ -157,6 +156,8 @@ def _overlapping(number: int) -> dict[int, str]:
 
 def _mounts() -> dict[int, str]:
     """Return where each block device is mounted; a file system with a number of its own (btrfs) by its source."""
+    from confined_qemu.host import mounts
+
     found: dict[int, str] = {}
     for row in mounts.rows():
         where = printable(row.target)
@@ -168,6 +169,8 @@ def _mounts() -> dict[int, str]:
 
 
 def _swaps() -> dict[int, str]:
+    from confined_qemu.host import mounts
+
     paths = [mounts.plain(line.split(" ")[0].split("\t")[0]) for line in _read(_SWAPS).splitlines()[1:]]
     return {number: path for path in paths if (number := _number(path)) is not None}
 

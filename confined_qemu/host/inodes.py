@@ -5,9 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-import struct
+import sys
 
-from confined_qemu.host import locks
 from confined_qemu.model.facts import FileKind, Identity
 
 _GET_VERSION = 0x80087601
@@ -49,7 +48,7 @@ def _generation(descriptor: int, mode: int) -> int | None:
         return None
     finally:
         os.close(readable)
-    return int(struct.unpack("I4x", answer)[0])
+    return int.from_bytes(answer[:4], sys.byteorder)
 
 
 def in_use(descriptor: int) -> bool:
@@ -63,6 +62,8 @@ def in_use(descriptor: int) -> bool:
     except OSError:
         return False
     try:
+        from confined_qemu.host import locks
+
         return locks.obstacle(readable, locks.EXCLUSIVE, *_IMAGE_LOCK) is not None
     finally:
         os.close(readable)

@@ -59,7 +59,7 @@ def host() -> KvmFacts:
     """Probe this host."""
     import fcntl
 
-    with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+    with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
         cpuinfo = file.read(65536)
     return probe(
         cpuinfo,

@@ -14,16 +14,17 @@ import stat
 from confined_qemu.host import selinuxfs
 from confined_qemu.model import policynames
 from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.model.context import Context, PolicyContexts
 from confined_qemu.model.errors import LsmError, ValueProblem, printable, why
 from confined_qemu.model.facts import Boolean, SelinuxMode
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.managers import contextmanager
-from confined_qemu.model.policy import Answer, Reason, Setting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
+
+    from confined_qemu.model.answers import Answer
+    from confined_qemu.model.context import Context, PolicyContexts
 
     WhyDenied = Callable[[Context, Context, str, Iterable[str]], Answer]
 
@@ -72,6 +73,12 @@ def _read(path: str, operation: str) -> str:
         raise LsmError(f"{operation} failed: {why(error)}", where=path) from error
 
 
+def _parsed(text: str) -> Context:
+    from confined_qemu.model.context import Context
+
+    return Context.parse(text)
+
+
 def mode() -> SelinuxMode:
     """Return whether SELinux is disabled, permissive or enforcing.
 
@@ -117,18 +124,18 @@ def device() -> int:
 
 def own_context() -> Context:
     """Return the context this process runs in."""
-    return Context.parse(_read(selinuxfs.attribute("current"), "reading the own context"))
+    return _parsed(_read(selinuxfs.attribute("current"), "reading the own context"))
 
 
 def previous_context() -> Context:
     """Return the context of the program that executed this one: the caller's, with the caller's range."""
-    return Context.parse(_read(selinuxfs.attribute("prev"), "reading the caller's context"))
+    return _parsed(_read(selinuxfs.attribute("prev"), "reading the caller's context"))
 
 
 def process_context(pid: int) -> Context | None:
     """Return the context of process `pid`; None where it is gone or may not be seen."""
     try:
-        return Context.parse(_read(selinuxfs.attribute("current", str(pid)), "reading a process's context"))
+        return _parsed(_read(selinuxfs.attribute("current", str(pid)), "reading a process's context"))
     except (LsmError, ValueProblem):
         return None
 
@@ -149,7 +156,7 @@ def context_of(path: str | int, *, follow: bool = True) -> Context | None:
         if error.errno in (errno.ENOTSUP, errno.ENODATA):
             return None
         raise LsmError(f"the label cannot be read: {why(error)}", where=str(path)) from error
-    return Context.parse(text)
+    return _parsed(text)
 
 
 def set_context(path: str, context: Context, *, shown: str) -> None:
@@ -326,6 +333,8 @@ def _known(source: Context, target: Context, kind: str, permissions: Iterable[st
 
 def _why_by_decisions(source: Context, target: Context, kind: str, permissions: Iterable[str]) -> Answer:
     """Explain a denial by what the kernel decides: it does not say which rules a boolean has switched off."""
+    from confined_qemu.model.answers import Answer, Reason, Setting
+
     names = _known(source, target, kind, permissions)
     if not names:
         return Answer(Reason.UNKNOWN)
@@ -342,6 +351,8 @@ def _why_by_decisions(source: Context, target: Context, kind: str, permissions: 
 
 
 def _why_denied(audit2why: Any, source: Context, target: Context, kind: str, permissions: Iterable[str]) -> Answer:
+    from confined_qemu.model.answers import Answer, Reason, Setting
+
     # asked first: libsepol complains on standard error about a name that the policy has not
     names = _known(source, target, kind, permissions)
     if not names:
@@ -374,7 +385,7 @@ def created(source: Context, folder: Context, kind: str) -> Context:
         result = binding.security_compute_create_raw(str(source), str(folder), number)
     except OSError as error:
         raise LsmError(f"which label a new {kind} in {folder} gets cannot be asked: {why(error)}") from error
-    return Context.parse(result[1])
+    return _parsed(result[1])
 
 
 def boolean(name: str) -> Boolean:
@@ -396,7 +407,7 @@ def default_label(path: str, mode_bits: int) -> Context | None:
     except OSError:
         return None
     text = result[1]
-    return None if text == "<<none>>" else Context.parse(text)
+    return None if text == "<<none>>" else _parsed(text)
 
 
 def forget_file_contexts() -> None:
@@ -434,6 +445,8 @@ def policy_contexts(folder: str | None = None) -> PolicyContexts:
     Raises:
         LsmError: a file is missing, or holds no contexts.
     """
+    from confined_qemu.model.context import PolicyContexts
+
     if folder is None:
         binding = _binding()
         domain_path = binding.selinux_virtual_domain_context_path()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from confined_qemu.model import distribution
-from confined_qemu.model.distribution import Family, Package
+from confined_qemu.model.distribution import Package
+from confined_qemu.model.facts import Family
 
 OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
 """os-release(5): the first that is there counts."""

@@ -7,17 +7,17 @@ import fcntl
 import os
 import stat
 
-from confined_qemu.host import devices, inodes, kvm, lsm, mounts, processes
+from confined_qemu.host import devices, inodes, kvm, lsm
 from confined_qemu.model import paths, policynames
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError, LsmError, descriptor_for, why
 from confined_qemu.model.facts import DescriptorFacts, FileFacts, FileKind, Identity, SelinuxFacts, SelinuxMode
 from confined_qemu.model.frozen import replace
-from confined_qemu.model.mcs import Level
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from confined_qemu.host.mounts import Mounts
     from confined_qemu.model.context import Context
     from confined_qemu.model.facts import KvmFacts, LiveProcess
 
@@ -35,6 +35,8 @@ def selinux(*, scan: bool = True) -> SelinuxFacts:
     in_domain = own.type == policynames.LAUNCHER
     caller = lsm.previous_context() if in_domain else own
     contexts = lsm.policy_contexts()
+    from confined_qemu.model.mcs import Level
+
     mls = lsm.is_valid(contexts.content.at(Level(1)))
     node = lsm.context_of(kvm.NODE) if os.path.exists(kvm.NODE) else None
     found = SelinuxFacts(mode, own, caller, contexts, in_domain, (), mls, node, lsm.enters_held())
@@ -43,6 +45,8 @@ def selinux(*, scan: bool = True) -> SelinuxFacts:
 
 def holding(found: SelinuxFacts) -> tuple[LiveProcess, ...]:
     """Return every process that holds categories now, on a host of which `found` is known."""
+    from confined_qemu.host import processes
+
     live = processes.holding_categories()
     if found.mls and found.contexts is not None:
         # there categories classify, and daemons, kernel threads and logins have them too: only VMs hold a pair
@@ -72,11 +76,15 @@ def accelerator() -> KvmFacts:
 
 def files(names: Iterable[str], selinux_facts: SelinuxFacts) -> dict[str, FileFacts]:
     """Look at each path once; a path that cannot be looked at says why in `problem`."""
-    table = mounts.Mounts()
+    table = None
+    if selinux_facts.mode is not SelinuxMode.DISABLED:
+        from confined_qemu.host.mounts import Mounts
+
+        table = Mounts()
     return {name: file(name, selinux_facts, table) for name in dict.fromkeys(names)}
 
 
-def file(name: str, selinux_facts: SelinuxFacts, table: mounts.Mounts | None = None) -> FileFacts:
+def file(name: str, selinux_facts: SelinuxFacts, table: Mounts | None = None) -> FileFacts:
     """Return what the host says of one file. Links are followed by hand-over to the kernel, then left behind."""
     path = os.path.join(os.getcwd(), name)
     problem = "a path cannot hold a NUL byte" if "\0" in name else None
@@ -105,7 +113,7 @@ def file(name: str, selinux_facts: SelinuxFacts, table: mounts.Mounts | None = N
         os.close(descriptor)
 
 
-def _missing(path: str, real: str, table: mounts.Mounts | None) -> FileFacts:
+def _missing(path: str, real: str, table: Mounts | None) -> FileFacts:
     """Return what decides about a file that is to be made: its folder's label and mount."""
     try:
         folder = os.open(os.path.dirname(real), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 
-from confined_qemu.host import emulator, packages, survey
+from confined_qemu.host import emulator, survey
 from confined_qemu.model import paths
 from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.model.distribution import Family
-from confined_qemu.model.facts import Facts, FileKind
+from confined_qemu.model.facts import Facts, Family, FileKind
 from confined_qemu.model.frozen import dataclass
 
 if TYPE_CHECKING:
@@ -85,17 +84,18 @@ def _hardening(invocation: Invocation, files: Mapping[str, FileFacts]) -> Harden
 
 def _distribution(programs: Mapping[HelperKind, FileFacts]) -> Family:
     """Return the host's family of distributions where something is to be installed; nobody else asks."""
-    missing = any(program.kind is FileKind.MISSING for program in programs.values())
-    return packages.family() if missing else Family.UNKNOWN
+    if all(program.kind is not FileKind.MISSING for program in programs.values()):
+        return Family.UNKNOWN
+    from confined_qemu.host import packages
+
+    return packages.family()
 
 
 def _helped(
     invocation: Invocation, selinux: SelinuxFacts, holders: Mapping[Identity, tuple[Holder, ...]]
 ) -> tuple[Mapping[str, FolderFacts], Mapping[HelperKind, FileFacts]]:
     """Return the folders that are shared or served, and the programs that serve them; most VMs have none."""
-    from confined_qemu.plan import helpers
-
-    if not helpers.folders(invocation):
+    if not (invocation.shares or invocation.helpers):
         return {}, {}
     from confined_qemu.host import helperfacts
 

@@ -35,9 +35,7 @@ def needs_labels(invocation: Invocation, mode: SelinuxMode) -> bool:
 
 def held_by_landlock(invocation: Invocation, mode: SelinuxMode) -> bool:
     """Tell whether Landlock is to hold this VM: a question to QEMU starts none."""
-    from confined_qemu.plan import landlock
-
-    return not invocation.query and landlock.chosen(invocation.confinement, enforced=mode is SelinuxMode.ENFORCING)
+    return invocation.takes_landlock(enforced=mode is SelinuxMode.ENFORCING)
 
 
 def _untold(folder: str, done: int, count: int) -> None:

@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from confined_qemu.model.enums import Enum, StrEnum
-
-
-class Family(StrEnum):
-    """Distributions that share a package manager and its names, by the ID that the first of them has."""
-
-    DEBIAN = "debian"
-    FEDORA = "fedora"
-    SUSE = "suse"
-    UNKNOWN = "unknown"
+from confined_qemu.model.enums import Enum
+from confined_qemu.model.facts import Family
 
 
 class Package(Enum):

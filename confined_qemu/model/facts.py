@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.model.distribution import Family
 from confined_qemu.model.enums import StrEnum
 from confined_qemu.model.frozen import dataclass, field
 
@@ -15,6 +14,15 @@ if TYPE_CHECKING:
     from confined_qemu.model.helper import HelperKind
     from confined_qemu.model.landlock import LandlockFacts
     from confined_qemu.model.mcs import Level, Pair
+
+
+class Family(StrEnum):
+    """Distributions that share a package manager and its names, by the ID that the first of them has."""
+
+    DEBIAN = "debian"
+    FEDORA = "fedora"
+    SUSE = "suse"
+    UNKNOWN = "unknown"
 
 
 class SelinuxMode(StrEnum):

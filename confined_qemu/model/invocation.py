@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from confined_qemu.model.context import Context
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.enums import StrEnum
 from confined_qemu.model.frozen import dataclass, field
-from confined_qemu.model.helper import Helper
-from confined_qemu.model.resource import Listener, Resource
+from confined_qemu.model.resource import Role
+
+if TYPE_CHECKING:
+    from confined_qemu.model.context import Context
+    from confined_qemu.model.helper import Helper
+    from confined_qemu.model.resource import Listener, Resource
 
 
 class Accel(StrEnum):
@@ -97,3 +101,16 @@ class Invocation:
         """Tell whether QEMU keeps the caller's context, so that nothing is labelled."""
         unlabelled = self.confinement in {Confinement.NONE, Confinement.LANDLOCK}
         return unlabelled or self.seclabel.type is SeclabelType.NONE
+
+    @property
+    def shares(self) -> tuple[Resource, ...]:
+        """The folders that QEMU itself shares (9p, `fat:`): those of which more than their own label counts."""
+        return tuple(resource for resource in self.resources if resource.role is Role.SHARE)
+
+    def takes_landlock(self, *, enforced: bool) -> bool:
+        """Tell whether Landlock is to hold the VM: if it is asked for, and for `auto` if SELinux does not enforce.
+
+        A question to QEMU starts no VM.
+        """
+        auto = self.confinement is Confinement.AUTO and not enforced
+        return not self.query and (auto or self.confinement is Confinement.LANDLOCK)

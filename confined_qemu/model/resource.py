@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
-from confined_qemu.model.context import Context
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.enums import Enum, StrEnum, auto
 from confined_qemu.model.frozen import dataclass
+
+if TYPE_CHECKING:
+    from confined_qemu.model.context import Context
 
 
 class Access(StrEnum):

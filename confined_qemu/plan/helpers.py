@@ -49,16 +49,11 @@ class FolderUse(Enum):
     """Labelled with all that is in it."""
 
 
-def shares(invocation: Invocation) -> list[Resource]:
-    """Return the folders that QEMU itself shares (9p, `fat:`): those of which more than their own label counts."""
-    return [resource for resource in invocation.resources if resource.role is Role.SHARE]
-
-
 def folders(invocation: Invocation) -> Mapping[str, FolderUse]:
     """Return each folder that must be looked into, and what it is."""
     found = {
         resource.path: FolderUse.LABELLED_SHARE if resource.label_tree else FolderUse.SHARE
-        for resource in shares(invocation)
+        for resource in invocation.shares
     }
     for helper in invocation.helpers:
         if helper.kind is HelperKind.SWTPM:
@@ -82,7 +77,7 @@ class HelperPlanner:
 
     def plan(self) -> Outcome:
         """Return what happens."""
-        for resource in shares(self.invocation):
+        for resource in self.invocation.shares:
             self._share_of_qemu(resource)
         for helper in self.invocation.helpers:
             self._helped(helper)

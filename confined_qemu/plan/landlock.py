@@ -32,7 +32,7 @@ from confined_qemu.model.landlock import (
 from confined_qemu.model.plan import PlannedResource
 from confined_qemu.model.resource import Access, Resource, Role, Takes
 from confined_qemu.model.steps import Listen, MakeFile, OwnFolder, StartHelper
-from confined_qemu.plan import hardening, helpers, sockets
+from confined_qemu.plan import hardening, sockets
 from confined_qemu.plan.files import MODES
 from confined_qemu.plan.outcome import Collected
 from confined_qemu.read.qemu.words import words
@@ -63,11 +63,6 @@ _BY_WORD: dict[str, tuple[tuple[str, ...], Right, str]] = {
 _SHELLS = ("/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/libexec", "/usr/lib", "/lib")
 """What a script of QEMU's may run."""
 _KVM = "/dev/kvm"
-
-
-def chosen(confinement: Confinement, *, enforced: bool) -> bool:
-    """Tell whether Landlock is to hold a VM: where it is asked for, and for `auto` where SELinux does not enforce."""
-    return confinement is Confinement.LANDLOCK or (confinement is Confinement.AUTO and not enforced)
 
 
 def problem(confinement: Confinement, found: LandlockFacts | None, selinux: str) -> str | None:
@@ -107,7 +102,7 @@ class LandlockPlanner:
         self.ports = hardening.ports(self.invocation)
         self.found.refusals.extend(self.invocation.problems)
         made = {(listener.path, listener.access) for listener in self.invocation.listeners}
-        shared = helpers.shares(self.invocation)
+        shared = self.invocation.shares
         for resource in self.invocation.resources:
             if resource in shared:
                 self._tree(resource)

@@ -1,0 +1,221 @@
+"""What SELinux asks of a VM's plan: its domain, and a label for every file, socket and descriptor. Pure."""
+
+from __future__ import annotations
+
+from confined_qemu.model import hostpaths, policynames
+from confined_qemu.model.annotations import TYPE_CHECKING
+from confined_qemu.model.errors import HINT
+from confined_qemu.model.facts import FileKind, SelinuxMode
+from confined_qemu.model.invocation import SeclabelType
+from confined_qemu.model.plan import PlannedResource
+from confined_qemu.model.resource import Resource, Sharing
+from confined_qemu.model.steps import MakeFolder
+from confined_qemu.plan import copies, descriptors, hardening, sockets, svirt
+from confined_qemu.plan import files as fileplan
+from confined_qemu.plan import process as processplan
+from confined_qemu.plan.draft import Draft
+from confined_qemu.plan.levels import Levels
+
+if TYPE_CHECKING:
+    from confined_qemu.model.context import Context, PolicyContexts
+
+
+class Labelling(Draft):
+    """The plan of a VM on a host that has SELinux."""
+
+    def label(self) -> bool:
+        """Decide all that SELinux asks of the VM."""
+        if self.process is None or not self.check_domain():
+            return False
+        self.check_emulator()
+        self.add_files()
+        self.add_listeners()
+        self.add_descriptors()
+        self.add_temporary_folder()
+        self.add_helpers()
+        self.harden()
+        return True
+
+    def _levels(self, process: Context) -> Levels:
+        return Levels(self.facts.selinux, self.invocation.seclabel, process)
+
+    def kvm_mislabelled(self) -> bool:
+        """Tell whether it is the node's label that keeps the launcher out; `check_domain` says that better."""
+        selinux = self.facts.selinux
+        return bool(self.denied(selinux.own, selinux.kvm_node, "chr_file", "open"))
+
+    def _choose_selinux(self, contexts: PolicyContexts) -> None:
+        """Choose the VM's context."""
+        seclabel = self.invocation.seclabel
+        self.confined = True
+        self.process = svirt.process_context(contexts, seclabel, self.facts.pair, tcg=self.accel.tcg)
+        if self.process is not None and seclabel.type is SeclabelType.DYNAMIC:
+            self.process = self._levels(self.process).dynamic(self.facts.pair)
+        if self.facts.selinux.mode is SelinuxMode.PERMISSIVE:
+            self.found.warnings.append("SELinux is permissive: labels are set and not enforced")
+
+    def check_domain(self) -> bool:
+        """Ask whether QEMU may be started in its domain; the first thing missing is the only one worth saying."""
+        selinux, process = self.facts.selinux, self.process
+        if process is None or selinux.own is None:
+            return True
+        seclabel = self.invocation.seclabel
+        if problem := processplan.unknown(seclabel, process, self.policy):
+            self.found.refusals.append(problem)
+            return False
+        if selinux.mode is not SelinuxMode.PERMISSIVE and self.policy.is_permissive(process):
+            self.found.warnings.append(processplan.permissive(process))
+        self.found.refusals.extend(processplan.occupied(seclabel, process, self.facts.occupants))
+        if problem := processplan.transition(seclabel, process, self.facts, self.policy):
+            self.deny(self._levels(process).beyond or problem)
+            return not self.found.refusals
+        if not selinux.in_domain:
+            line = f"policy module not active: running as {selinux.own.type}, not {policynames.LAUNCHER}"
+            line = f"{line}{HINT}run: {processplan.INSTALL}"
+            (self.found.refusals if self.invocation.require_domain else self.found.warnings).append(line)
+        use = ("open", "read", "write", "ioctl")
+        if not self.accel.tcg and (self.kvm_mislabelled() or self.denied(process, selinux.kvm_node, "chr_file", *use)):
+            line = f"/dev/kvm is labelled {selinux.kvm_node}, which {process.type} may not use"
+            self.deny(f"{line}{HINT}run: restorecon -v /dev/kvm")
+        if self.accel.tcg and not self.invocation.query and self.denied(process, process, "process", "execmem"):
+            self.deny(
+                f"TCG generates code and runs it, which the policy denies to {process.type} "
+                f"(avc: denied {{ execmem }}){HINT}run: {policynames.turned_on(policynames.USE_EXECMEM)}"
+            )
+        return True
+
+    def check_emulator(self) -> None:
+        """Ask whether QEMU's program may be executed in the domain."""
+        emulator = self.facts.emulator
+        process = self.process
+        if process is not None and self.denied(process, emulator.label, "file", "entrypoint", "execute", "read", "map"):
+            self.deny(
+                f"{emulator.real}: labelled {emulator.label}, which {process.type} may not execute"
+                f"{HINT}run: semanage fcontext -a -t qemu_exec_t '{emulator.real}' && restorecon {emulator.real}"
+            )
+
+    # ---- files
+
+    def add_files(self) -> None:
+        """Decide about every file."""
+        process = self.process
+        if process is None:
+            return
+        self.found.refusals.extend(self.invocation.problems)
+        merged: dict[object, fileplan.Wanted] = {}
+        uses: dict[object, list[Resource]] = {}
+        files = [resource for resource in self.files() if not self._handed_over(resource)]
+        for resource in files:
+            found = self.facts.files[resource.path]
+            key = found.identity or found.real
+            wanted = fileplan.Wanted(hostpaths.settled(resource, found.real, found.kind), found)
+            clash = fileplan.clash(merged.get(key), wanted)
+            if clash is not None:
+                self.found.refusals.append(clash)
+            merged[key] = fileplan.merge(merged.get(key), wanted)
+            uses.setdefault(key, []).append(wanted.resource)
+        planner = fileplan.FilePlanner(self.invocation, self.facts, self.policy, process)
+        copying = copies.CopyPlanner(self.invocation, self.facts, self.policy, self._private(), self._temporary_folder)
+        outcomes = {key: copying.instead(wanted, uses[key], planner.decide(wanted)) for key, wanted in merged.items()}
+        for outcome in outcomes.values():
+            self.take(outcome)
+        named = (resource for resource in self.files() if self._handed_over(resource))
+        self.found.resources += [PlannedResource(resource, resource.path, None, None) for resource in named]
+        for resource in files:
+            found = self.facts.files[resource.path]
+            outcome = outcomes[found.identity or found.real]
+            if resource.optional and found.kind is FileKind.MISSING:
+                continue  # QEMU does without it
+            settled = hostpaths.settled(resource, found.real, found.kind)
+            self.found.resources.append(PlannedResource(settled, found.path, outcome.context, outcome.restore))
+
+    def files(self) -> list[Resource]:
+        """Return the resources as `Draft` does, and the files that the VM gets by number."""
+        return [*super().files(), *self._handed_files().values()]
+
+    def _handed_files(self) -> dict[int, Resource]:
+        """Return the files that the VM gets by number and that need its label; none where nothing is labelled."""
+        own = self.facts.selinux.own
+        if self.process is None or own is None:
+            return {}
+        return descriptors.files(self.facts.descriptors, self.process, own, self.policy)
+
+    # ---- sockets, descriptors and folders
+
+    def add_listeners(self) -> None:
+        """Decide about every socket."""
+        contexts, process = self.facts.selinux.contexts, self.process
+        if contexts is None or process is None:
+            return
+        label = svirt.file_context(contexts, process, Sharing.PRIVATE)
+        planner = sockets.SocketPlanner(self.invocation, self.facts, self.policy, process, self.own_folder)
+        self.take(planner.plan(label))
+
+    def add_descriptors(self) -> None:
+        """Decide about what the caller handed over."""
+        if self.process is None:
+            return
+        at = self._levels(self.process)
+        labelled = frozenset(self._handed_files())
+        to = descriptors.Recipient(
+            self.process, self._private(), at, self.policy, self.facts.uid, self._opened_by_name(), labelled
+        )
+        for descriptor in self.facts.descriptors:
+            self.take(descriptors.decide(descriptor, to))
+
+    def _handed_over(self, resource: Resource) -> bool:
+        """Tell whether a path names a descriptor of the caller's: what may be done with that is decided there."""
+        number = hostpaths.descriptor(resource.path)
+        return any(descriptor.number == number for descriptor in self.facts.descriptors)
+
+    def _opened_by_name(self) -> frozenset[int]:
+        """Return the descriptors that the command line names as files (`/proc/self/fd/4`): QEMU opens those anew."""
+        numbers = (hostpaths.descriptor(resource.path) for resource in self.invocation.resources)
+        return frozenset(number for number in numbers if number is not None)
+
+    def _private(self) -> Context | None:
+        contexts, process = self.facts.selinux.contexts, self.process
+        if contexts is None or process is None:
+            return None
+        return svirt.file_context(contexts, process, Sharing.PRIVATE)
+
+    def own_folder(self) -> str:
+        """Return the folder of the VM's own sockets, which is made for it with its label."""
+        contexts, process = self.facts.selinux.contexts, self.process
+        folder = f"{self.facts.runtime_folder}/{self.folder_name()}"
+        if contexts is not None and process is not None:
+            label = svirt.file_context(contexts, process, Sharing.PRIVATE)
+            step = MakeFolder(folder, label or process)
+            if step not in self.found.steps:
+                self.found.steps.append(step)
+        return folder
+
+    def live(self) -> Context | None:
+        """Return the label of the live file, for a VM whose context another may have too."""
+        contexts, process = self.facts.selinux.contexts, self.process
+        if contexts is None or process is None or self.invocation.seclabel.type is not SeclabelType.STATIC:
+            return None
+        return svirt.file_context(contexts, process, Sharing.PRIVATE)
+
+    def add_temporary_folder(self) -> None:
+        """Give the VM a folder for its temporary files, where it will make some."""
+        if self.invocation.needs_tmpdir and self._private() is not None:
+            self.temporary = self._temporary_folder()
+
+    def _temporary_folder(self) -> str:
+        """Return the VM's folder for what may be big, which is made for it."""
+        name = self.folder_name().replace(",", "-")  # it may stand in a comma list
+        folder = f"{self.facts.temporary_folder}/confined-qemu.{name}"
+        label = self._private()
+        if label is not None and (step := MakeFolder(folder, label)) not in self.found.steps:
+            self.found.steps.append(step)
+        return folder
+
+    # ---- what it gives up
+
+    def harden(self) -> None:
+        """Decide what a VM that SELinux holds gives up; a question to QEMU starts none."""
+        if self.process is not None and not self.invocation.query:
+            privileges = hardening.privileges(self.invocation, self.facts, self.process, self.policy)
+            ports = hardening.ports(self.invocation)
+            self.hardening = hardening.plan(self.invocation, self.facts, ports, privileges)
