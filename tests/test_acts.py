@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from confined_qemu.launch import execute
+from confined_qemu.launch import performing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,8 +24,8 @@ def test_a_socket_may_have_a_longer_path_than_its_address(tmp_path: Path, length
         folder = os.path.join(folder, "d" * 50)
     os.makedirs(folder, exist_ok=True)
     path = f"{folder}/".ljust(length, "s")
-    listener = socket.socket(fileno=execute._listening(path, kept=kept))
-    client = socket.socket(fileno=execute._connected(path))
+    listener = socket.socket(fileno=performing._listening(path, kept=kept))
+    client = socket.socket(fileno=performing._connected(path))
     accepted, _ = listener.accept()
     accepted.sendall(b"x")
     assert client.recv(1) == b"x"
@@ -38,7 +38,7 @@ def test_a_socket_may_have_a_longer_path_than_its_address(tmp_path: Path, length
 def test_a_socket_that_qemu_gets_has_an_address_that_leads_nowhere_there(tmp_path: Path) -> None:
     """QEMU unlinks it when it ends, which SELinux denies in a folder of images (util/qemu-sockets.c)."""
     path = str(tmp_path / "s")
-    listener = socket.socket(fileno=execute._listening(path, kept=True))
+    listener = socket.socket(fileno=performing._listening(path, kept=True))
     address = listener.getsockname()
     assert os.path.basename(address) == "s"
     with pytest.raises(FileNotFoundError):

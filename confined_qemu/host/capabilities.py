@@ -28,7 +28,7 @@ _SETPCAP = 1 << NAMES.index("setpcap")
 
 def _masks() -> dict[str, int]:
     """Return the sets of this process by the kernel's names: `CapPrm`, `CapBnd` and so on."""
-    with open("/proc/thread-self/status", encoding="ascii", errors="replace") as file:
+    with open("/proc/thread-self/status", encoding="utf-8", errors="replace") as file:
         rows = [line.split(":\t") for line in file if line.startswith("Cap")]
     return {name: int(value, 16) for name, value in rows}
 

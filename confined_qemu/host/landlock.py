@@ -35,12 +35,16 @@ _NO_FILE_SYSTEM = errno.EBADFD
 """What lies on no mount (a pipe, a memfd) takes no rule and needs none."""
 _CANARIES = ("/", "/proc", "/etc", "/dev", "/sys", "/usr/bin")
 """Folders that everybody may list; a ruleset allows one only where the VM shares it."""
+_LOADED: list[Any] = []
+"""libc, once it is loaded: a ruleset takes a hundred calls."""
 
 
 def _libc() -> Any:
     import ctypes
 
-    return ctypes.CDLL(None, use_errno=True)
+    if not _LOADED:
+        _LOADED.append(ctypes.CDLL(None, use_errno=True))
+    return _LOADED[0]
 
 
 def _call(operation: str, where: str | None, number: int, *arguments: Any) -> int:

@@ -6,6 +6,7 @@ EL packages no python-prctl, and pip would take a compiler to build it.
 from __future__ import annotations
 
 import os
+import sys
 
 from confined_qemu.model.annotations import TYPE_CHECKING
 
@@ -44,7 +45,9 @@ def set_no_new_privs() -> None:
 
 
 def _module() -> Any:
-    """Return python-prctl; None where it is missing, or was built for another Python."""
+    """Return python-prctl; None where it is missing, was built for another Python, or ctypes is loaded anyway."""
+    if "ctypes" in sys.modules:
+        return None
     try:
         import prctl
     except ImportError:

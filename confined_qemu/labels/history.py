@@ -6,7 +6,6 @@ the folder's lock. It is not synced and its loss stops nothing; it holds the las
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import time
@@ -15,6 +14,7 @@ from confined_qemu.labels import journal, statefolders
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import JournalError, ValueProblem, why
+from confined_qemu.model.jsontext import dumps
 from confined_qemu.model.managers import suppress
 from confined_qemu.model.pastvm import GivenFile, PastVm
 from confined_qemu.model.steps import Relabel
@@ -32,7 +32,7 @@ def remember(entry: journal.Entry) -> None:
     """Add a VM that has just ended; the caller holds the folder's lock. A full disk keeps no label from going back."""
     try:
         vm = _vm(entry, end=_now())
-        line = json.dumps(_encode(vm)) + "\n"
+        line = dumps(_encode(vm)) + "\n"
         with statefolders.around(entry.path) as (folder, _):
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
             descriptor = os.open(folder.at(_NAME), flags, 0o600)
@@ -136,6 +136,8 @@ def _encode(vm: PastVm) -> dict[str, Any]:
 
 def _decode(line: str) -> PastVm | None:
     """Return the VM of a line; None for one that a crash cut off, or that is somebody's own writing."""
+    import json
+
     try:
         data = json.loads(line)
         files = tuple(GivenFile(str(path), int(inode), str(label)) for path, inode, label in data["files"])

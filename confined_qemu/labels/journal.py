@@ -8,7 +8,6 @@ beside it, so that the first, whose lock is held, is written once.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import stat
 import time
@@ -18,6 +17,7 @@ from confined_qemu.labels import statefolders
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import JournalError, ValueProblem, printable, shell_word, why
 from confined_qemu.model.frozen import dataclass, replace
+from confined_qemu.model.jsontext import dumps
 from confined_qemu.model.managers import contextmanager
 from confined_qemu.model.record import decode, decode_grants, encode, encode_grants
 
@@ -188,7 +188,7 @@ def write_grants(path: str, grants: tuple[Grant, ...]) -> None:
 def _write(folder: StateFolder, name: str, value: dict[str, Any], of_json: Callable[[Any], object]) -> int:
     """Put a JSON object on disk, synced, and return a descriptor that holds the file's lock."""
     shown, temporary = folder.shown(name), folder.at(f"{name}{_NEW}")
-    data = (json.dumps(value, indent=1) + "\n").encode("ascii")
+    data = (dumps(value) + "\n").encode("ascii")
     try:
         of_json(value)  # what could not be read again would be lost
     except (ValueError, ValueProblem) as error:
@@ -231,6 +231,8 @@ def _record(folder: StateFolder, name: str) -> Record | None:
 
 
 def _read(folder: StateFolder, name: str, of_json: Callable[[Any], _Value]) -> _Value | None:
+    import json
+
     shown = folder.shown(name)
     try:
         # a link must not lead elsewhere, a pipe not hold up, and a file's size is its owner's choice

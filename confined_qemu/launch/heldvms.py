@@ -14,6 +14,7 @@ from confined_qemu.host import processes
 from confined_qemu.model import paths
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.jsontext import dumps
 from confined_qemu.model.managers import suppress
 from confined_qemu.model.resource import Access, Role
 
@@ -51,8 +52,6 @@ def note(plan: Plan, facts: Facts) -> int:
 
     A VM runs as well without it: who has no runtime folder is not seen by `ps`.
     """
-    import json
-
     ticks = processes.start_ticks(os.getpid())
     folder = os.path.join(facts.runtime_folder, _FOLDER)
     try:
@@ -73,7 +72,7 @@ def note(plan: Plan, facts: Facts) -> int:
         "monitor": _monitor(plan),
     }
     with suppress(OSError):
-        os.write(high, json.dumps(values).encode("utf-8", "surrogateescape"))
+        os.write(high, dumps(values).encode("ascii"))
         fcntl.flock(high, fcntl.LOCK_SH)
     return high
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 from confined_qemu.host import inodes, lsm, processes, survey
 from confined_qemu.labels import find, journal, restore, statefolders
-from confined_qemu.launch import conflicts, execute, pairs, spawn
+from confined_qemu.launch import conflicts, execute, pairs, performing, spawn
 from confined_qemu.launch.collect import collect, followed
 from confined_qemu.model import paths
 from confined_qemu.model.annotations import TYPE_CHECKING
@@ -49,7 +49,7 @@ def become(invocation: Invocation, caller: Caller, warn: Callable[[str], None], 
             live = hold.watched if hold is not None else -1
             channels = spawn.Channels(caller.report, its, live, files, leaves=_leaves(plan))
             watcher = spawn.watcher(path, str(plan.process), (record, registry), channels)
-            done = execute.perform(plan, mine, hold, execute.Trees(path, progress))
+            done = execute.perform(plan, mine, hold, performing.Trees(path, progress))
             watcher.await_ready()
         except BaseException:
             held.close()
@@ -111,7 +111,7 @@ def _leaves(plan: Plan) -> bool:
 
 def _leash(plan: Plan) -> tuple[socket | None, int]:
     """Return our end and the watcher's of a socket for helpers' pidfds and new files; ours closes at the exec."""
-    if not any(isinstance(step, StartHelper) or execute.lasts(step) for step in plan.steps):
+    if not any(isinstance(step, StartHelper) or performing.lasts(step) for step in plan.steps):
         return None, -1
     from socket import socketpair
 

@@ -101,9 +101,11 @@ def make(step: RemovedStep, user: str | None, done: execute.Performed) -> None:
         case OwnFolder():
             _make_folder(step)
         case Listen():
-            execute.unlink_stale(step.path)
+            from confined_qemu.launch import performing
+
+            performing.unlink_stale(step.path)
             if not step.by_qemu:
-                done.numbers[step.name] = execute.listening(step.path)
+                done.numbers[step.name] = performing.listening(step.path)
     if user is not None and not (isinstance(step, Listen) and step.by_qemu):
         owner = _user(user)
         os.chown(step.path, owner.uid, owner.gid, follow_symlinks=False)
