@@ -130,13 +130,14 @@ def _clean_up(pid: int) -> bool:
     Says what cannot be put back, or has to wait for another VM; the first makes it False.
     """
     from confined_qemu.host import lsm
-    from confined_qemu.labels import journal, restore, statefolders
     from confined_qemu.model.facts import SelinuxMode
 
     left: list[ConfinedQemuError] = []
     try:
         if lsm.mode() is SelinuxMode.DISABLED:
             return True
+        from confined_qemu.labels import journal, restore, statefolders
+
         for entry in journal.entries(statefolders.user_folder(os.geteuid())):
             if entry.record.pid == pid and restore.state_of(entry) is not restore.State.LIVE:
                 result = restore.finish(entry)

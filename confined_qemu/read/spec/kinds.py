@@ -6,8 +6,8 @@ A kind's `read` returns the value, or `BAD` after it has told `Problems` what is
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from confined_qemu.model.annotations import TYPE_CHECKING, Protocol
 from confined_qemu.model.enums import StrEnum
 from confined_qemu.model.errors import ValueProblem
 from confined_qemu.model.frozen import dataclass, defaults
@@ -16,8 +16,9 @@ from confined_qemu.read.spec.yamlnodes import Lost, Mapping, Mark, Node, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any, Final
 
-Schema = dict[str, Any]
+    Schema = dict[str, Any]
 
 
 class _Bad:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
-
+from confined_qemu.model.annotations import TYPE_CHECKING, cast
 from confined_qemu.model.errors import SpecError
 from confined_qemu.model.invocation import Hypervisor
 from confined_qemu.model.managers import suppress
@@ -11,6 +10,8 @@ from confined_qemu.read.spec.table import SPEC
 from confined_qemu.read.spec.yamlnodes import Mapping, Problems, Scalar, Sequence, TooMany, compose
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from confined_qemu.read.spec.kinds import Table
     from confined_qemu.read.spec.vm import VM
     from confined_qemu.read.spec.xenvm import XenVM

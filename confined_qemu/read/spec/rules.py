@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
 
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import ValueProblem
+from confined_qemu.model.frozen import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class Violation(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Violation:
     """A rule that some values break.
 
     `key` is where the message belongs (`seclabel.label`), `involves` names the other keys of the rule: a

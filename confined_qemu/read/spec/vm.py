@@ -8,7 +8,7 @@ them at once (`Broken`).
 from __future__ import annotations
 
 from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.model.frozen import dataclass, field
+from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.invocation import Accel, Confinement, Hypervisor, Seclabel, SeclabelType
 from confined_qemu.read.spec.devices import (
     Char,
@@ -129,7 +129,7 @@ class VM:
                 yield Violation(key, f"{key} without {needed}", f"add {needed}, or drop {key}", (needed,))
         for violation in seclabel_violations(self.seclabel):
             involves = tuple(f"seclabel.{key}" for key in violation.involves)
-            yield violation._replace(key=f"seclabel.{violation.key}", involves=involves)
+            yield replace(violation, key=f"seclabel.{violation.key}", involves=involves)
         yield from self._overrides()
         if self.confinement is Confinement.NONE and self.require_domain:
             hint = "drop one of the two"

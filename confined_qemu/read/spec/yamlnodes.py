@@ -6,14 +6,13 @@ a key that stands twice is seen, and nothing that a text can hold makes this rec
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Any, NamedTuple
-
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT, SpecError, printable
 from confined_qemu.model.frozen import dataclass, field
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
 MAX_CHARACTERS = 1 << 20
 """A longer text is not a spec; the bound keeps every step's time small."""
@@ -22,12 +21,16 @@ MAX_DEPTH = 16
 MAX_PROBLEMS = 50
 """More lines than these help nobody."""
 
-# What YAML 1.1 calls printable (section 5.1), without NEL, LS and PS, which it takes for line breaks.
-_STRANGE = re.compile("[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+_PRINTED = (
+    *(("\t", "\n"), ("\r", "\r"), ("\x20", "\x7e"), ("\xa0", "\u2027"), ("\u202a", "\ud7ff")),
+    *(("\ue000", "\ufefe"), ("\uff00", "\ufffd"), ("\U00010000", "\U0010ffff")),
+)
+"""What YAML 1.1 calls printable (section 5.1), without NEL, LS and PS, which it takes for line breaks."""
 _PLAIN_TAGS = (None, "!")
 
 
-class Mark(NamedTuple):
+@dataclass(frozen=True, slots=True, order=True)
+class Mark:
     """A place in the text; both count from 1."""
 
     line: int
@@ -123,10 +126,12 @@ def shown(text: str) -> str:
 
 
 def _strange_characters(text: str, problems: Problems) -> None:
-    for match in _STRANGE.finditer(text):
-        start = text.rfind("\n", 0, match.start()) + 1
-        mark = Mark(text.count("\n", 0, match.start()) + 1, match.start() - start + 1)
-        code = ord(match[0])
+    strange = {character for character in set(text) if not any(low <= character <= high for low, high in _PRINTED)}
+    for at, character in enumerate(text if strange else ""):
+        if character not in strange:
+            continue
+        mark = Mark(text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at))
+        code = ord(character)
         if 0xDC80 <= code <= 0xDCFF:  # noqa: PLR2004 - where surrogateescape puts a stray byte
             problems.add(mark, "", f"byte 0x{code - 0xDC00:02x} is not UTF-8", "save the file as UTF-8")
         else:
