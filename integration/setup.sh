@@ -9,7 +9,7 @@ venv=$cache/venv
 # Needed by the project, by the guest's build, by the image's build, by the tests, by the build of Xen's hypervisor.
 packages="
 python3 python3-venv python3-selinux python3-psutil python3-yaml python3-prctl
-mmdebstrap qemu-system-x86 qemu-utils policycoreutils e2fsprogs openssh-client xz-utils kmod
+mmdebstrap qemu-system-x86 qemu-utils policycoreutils e2fsprogs xfsprogs btrfs-progs openssh-client xz-utils kmod
 binutils busybox-static
 secilc setools strace attr cpio ovmf swtpm mandoc
 dpkg-dev gcc make m4 flex bison checkpolicy

@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     cuts = verbs.add_parser("powercuts", help="power cuts on file systems of loop devices")
     cuts.add_argument("--kind", choices=sorted(powercuts.KINDS), action="append", help="only this file system")
     cuts.add_argument("--count", type=int, default=68, metavar="N", help="cuts for each file system")
+    cuts.add_argument("--unsynced", action="store_true", help="try a copy that does not sync, which is to be found out")
     cuts.set_defaults(run=_powercuts)
     swaps = verbs.add_parser("links", help="names swapped for links while labels are set and folders removed")
     swaps.add_argument("--count", type=int, default=10_000, metavar="N", help="swaps for each act")
@@ -47,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     many.add_argument("--pairs", type=int, default=2000, metavar="N")
     many.add_argument("--processes", type=int, default=50, metavar="N")
     many.add_argument("--crashes", type=int, default=50, metavar="N")
+    many.add_argument("--launches", type=int, default=200, metavar="N", help="images that are launched on at once")
     many.set_defaults(run=_crowds)
     soak = verbs.add_parser("soak", help="one VM's labels after the other's, and what grows")
     soak.add_argument("--count", type=int, default=500, metavar="N")
@@ -56,9 +58,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _powercuts(chosen: argparse.Namespace) -> Iterator[str]:
     for kind in chosen.kind or sorted(powercuts.KINDS):
-        yield from powercuts.run(kind, chosen.count)
+        yield from powercuts.run(kind, chosen.count, synced=not chosen.unsynced)
 
 
 def _crowds(chosen: argparse.Namespace) -> Iterator[str]:
     yield from crowds.draw(chosen.pairs, chosen.processes)
     yield from crowds.race(chosen.crashes, min(chosen.processes, 8))
+    yield from crowds.launch(chosen.launches)

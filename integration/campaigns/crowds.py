@@ -84,15 +84,55 @@ def race(count: int, crowd: int) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as place:
         world = World(os.path.join(place, "images"), os.path.join(place, "state"))
         world.prepare()
-        environment = {"PATH": os.environ["PATH"], "XDG_STATE_HOME": world.state}
         for _ in range(count):
             world.run("give")
-            many = [subprocess.Popen(world.command("recover"), env=environment) for _ in range(crowd)]
+            many = [subprocess.Popen(world.command("recover"), env=world.environment()) for _ in range(crowd)]
             ends = [process.wait() for process in many]
             if any(ends):
                 raise Loss("one of many that recover at once has failed")
             world.check("many that recover at once")
     yield f"{count} crashes, each put back by {crowd} at once: 0 lost"
+
+
+def launch(count: int) -> Iterator[str]:
+    """Launch stand-ins for `count` images at once, two for each second image, while `recover` runs; yield figures.
+
+    Raises:
+        Loss: a pair or an image was given twice, a VM that runs was put back, or a label was lost.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        world = World(os.path.join(place, "images"), os.path.join(place, "state"), count)
+        world.prepare()
+        start = time.monotonic()
+        wanted = [*range(count), *range(0, count, 2)]
+        running = [world.launch(number) for number in wanted]
+        recovering = [world.run("recover").returncode for _ in range(3)]
+        given = [_said(process) for process in running]
+        seconds = time.monotonic() - start
+        labels = world.labels()
+        for process in running:
+            process.kill()
+            process.wait()
+        got = {number: pair for number, pair in zip(wanted, given, strict=True) if pair}
+        had = [pair for pair in given if pair]
+        if any(recovering) or len(got) != count or len(had) != count or len(set(had)) != count:
+            raise Loss(f"of {count} images {len(had)} were given, {len(set(had))} pairs; recover: {recovering}")
+        if any(not labels[number].endswith(f":s0:{pair}") for number, pair in got.items()):
+            raise Loss("a VM that runs has lost its label")
+        many = [subprocess.Popen(world.command("recover"), env=world.environment()) for _ in range(8)]
+        ends = [process.wait() for process in many]
+        if any(ends):
+            raise Loss("one of many that recover at once has failed")
+        world.check("many that ended at once")
+    yield f"{len(wanted)} launches at once for {count} images, recover beside them, in {seconds:.1f} s: 0 lost"
+
+
+def _said(process: subprocess.Popen[bytes]) -> str:
+    """Return the pair that a stand-in has; empty where it was refused, as the second for its image is."""
+    if process.stdout is None:
+        raise Loss("a stand-in without an output")
+    with process.stdout:
+        return process.stdout.readline().decode().strip()
 
 
 def soak(count: int) -> Iterator[str]:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from integration.campaigns import syscalls
-from integration.campaigns.world import World
+from integration.campaigns.world import ROOT, World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,8 +24,14 @@ _SIZE = 320 << 20
 """Bytes, sparse: xfs takes no less than 300 MiB."""
 
 
-def run(kind: str, count: int) -> Iterator[str]:
+_SYNC = "                disks.syncfs(descriptor)\n"
+"""The line of labels/find.py that puts labels on disk before a journal goes."""
+
+
+def run(kind: str, count: int, *, synced: bool = True) -> Iterator[str]:
     """Cut the power `count` times, with one file system for images and journals and with two; yield figures.
+
+    Without `synced` a copy of the package is tried that puts no label on disk before its journal goes.
 
     Raises:
         Loss: a label was lost.
@@ -35,11 +41,26 @@ def run(kind: str, count: int) -> Iterator[str]:
         fresh = os.path.join(place, "fresh")
         _make(fresh)
         subprocess.run([*KINDS[kind], fresh], check=True, capture_output=True)
+        checkout = ROOT if synced else _unsynced(place)
         for disks in (1, 2):
             cuts = _cuts(place, count // 2)
             for verb, injection in cuts:
-                _one(place, kind, fresh, (disks, verb, injection))
+                _one(place, kind, (fresh, checkout), (disks, verb, injection))
             yield f"{kind}, {disks} file system{'s' * (disks > 1)}: {len(cuts)} power cuts: 0 lost"
+
+
+def _unsynced(place: str) -> str:
+    """Return a checkout of the package without that line."""
+    copy = os.path.join(place, "unsynced")
+    shutil.copytree(os.path.join(ROOT, "confined_qemu"), os.path.join(copy, "confined_qemu"))
+    path = os.path.join(copy, "confined_qemu/labels/find.py")
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    if text.count(_SYNC) != 1:
+        raise ValueError(f"{path} has no line of its own that syncs")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text.replace(_SYNC, _SYNC.replace(_SYNC.strip(), "pass")))
+    return copy
 
 
 def _make(path: str) -> None:
@@ -60,12 +81,13 @@ def _cuts(place: str, count: int) -> list[tuple[str, str | None]]:
     return found[:count]
 
 
-def _one(place: str, kind: str, fresh: str, cut: tuple[int, str, str | None]) -> None:
+def _one(place: str, kind: str, given: tuple[str, str], cut: tuple[int, str, str | None]) -> None:
+    fresh, checkout = given
     count, verb, injection = cut
     disks = [os.path.join(place, f"disk{number}") for number in range(count)]
     for disk in disks:
         _copy(fresh, disk)
-    with _mounted(place, kind, disks) as world:
+    with _mounted(place, kind, disks, checkout) as world:
         world.prepare()
         if verb == "recover":
             world.run("give")
@@ -74,7 +96,7 @@ def _one(place: str, kind: str, fresh: str, cut: tuple[int, str, str | None]) ->
         cut_off = [f"{disk}.cut" for disk in disks]
         for disk, copy in zip(disks, cut_off, strict=True):
             _copy(disk, copy)
-    with _mounted(place, kind, cut_off) as world:
+    with _mounted(place, kind, cut_off, checkout) as world:
         world.check(f"{kind}, {count} file systems, {verb}, {injection or 'after its end'}")
     for path in (*disks, *cut_off):
         os.unlink(path)
@@ -85,7 +107,7 @@ def _copy(source: str, target: str) -> None:
 
 
 @contextmanager
-def _mounted(place: str, kind: str, disks: list[str]) -> Iterator[World]:
+def _mounted(place: str, kind: str, disks: list[str], checkout: str) -> Iterator[World]:
     """Mount the disks at the same two places each time: the journal names paths."""
     points = [os.path.join(place, name) for name in ("images", "state")][: len(disks)]
     mounted = []
@@ -95,7 +117,7 @@ def _mounted(place: str, kind: str, disks: list[str]) -> Iterator[World]:
             options = "loop,nouuid" if kind == "xfs" else "loop"  # the disks are copies of one
             subprocess.run(["mount", "-t", kind, "-o", options, disk, point], check=True)
             mounted.append(point)
-        yield World(os.path.join(points[0], "images"), os.path.join(points[-1], "state"))
+        yield World(os.path.join(points[0], "images"), os.path.join(points[-1], "state"), checkout=checkout)
     finally:
         for point in reversed(mounted):
             subprocess.run(["umount", point], check=True)

@@ -26,6 +26,8 @@ class World:
     images: str
     state: str
     count: int = 3
+    checkout: str = ROOT
+    """Where the package lies that is tried."""
 
     @property
     def journals(self) -> str:
@@ -46,13 +48,21 @@ class World:
 
     def command(self, verb: str) -> list[str]:
         """Return what runs a victim."""
-        return [sys.executable, "-IB", VICTIM, ROOT, verb, self.images, str(self.count)]
+        return [sys.executable, "-IB", VICTIM, self.checkout, verb, self.images, str(self.count)]
+
+    def launch(self, number: int) -> subprocess.Popen[bytes]:
+        """Start a stand-in for a VM with one image."""
+        command = [sys.executable, "-IB", VICTIM, self.checkout, "launch", self.images, str(number)]
+        return subprocess.Popen(command, env=self.environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+    def environment(self) -> dict[str, str]:
+        """Return what a victim is given."""
+        return {"PATH": os.environ["PATH"], "XDG_STATE_HOME": self.state}
 
     def run(self, verb: str, *before: str) -> subprocess.CompletedProcess[str]:
         """Run a victim, behind the words of another program where there are any."""
-        environment = {"PATH": os.environ["PATH"], "XDG_STATE_HOME": self.state}
         command = [*before, *self.command(verb)]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        return subprocess.run(command, env=self.environment(), capture_output=True, text=True, check=False)
 
     def labels(self) -> list[str]:
         """Return the labels of the images."""
