@@ -250,6 +250,36 @@ def test_a_cdroms_own_label_is_the_vms(inner: str, label: str | None, relabel: b
     assert writer.write(vm).count("cdrom_seclabel:") == 1
 
 
+ARGUED = {
+    "<os><acpi><table type='raw'>/a,b</table><table type='msdm'>/m</table></acpi></os>": (
+        ["-acpitable", "file=/a,,b", "-acpitable", "sig=MSDM,file=/m"], ["/a,b", "/m"],
+    ),
+    "<sysinfo type='fwcfg'><entry name='opt/a'>x,y</entry><entry name='opt/b' file='/i,n'/></sysinfo>": (
+        ["-fw_cfg", "name=opt/a,string=x,,y", "-fw_cfg", "name=opt/b,file=/i,,n"], ["/i,n"],
+    ),
+    "<devices><serial type='file'><source path='/l,g' append='on'/></serial></devices>": (
+        ["-chardev", "file,id=serial0,path=/l,,g,append=on", "-serial", "chardev:serial0"], ["/l,g"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("inner", ARGUED)
+def test_files_that_a_spec_has_no_key_for_are_options_of_qemu(inner: str) -> None:
+    arguments, paths = ARGUED[inner]
+    found = read(FRAME.format(inner).replace("<os><type>hvm</type></os><os>", "<os><type>hvm</type>"))
+    assert list(found.vm.qemu_args) == arguments
+    assert [one.path for one in render.invocation(found.vm, "/").resources] == paths
+    assert found.lost == ()
+
+
+def test_a_table_or_text_of_another_kind_is_lost_and_said() -> None:
+    text = FRAME.format("<os><acpi><table type='new'>/t</table></acpi></os><sysinfo type='smbios'/>")
+    text = text.replace("<os><type>hvm</type></os><os>", "<os><type>hvm</type>")
+    assert lost(text) == [
+        "line 1: os/acpi/table: a table of type 'new' is not known", "line 1: sysinfo: a spec has no key for it",
+    ]  # fmt: skip
+
+
 def test_an_unknown_format_of_the_firmwares_variables_is_refused() -> None:
     inside = f"<type>hvm</type>{FLASH}<nvram format='new'>/v</nvram>"
     text = FRAME.format("").replace("<type>hvm</type>", inside)

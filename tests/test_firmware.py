@@ -59,6 +59,7 @@ PLACE = "/var/lib/libvirt/qemu/nvram/x-y_VARS.fd"
         (EFI, "pc-i440fx-7.2", "", "plain"),
         (EFI, "q35", "<features><smm state='off'/></features>", "plain"),
         ("<os firmware='efi'>{}<loader secure='yes'/></os>", "q35", "", "guarded"),
+        ("<os firmware='efi'>{}<loader secure='no'/></os>", "q35", "", "plain"),
         (
             "<os firmware='efi'>{}<firmware><feature enabled='no' name='enrolled-keys'/></firmware></os>",
             "q35", "", "secure",

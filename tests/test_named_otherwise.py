@@ -46,6 +46,16 @@ NODES = {
     "-netdev tap,id=n,ifname=t,script=no,downscript=no,vhost=off,vhostforce": [TUN],
     "-nic tap,fd=3,vhost=on": [VHOST_NET],
     "-netdev tap,id=n,fd=3,vhost=on,vhostfd=4": [],
+    "-netdev|bridge,id=n,helper=/usr/lib/qemu/qemu-bridge-helper --br=b": [
+        "/bin/sh helper ro unlabelled",
+        "/usr/lib/qemu/qemu-bridge-helper helper ro unlabelled",
+    ],
+    "-netdev|tap,id=n,vhost=on,helper=/h\t--br=b": [
+        VHOST_NET,
+        "/bin/sh helper ro unlabelled",
+        "/h helper ro unlabelled",
+    ],
+    "-nic tap,helper=/h": ["/h helper ro unlabelled"],
     "-netdev bridge,id=n,br=b": ["/usr/lib/qemu/qemu-bridge-helper helper ro unlabelled"],
     "-device vhost-vsock-pci,guest-cid=3": ["/dev/vhost-vsock host_device rw unlabelled"],
     "-device vhost-vsock-pci-non-transitional,guest-cid=3": ["/dev/vhost-vsock host_device rw unlabelled"],
@@ -108,6 +118,9 @@ VFIO = {
     "-object iommufd,id=i -device vfio-pci,host=01:00.0,iommufd=i": [
         "/dev/iommu host_device rw unlabelled", f"{PCI}/vfio-dev vfio rw unlabelled",
         f"{PCI}/config host_device ro unlabelled",
+    ],
+    "-device vfio-pci-nohotplug,sysfsdev=/sys/bus/mdev/devices/cf46b956-0c8f-4cf2-ba50-3f4db4e765c4,display=on": [
+        "/sys/bus/mdev/devices/cf46b956-0c8f-4cf2-ba50-3f4db4e765c4/iommu_group vfio rw unlabelled", CONTAINER,
     ],
     f"-object iommufd,id=i,fd=3 -device vfio-pci,sysfsdev={PCI},iommufd=i": [
         f"{PCI}/vfio-dev vfio rw unlabelled", f"{PCI}/config host_device ro unlabelled",

@@ -112,6 +112,26 @@ def test_a_kernel_that_may_not_be_asked_is_no_kernel_without_landlock() -> None:
     assert found.landlock is None
 
 
+@pytest.mark.parametrize(
+    ("wanted", "different", "why"),
+    [
+        (
+            Resource("/usr/share/v.fd", Role.NVRAM, Access.READ_WRITE, Sharing.PRIVATE, "-drive"),
+            {},
+            "the system's file",
+        ),
+        (DISK, {"used": "it is mounted on /"}, "it is mounted on /"),
+        (DISK, {"problem": "too many links"}, "too many links"),
+    ],
+)
+def test_what_would_be_damaged_is_refused_by_landlock_too(
+    wanted: Resource, different: dict[str, str], why: str
+) -> None:
+    world = World(selinux="disabled", landlock=7, files={wanted.path: different})
+    [refusal] = made(world, resources=(wanted,)).refusals
+    assert why in refusal
+
+
 def test_permissive_warns_of_what_would_be_denied_and_labels_all_the_same() -> None:
     found = made(
         World(selinux="permissive", denied=[["svirt_t", "svirt_t", "process", "execmem"]]),

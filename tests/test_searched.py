@@ -86,6 +86,14 @@ def test_what_no_variable_names_is_a_librarys_own(monkeypatch: pytest.MonkeyPatc
     assert found("-netdev user,id=u,guestfwd=tcp:10.0.2.4:1-cmd:own") == ["/usr/bin/own helper ro unlabelled"]
 
 
+def test_a_server_in_a_folder_that_nobody_names_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("PIPEWIRE_REMOTE", "PIPEWIRE_RUNTIME_DIR", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(variable, raising=False)
+    assert found("-audiodev pipewire,id=a") == []
+    monkeypatch.setenv("PIPEWIRE_REMOTE", "a-name")
+    assert found("-audiodev pipewire,id=a") == []
+
+
 def test_an_absolute_name_and_one_without_folders_stay(here: Path) -> None:
     put(here, "one/own.fd")
     assert found("-L one -bios /srv/own.fd") == ["/srv/own.fd firmware ro content"]

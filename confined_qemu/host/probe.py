@@ -67,7 +67,7 @@ def follow(invocation: Invocation, *, confined: bool = True) -> Invocation:
     if any(resource.otherwise for resource in found):
         from confined_qemu.host import searched
 
-        found = tuple(searched.settled(resource) for resource in found)
+        found = tuple(one for resource in found if (one := searched.settled(resource)) is not None)
     problems, remarks = (*invocation.problems, *walk.problems), (*invocation.remarks, *walk.remarks)
     return replace(invocation, resources=found, problems=problems, remarks=remarks)
 
@@ -149,7 +149,9 @@ class _HeaderWalk:
         except _NoAnswerError as error:
             hint = ""
             if stat.S_ISBLK(found.st_mode):  # the policy lets no such domain read a whole disk of the host's
-                hint = f"{HINT}say format=raw if it is a raw disk, or make it an image: chcon -t {RESTORED_TYPE} {path}"
+                hint = f"{HINT}say format=raw if it is a raw disk"
+                if self.context is not None:
+                    hint += f", or make it an image: chcon -t {RESTORED_TYPE} {path}"
             return headers.Names(problems=(layer.problem(f"{error}{hint}"),))
         return headers.names(answer, layer, self.folder)
 

@@ -39,20 +39,27 @@ def found(invocation: Invocation) -> Invocation:
         HostError: such a folder cannot be read.
     """
     resources: list[Resource] = []
-    for resource in invocation.resources:
-        resources.append(settled(resource))
+    for named in invocation.resources:
+        if (resource := settled(named)) is None:
+            continue
+        resources.append(resource)
         if resource.role is Role.FIRMWARE and resource.access is Access.DIRECTORY:
             resources += _firmware(resource)
     return replace(invocation, resources=tuple(dict.fromkeys(resources)))
 
 
-def settled(resource: Resource) -> Resource:
-    """Return the resource by the first of its names that is there, the first of all where none is."""
+def settled(resource: Resource) -> Resource | None:
+    """Return the resource by the first of its names that is there, the first of all where none is.
+
+    None where all its names begin with variables that are not set.
+    """
     if not resource.otherwise:
         return resource
     names = [resource.path, *resource.otherwise]
     if resource.role not in {Role.FIRMWARE, Role.OPTION_ROM}:  # those names are a person's own
-        names = [expanded for name in names for expanded in _expanded(name)] or names
+        names = [expanded for name in names for expanded in _expanded(name)]
+    if not names:
+        return None
     there = next((name for name in names if os.path.exists(name)), names[0])
     if there == resource.path:
         return replace(resource, otherwise=())

@@ -81,7 +81,7 @@ class FilePlanner:
         """Return what happens to this file."""
         resource, found = wanted.resource, wanted.found
         without = resource.optional and found.kind is FileKind.MISSING
-        problem = None if without else self._problem(wanted)
+        problem = None if without else unusable(resource, found, self.facts)
         if problem is not None:
             return _refused(wanted, problem)
         if found.kind is FileKind.MISSING:
@@ -95,28 +95,6 @@ class FilePlanner:
         if not relabel and resource.label is None:
             return self._kept(wanted)
         return self._labelled(wanted)
-
-    def _problem(self, wanted: Wanted) -> str | None:
-        """Return why this file cannot be used at all."""
-        resource, found = wanted.resource, wanted.found
-        if found.problem is not None:
-            return f"{found.problem}{_named(resource)}"
-        if resource.role is Role.NVRAM and _writes(resource) and hostpaths.place(found.real) is labelrules.Place.SYSTEM:
-            return _COPY_VARIABLES.format(shell_word(found.real))
-        return found.used or self._stranger(wanted)
-
-    def _stranger(self, wanted: Wanted) -> str | None:
-        """Return why a header may not name this file: root would hand an image what its owner may not open."""
-        resource, found = wanted.resource, wanted.found
-        namer = self.facts.files.get(resource.named_by) if resource.named_by is not None else None
-        if self.facts.uid != 0 or namer is None or namer.owner in (0, found.owner):
-            return None
-        if found.open_to_group(namer.group, writes=_writes(resource)):
-            return None
-        return (
-            f"it belongs to uid {found.owner}, and the header of {resource.named_by} names it, which belongs to uid "
-            f"{namer.owner}, who may not open it{HINT}chown one of the two if that is right"
-        )
 
     # ---- files that are not there
 
@@ -370,6 +348,28 @@ class FilePlanner:
 
     def _denied_in_folder(self, folder: Context) -> bool:
         return bool(denied(self.policy, self.facts.selinux.own, folder, "dir", "search", "write", "add_name"))
+
+
+def unusable(resource: Resource, found: FileFacts, facts: Facts) -> str | None:
+    """Return why a file cannot be used at all, by whichever wall the VM is held."""
+    if found.problem is not None:
+        return f"{found.problem}{_named(resource)}"
+    if resource.role is Role.NVRAM and _writes(resource) and hostpaths.place(found.real) is labelrules.Place.SYSTEM:
+        return _COPY_VARIABLES.format(shell_word(found.real))
+    return found.used or _stranger(resource, found, facts)
+
+
+def _stranger(resource: Resource, found: FileFacts, facts: Facts) -> str | None:
+    """Return why a header may not name this file: root would hand an image what its owner may not open."""
+    namer = facts.files.get(resource.named_by) if resource.named_by is not None else None
+    if facts.uid != 0 or namer is None or namer.owner in (0, found.owner):
+        return None
+    if found.open_to_group(namer.group, writes=_writes(resource)):
+        return None
+    return (
+        f"it belongs to uid {found.owner}, and the header of {resource.named_by} names it, which belongs to uid "
+        f"{namer.owner}, who may not open it{HINT}chown one of the two if that is right"
+    )
 
 
 def _named(resource: Resource) -> str:

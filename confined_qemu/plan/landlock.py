@@ -33,7 +33,7 @@ from confined_qemu.model.plan import PlannedResource
 from confined_qemu.model.resource import Access, Resource, Role, Takes
 from confined_qemu.model.steps import Listen, MakeFile, OwnFolder, StartHelper
 from confined_qemu.plan import hardening, sockets
-from confined_qemu.plan.files import MODES
+from confined_qemu.plan.files import MODES, unusable
 from confined_qemu.plan.outcome import Collected
 from confined_qemu.read.qemu.words import words
 
@@ -155,6 +155,8 @@ class LandlockPlanner:
                 self.found.refusals.append(f"{place}: {found.problem}")
         elif found.kind is FileKind.MISSING and not handed:
             self._missing(resource, found, place)
+        elif not handed and (problem := unusable(resource, found, self.facts)) is not None:
+            self.found.refusals.append(f"{place}: {problem}")
         elif found.kind is FileKind.DIRECTORY and resource.role is Role.MEMORY:
             rights = READ | WRITE | Right.MAKE_REG | Right.REMOVE_FILE
             self.rules.append(Rule(found.real, rights, resource.source, found.identity))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from confined_qemu.model.annotations import TYPE_CHECKING
+from confined_qemu.model.commas import escape
 from confined_qemu.model.errors import shell_word
 from confined_qemu.read.libvirt import others
 from confined_qemu.read.spec.devices import NicModel
@@ -182,6 +183,8 @@ def _serial(carry: Carrying, devices_: Element) -> None:
         elif not lines:
             lines = [console]
     for line in lines[:1]:
+        if _appends(carry, line):
+            continue
         text = _char(carry, line)
         carry.put("serial", line, text)
         line.every("target")
@@ -189,6 +192,21 @@ def _serial(carry: Carrying, devices_: Element) -> None:
         carry.left(line)
     for line in lines[1:]:
         carry.lose(line, "a spec has one serial line; give more by qemu_args")
+
+
+def _appends(carry: Carrying, line: Element) -> bool:
+    """Read a line to a file that keeps what is in it: a spec's serial line would make the file empty."""
+    source = next((child for child in line.children if child.tag == "source"), None)
+    if line.attributes.get("type") != "file" or source is None or source.attributes.get("append") != "on":
+        return False
+    path = carry.path(source, source.attributes.get("path", ""))
+    if path is not None:
+        words = f"file,id=serial0,path={escape(path.text)},append=on"
+        carry.argue(line, "-chardev", words, "-serial", "chardev:serial0")
+        carry.put("serial", line, "none")
+    carry.no_label(source, "a serial line's file")
+    line.drop()
+    return True
 
 
 def _char(carry: Carrying, element: Element) -> str:

@@ -99,6 +99,8 @@ def _domain(carry: Carrying, root: Element, descriptors: Sequence[Descriptor]) -
     if (cpu := root.one("cpu")) is not None:
         _cpu_model(carry, cpu, kind or "")
     _habits(carry, root)
+    for element in root.every("sysinfo"):
+        others.sysinfo(carry, element)
     others.memory_backing(carry, root.one("memoryBacking"))
     if (found := root.one("devices")) is not None:
         tpms(carry, found.every("tpm"), uuid)
@@ -200,6 +202,7 @@ def _system(carry: Carrying, system: Element, machine: Machine, descriptors: Seq
         carry.left(kind)
     firmware.firmware(carry, system, machine, descriptors)
     _kernel(carry, system)
+    others.acpi_tables(carry, system.one("acpi"))
     order = [boot.take("dev") for boot in system.every("boot")]
     if order and order != [dev for dev in ("hd", "cdrom") if dev in order]:
         carry.lose(system, "the disks are tried in their order, then the cdrom", "/boot@dev")

@@ -152,6 +152,8 @@ def _has(one: Descriptor, features: Element | None, loader: Element | None, nvra
     ours, theirs = (part.attributes if part is not None else {} for part in (loader, nvram))
     if ours.get("secure") == "yes" and not {"secure-boot", "requires-smm"} <= one.features:
         return False
+    if ours.get("secure") == "no" and "requires-smm" in one.features:
+        return False
     if ours.get("type") == "pflash" and not one.flash:
         return False
     return ours.get("format") in {None, one.code_format} and theirs.get("format") in {None, one.template_format}

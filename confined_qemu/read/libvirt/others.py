@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from confined_qemu.model.annotations import TYPE_CHECKING
+from confined_qemu.model.commas import escape
 from confined_qemu.read.spec.devices import Input, MemoryBacking, Sound
 from confined_qemu.read.spec.yamlnodes import Scalar, shown
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from confined_qemu.read.libvirt.carrying import Carrying
     from confined_qemu.read.libvirt.xmltree import Element
 
+_TABLES: Final = {"raw": "file=", "slic": "sig=SLIC,file=", "msdm": "sig=MSDM,file="}
+"""What stands before a table's file on QEMU's command line (qemu_command.c)."""
 _RANDOM: Final = "/dev/random"
 """What libvirt takes where a `<backend model='random'>` names none."""
 
@@ -129,6 +132,33 @@ def _vsock(carry: Carrying, element: Element) -> None:
     element.take("model")
     carry.put("vsock", element, Scalar(number, plain=True, mark=cid.mark))
     _end(carry, cid, element)
+
+
+def acpi_tables(carry: Carrying, element: Element | None) -> None:
+    """Read `<os><acpi><table>`: a file with a table, whose header says what it is but for the licence of Windows."""
+    for table in element.every("table") if element is not None else ():
+        kind = table.take("type") or ""
+        if kind not in _TABLES:
+            carry.lose(table, f"a table of type {shown(kind)} is not known")
+        elif (path := carry.path(table, table.whole().strip())) is not None:
+            carry.argue(table, "-acpitable", f"{_TABLES[kind]}{escape(path.text)}")
+    carry.left(element)
+
+
+def sysinfo(carry: Carrying, element: Element) -> None:
+    """Read `<sysinfo type='fwcfg'>`: texts and files that the guest's firmware or first boot reads (Ignition)."""
+    if element.attributes.get("type") != "fwcfg":
+        carry.lose(element, "a spec has no key for it")
+        return
+    element.take("type")
+    for entry in element.every("entry"):
+        name, file, text = entry.take("name") or "", entry.take("file"), entry.whole()
+        if file is None:
+            carry.argue(entry, "-fw_cfg", f"name={escape(name)},string={escape(text)}")
+        elif (path := carry.path(entry, file)) is not None:
+            carry.argue(entry, "-fw_cfg", f"name={escape(name)},file={escape(path.text)}")
+        carry.left(entry)
+    carry.left(element)
 
 
 def memory_backing(carry: Carrying, element: Element | None) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from confined_qemu.read.qemu.collector import Collector
 
-_NETWORK_KEYS = ("bootfile", "guestfwd", "hostfwd", "path", "sock")
+_NETWORK_KEYS = ("bootfile", "guestfwd", "helper", "hostfwd", "path", "sock")
 _TAP_SCRIPTS = {"script": "/etc/qemu-ifup", "downscript": "/etc/qemu-ifdown"}
 """What QEMU runs where it is told nothing else (`net/tap.c`)."""
 _BRIDGE_HELPERS = ("/usr/lib/qemu/qemu-bridge-helper", "/usr/libexec/qemu-bridge-helper")
@@ -60,6 +60,8 @@ def network(collector: Collector, option: str, value: str) -> Socket | None:
         collector.add(last.get("local.path", ""), Role.SOCKET, Access.LISTEN, f"-{option} local.path=")
         collector.add(last.get("remote.path", ""), Role.SOCKET, Access.CONNECT, f"-{option} remote.path=")
     _programs(collector, option, last)
+    if last.get("helper"):
+        _helper(collector, last["helper"], f"-{option} helper=")
     if kind == "vde" and "sock" in last:
         # the switch's folder; its socket is in it (libvdeplug)
         collector.add(f"{last['sock']}/ctl", Role.SOCKET, Access.CONNECT, f"-{option} sock=")
@@ -97,6 +99,14 @@ def _programs(collector: Collector, option: str, last: Mapping[str, str]) -> Non
     if last.get("smb"):
         collector.needs_tmpdir = True  # where Samba's configuration is written (`net/slirp.c`)
         collector.program(_SAMBA, f"-{option} smb=")
+
+
+def _helper(collector: Collector, command: str, source: str) -> None:
+    """Add a bridge helper: a command line with blanks in it is a shell's (`net/tap.c`, `net_bridge_run_helper`)."""
+    if " " in command or "\t" in command:
+        collector.add("/bin/sh", Role.PROGRAM, Access.READ, source)
+        command = program_of(command)
+    collector.add(command, Role.PROGRAM, Access.READ, source)
 
 
 def _stream(

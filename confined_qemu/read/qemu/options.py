@@ -145,7 +145,6 @@ _AUDIO = {
 _NETWORK = {
     "script": _PROGRAM,
     "downscript": _PROGRAM,
-    "helper": _PROGRAM,
     "tftp": _SERVED,
     "smb": _SERVED,
     "vhostdev": _DEVICE,
