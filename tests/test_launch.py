@@ -532,6 +532,33 @@ def test_what_a_vm_does_not_need_is_given_up_after_its_context_is_chosen(host: W
     host.undone()
 
 
+def test_a_second_wall_is_laid_on_last_and_a_monitor_leaves_it_out(
+    host: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(landlock, "abi", lambda: 2)
+    rules: list[Ruleset] = []
+
+    def made_of(ruleset: Ruleset) -> int:
+        rules.append(ruleset)
+        assert host.chosen is None, "this process still reaches every path"
+        return 99
+
+    monkeypatch.setattr(landlock, "made", made_of)
+    monkeypatch.setattr(landlock, "enforce", lambda *_: host.walls.append(f"enforce for {host.chosen}"))
+    vm = host.start(described(host, "serial: file:log"))
+    assert host.walls[-2:] == ["set_no_new_privs", f"enforce for {vm.context}"]
+    allowed = {rule.path: rule.words for rule in rules[0].rules}
+    assert allowed[host.at("disk.img")] == allowed[host.at("log")] == "read write"
+    assert not {"/", host.folder, "/home", "/etc"} & set(allowed)
+    assert [entry.record.landlock for entry in journal.entries(host.journals)] == [True]
+    host.end(vm)
+    vm = host.start(raw(host))
+    assert [entry.record.landlock for entry in journal.entries(host.journals)] == [False]
+    host.end(vm)
+    assert len(rules) == 1
+    host.undone()
+
+
 def test_a_vms_user_who_cannot_execute_qemu_puts_nothing_back(host: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     """The launcher is that user by then, who may not: its watcher does it, and the cause is what is told."""
     real = os.geteuid

@@ -107,7 +107,8 @@ tpm: {{state: t, version: 2.0, model: tpm-tis}}
 shares: [{{dir: d, tag: /mnt, driver: 9p, readonly: yes}}]
 extra_files: [{{file: e, readonly: yes, format: qcow2}}, {{file: later.ppm}}]
 qemu_args: [-S, 1, on]
-confinement: landlock
+confinement: selinux
+landlock: also
 harden: no
 core: yes
 require_domain: TRUE

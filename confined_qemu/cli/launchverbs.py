@@ -173,9 +173,10 @@ def _explain_held(invocation: Invocation, descriptors: tuple[int, ...]) -> None:
     from confined_qemu.cli import heldhelp
     from confined_qemu.host import lsm
     from confined_qemu.launch import collect, session
+    from confined_qemu.plan import bothwalls
 
     def said() -> int:
-        if session.held_by_landlock(invocation, lsm.mode()):
+        if session.held_by_landlock(invocation, lsm.mode()) or bothwalls.considered(invocation):
             plan = session.preview(invocation, collect.Caller(initial(), descriptors, ""))
             for line in heldhelp.lines(plan):
                 say("", message(line))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError, why
@@ -33,8 +32,9 @@ _OUT_OF_REACH = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOO
 """A rule for what is not there, or what this user does not reach, would allow nothing."""
 _NO_FILE_SYSTEM = errno.EBADFD
 """What lies on no mount (a pipe, a memfd) takes no rule and needs none."""
-_CANARIES = ("/", "/proc", "/etc", "/dev", "/sys", "/usr/bin")
-"""Folders that everybody may list; a ruleset allows one only where the VM shares it."""
+_CANARIES = ("/usr/bin", "/proc", "/etc", "/", "/dev", "/sys")
+"""Folders that everybody may list, under SELinux the launcher too the first ones; a ruleset allows one only where the
+VM shares it."""
 _LOADED: list[Any] = []
 """libc, once it is loaded: a ruleset takes a hundred calls."""
 
@@ -121,18 +121,21 @@ def _add(ruleset: int, rule: Rule) -> None:
             return
         raise HostError(f"no rule can be made for it: {why(error)}", where=rule.path, hint="start again") from error
     try:
-        found = os.fstat(opened)
         planned = rule.identity
-        if planned is not None and (found.st_dev, found.st_ino) != (planned.device, planned.inode):
-            raise HostError("it changed after the plan was made", where=rule.path, hint="start again")
-        wanted = rule.rights if stat.S_ISDIR(found.st_mode) else rule.rights & FILE_RIGHTS
-        if wanted:
-            _beneath(ruleset, opened, wanted, rule.path)
+        if planned is not None:
+            found = os.fstat(opened)
+            if (found.st_dev, found.st_ino) != (planned.device, planned.inode):
+                raise HostError("it changed after the plan was made", where=rule.path, hint="start again")
+        # SELinux does not let the launcher look at every file of the host: the kernel says which is no folder
+        for wanted in (rule.rights, rule.rights & FILE_RIGHTS):
+            if not wanted or _beneath(ruleset, opened, wanted, rule.path):
+                return
     finally:
         os.close(opened)
 
 
-def _beneath(ruleset: int, opened: int, wanted: Right, path: str) -> None:
+def _beneath(ruleset: int, opened: int, wanted: Right, path: str) -> bool:
+    """Add a rule; tell whether these rights fit the file: a folder's do not fit another."""
     import ctypes
 
     # struct landlock_path_beneath_attr is packed: 8 bytes of rights, 4 of descriptor
@@ -140,9 +143,12 @@ def _beneath(ruleset: int, opened: int, wanted: Right, path: str) -> None:
     try:
         _rule(ruleset, _BENEATH, packed, path)
     except HostError as error:
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno == _NO_FILE_SYSTEM:
-            return
-        raise
+        number = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
+        if number == errno.EINVAL and wanted & ~FILE_RIGHTS:
+            return False
+        if number != _NO_FILE_SYSTEM:
+            raise
+    return True
 
 
 def _order() -> Any:
@@ -161,15 +167,19 @@ def enforce(ruleset: int, planned: Ruleset) -> None:
     """
     import ctypes
 
+    canary = next((path for path in _CANARIES if not _allowed(path, planned) and _lists(path)), None)
     _call("landlock_restrict_self", None, _RESTRICT, ctypes.c_int(ruleset), ctypes.c_uint32(0))
-    canary = next((path for path in _CANARIES if not _allowed(path, planned)), None)
-    if canary is None:
-        return  # the VM shares all of them
+    if canary is not None and _lists(canary):
+        raise HostError("Landlock should deny this and does not: nothing was started", where=canary)
+    # without one the VM shares all of them, or SELinux closes the rest
+
+
+def _lists(path: str) -> bool:
     try:
-        os.close(os.open(canary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        os.close(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     except PermissionError:
-        return
-    raise HostError("Landlock should deny this and does not: nothing was started", where=canary)
+        return False
+    return True
 
 
 def _allowed(path: str, planned: Ruleset) -> bool:

@@ -13,7 +13,7 @@ from confined_qemu.labels import journal, label, restore, statefolders, stranger
 from confined_qemu.launch import collect, conflicts, execute
 from confined_qemu.model import hostpaths
 from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.model.errors import HostError, JournalError, LabelError, shell_word, why
+from confined_qemu.model.errors import HINT, HostError, JournalError, LabelError, shell_word, why
 from confined_qemu.model.facts import Facts, FileFacts, FileKind, KvmFacts, SelinuxMode
 from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.invocation import Invocation, Seclabel, SeclabelType
@@ -59,6 +59,12 @@ def allow(name: str, path: str, *, readonly: bool, form: str | None, warn: Calla
     """
     path = os.path.join(os.getcwd(), path)
     found = _find(name)
+    if found.record.landlock:
+        raise HostError(
+            f"Landlock holds the VM {found.record.name} as well, and no path can be added to what that lets it open"
+            f"{HINT}name the file at the start: extra_files: in the spec, or CONFINED_QEMU_EXTRA_PATHS"
+            f"{HINT}or start the VM with landlock: no"
+        )
     _enter_folder(found)
     invocation = collect.followed(_invocation(found, path, readonly=readonly, form=form))
     done = conflicts.finish_dead(found.folder, invocation)

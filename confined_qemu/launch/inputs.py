@@ -179,7 +179,11 @@ def from_arguments(
     if not invocation.query:
         resources = (*invocation.resources, *_extra(settings))
         invocation = replace(
-            invocation, resources=resources, require_domain=settings.require_domain, harden=settings.harden
+            invocation,
+            resources=resources,
+            require_domain=settings.require_domain,
+            harden=settings.harden,
+            landlock=settings.landlock,
         )
     if settings.label_trees:
         invocation = _with_trees(invocation, settings.label_trees)

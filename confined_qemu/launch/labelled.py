@@ -16,6 +16,7 @@ from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import SeclabelType
 from confined_qemu.model.record import Record
 from confined_qemu.model.steps import JournalStep, LabelTree, Relabel, StartHelper, Sweep
+from confined_qemu.plan import bothwalls
 from confined_qemu.plan.planner import plan as make_plan
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from confined_qemu.labels.trees import Progress
     from confined_qemu.launch.collect import Caller
+    from confined_qemu.model.facts import Facts, SelinuxFacts
     from confined_qemu.model.invocation import Invocation
     from confined_qemu.model.mcs import Pair
     from confined_qemu.model.plan import Plan
@@ -69,9 +71,7 @@ def become(invocation: Invocation, caller: Caller, warn: Callable[[str], None], 
 def preview(invocation: Invocation, caller: Caller, pair: Pair | None = None) -> Plan:
     """Return the plan that `become` would execute now, and change nothing; its pair is free at this moment."""
     invocation = followed(invocation)
-    facts = collect(
-        invocation, caller, survey.as_launched(survey.selinux()), restore.holders(statefolders.readable_folders())
-    )
+    facts = _collected(invocation, caller, survey.as_launched(survey.selinux()))
     if pair is None or invocation.seclabel.type is SeclabelType.STATIC:
         registry = pairs.open_registry(os.path.join(statefolders.state_folder(), paths.PAIRS))
         facts = conflicts.reserved(registry, invocation, facts)
@@ -79,6 +79,16 @@ def preview(invocation: Invocation, caller: Caller, pair: Pair | None = None) ->
     else:
         facts = replace(facts, pair=pair)
     return make_plan(invocation, facts, lsm)
+
+
+def _collected(invocation: Invocation, caller: Caller, selinux: SelinuxFacts) -> Facts:
+    facts = collect(invocation, caller, selinux, restore.holders(statefolders.readable_folders()))
+    if not bothwalls.considered(invocation):
+        return facts
+    from confined_qemu.host import landlockfacts
+
+    kernel = landlockfacts.kernel()
+    return replace(facts, landlock=landlockfacts.facts(kernel, facts, caller.environment) if kernel.abi else kernel)
 
 
 def _opened(plan: Plan) -> tuple[int, ...]:
@@ -125,7 +135,7 @@ def _planned(
 ) -> tuple[Plan, int]:
     """Return the plan and the descriptor that holds its pair; the folder's lock stays held."""
     conflicts.settle(invocation, caller.descriptors, folder, held)
-    facts = collect(invocation, caller, survey.selinux(), restore.holders(statefolders.readable_folders()))
+    facts = _collected(invocation, caller, survey.selinux())
     registry = pairs.open_registry(os.path.join(statefolders.state_folder(), paths.PAIRS))
     facts = conflicts.reserved(registry, invocation, facts)
     return execute.accepted(make_plan(invocation, facts, lsm), warn), registry
@@ -140,6 +150,14 @@ def _journalled(folder: str, plan: Plan) -> tuple[str, int]:
     if ticks is None:
         raise JournalError("the launcher's own process is missing in /proc", hint="mount /proc without hidepid")
     record = Record(
-        plan.name, processes.boot_id(), pid, ticks, plan.accel.chosen, plan.process, steps, plan.live is not None
+        plan.name,
+        processes.boot_id(),
+        pid,
+        ticks,
+        plan.accel.chosen,
+        plan.process,
+        steps,
+        plan.live is not None,
+        landlock=plan.landlock is not None,
     )
     return journal.write(folder, record)

@@ -37,6 +37,14 @@ class Confinement(StrEnum):
     NONE = "none"
 
 
+class SecondWall(StrEnum):
+    """Does Landlock hold a VM as well that SELinux holds? `auto`: where nothing can have QEMU open files later."""
+
+    AUTO = "auto"
+    ALSO = "also"
+    NO = "no"
+
+
 class SeclabelType(StrEnum):
     """libvirt's `<seclabel type=>`: who gives the VM its label."""
 
@@ -73,6 +81,7 @@ class Invocation:
     accel: Accel = Accel.AUTO
     accel_index: int | None = None
     confinement: Confinement = Confinement.AUTO
+    landlock: SecondWall = SecondWall.AUTO
     seclabel: Seclabel = field(default_factory=Seclabel)
     require_domain: bool = False
     user: str | None = None

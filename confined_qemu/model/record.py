@@ -51,7 +51,8 @@ class Record:
 
     `steps` are the launch's, `grants` what came later. `static`: its label was chosen by hand, and other
     VMs may have the same, so that no context tells its processes: they hold its live file locked (`journal.hold`).
-    `domain`: the uuid of a Xen domain, which ends before its labels go back; None for QEMU's VMs.
+    `domain`: the uuid of a Xen domain, which ends before its labels go back; None for QEMU's VMs. `landlock`: that
+    holds the VM as well, so that it opens nothing more by a path.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Record:
     static: bool = False
     grants: tuple[Grant, ...] = ()
     domain: str | None = None
+    landlock: bool = False
 
     @property
     def all_steps(self) -> tuple[JournalStep, ...]:
@@ -83,6 +85,7 @@ def encode(record: Record) -> dict[str, Any]:
         "context": str(record.context),
         "shared": record.static,
         **({"domain": record.domain} if record.domain is not None else {}),
+        **({"landlock": True} if record.landlock else {}),
         "steps": [_encode_step(step) for step in record.steps],
     }
 
@@ -129,6 +132,7 @@ def decode(data: Any) -> Record:
         _steps(fields.get("steps")),
         _truth(fields.get("shared", False), "shared"),
         domain=_word(fields["domain"], "domain") if "domain" in fields else None,
+        landlock=_truth(fields.get("landlock", False), "landlock"),
     )
 
 

@@ -9,7 +9,7 @@ from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT, message
 from confined_qemu.model.facts import SelinuxMode
 from confined_qemu.model.frozen import dataclass, field, replace
-from confined_qemu.model.invocation import Accel, Confinement, Invocation, SeclabelType
+from confined_qemu.model.invocation import Accel, Confinement, Invocation, SeclabelType, SecondWall
 from confined_qemu.model.plan import AccelChoice, Plan, PlannedResource
 from confined_qemu.model.policy import denied
 from confined_qemu.model.resource import Access, Resource, Role
@@ -118,6 +118,9 @@ class Draft:
         elif seclabel.type is SeclabelType.NONE:
             self.bare = "seclabel type none"
             self.found.warnings.append("seclabel type none: the VM runs in your context, without a label of its own")
+            if self.invocation.landlock is SecondWall.ALSO:
+                hint = "leave it out, or choose confinement: landlock"
+                self.found.refusals.append(f"landlock: also goes with a VM that SELinux holds{HINT}{hint}")
         else:
             self._choose_selinux(contexts)
 

@@ -10,7 +10,7 @@ from confined_qemu.model.invocation import SeclabelType
 from confined_qemu.model.plan import PlannedResource
 from confined_qemu.model.resource import Resource, Sharing
 from confined_qemu.model.steps import MakeFolder
-from confined_qemu.plan import copies, descriptors, hardening, sockets, svirt
+from confined_qemu.plan import bothwalls, copies, descriptors, hardening, sockets, svirt
 from confined_qemu.plan import files as fileplan
 from confined_qemu.plan import process as processplan
 from confined_qemu.plan.draft import Draft
@@ -18,6 +18,7 @@ from confined_qemu.plan.levels import Levels
 
 if TYPE_CHECKING:
     from confined_qemu.model.context import Context, PolicyContexts
+    from confined_qemu.model.hardening import Hardening
 
 
 class Labelling(Draft):
@@ -219,3 +220,16 @@ class Labelling(Draft):
             privileges = hardening.privileges(self.invocation, self.facts, self.process, self.policy)
             ports = hardening.ports(self.invocation)
             self.hardening = hardening.plan(self.invocation, self.facts, ports, privileges)
+            self._add_second_wall(self.hardening)
+
+    def _add_second_wall(self, hardened: Hardening) -> None:
+        if problem := bothwalls.refusal(self.invocation, self.facts, hardened):
+            self.found.refusals.append(problem)
+        if self.facts.landlock is None or not bothwalls.wanted(self.invocation, self.facts, hardened):
+            return
+        from confined_qemu.plan.landlock import LandlockPlanner
+
+        made, own = (*self.found.first, *self.found.steps), self.facts.selinux.own
+        kvm, name = not self.accel.tcg, self.folder_name()
+        planner = LandlockPlanner(self.invocation, self.facts, self.facts.landlock, kvm, name, beside=made)
+        self.ruleset, self.found.last = bothwalls.helped(planner, self.found.last, own, self.policy)

@@ -31,18 +31,19 @@ from confined_qemu.model.landlock import (
 )
 from confined_qemu.model.plan import PlannedResource
 from confined_qemu.model.resource import Access, Resource, Role, Takes
-from confined_qemu.model.steps import Listen, MakeFile, OwnFolder, StartHelper
+from confined_qemu.model.steps import Listen, MakeFile, MakeFolder, OwnFolder, StartHelper
 from confined_qemu.plan import hardening, sockets
 from confined_qemu.plan.files import MODES, unusable
 from confined_qemu.plan.outcome import Collected
 from confined_qemu.read.qemu.words import words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from confined_qemu.model.facts import Facts, FileFacts
     from confined_qemu.model.invocation import Invocation
     from confined_qemu.model.resource import Listener
+    from confined_qemu.model.steps import Step
 
 _DEVICES = frozenset({FileKind.CHARACTER, FileKind.BLOCK})
 _BY_ACCESS = {
@@ -92,6 +93,8 @@ class LandlockPlanner:
     rules: list[Rule] = field(default_factory=list)
     programs: list[str] = field(default_factory=list)
     """What QEMU runs."""
+    beside: tuple[Step, ...] | None = None
+    """SELinux holds the VM, whose plan says what is made for it: these steps; None where nothing but Landlock does."""
     temporary: str | None = None
     ports: Ports = field(default_factory=Ports)
     words: frozenset[str] = frozenset()
@@ -108,13 +111,16 @@ class LandlockPlanner:
                 self._tree(resource)
             elif (resource.path, resource.access) not in made:
                 self._file(resource)
-        for listener in self.invocation.listeners:
-            self._socket(listener)
-        self._temporary_folder()
+        if self.beside is None:
+            for listener in self.invocation.listeners:
+                self._socket(listener)
+            self._temporary_folder()
+            self._say_what_is_lacking()
+        else:
+            self._made_folders(self.beside)
         self.rules += self._devices()
         if self.programs:
             self.rules += [Rule(path, RUN | READ, "what QEMU's programs run") for path in _SHELLS]
-        self._say_what_is_lacking()
         return Ruleset.of(self.landlock.abi, (*self._installation(), *self.rules), self.ports, self._scopes())
 
     def _installation(self) -> Iterator[Rule]:
@@ -208,6 +214,10 @@ class LandlockPlanner:
         self.rules.append(Rule(posixpath.dirname(path), Right.MAKE_SOCK, source))
 
     # ---- the VM's own folder
+
+    def _made_folders(self, steps: Iterable[Step]) -> None:
+        folders = [step.path for step in steps if isinstance(step, MakeFolder)]
+        self.rules += [Rule(path, TREE, "the VM's own folder") for path in folders]
 
     def _temporary_folder(self) -> None:
         if self.invocation.needs_tmpdir:

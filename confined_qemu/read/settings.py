@@ -10,7 +10,7 @@ from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.enums import StrEnum
 from confined_qemu.model.errors import UsageError
 from confined_qemu.model.frozen import dataclass, replace
-from confined_qemu.model.invocation import Confinement
+from confined_qemu.model.invocation import Confinement, SecondWall
 from confined_qemu.model.managers import suppress
 
 if TYPE_CHECKING:
@@ -46,9 +46,15 @@ class Settings:
     require_domain: bool = False
     harden: bool = True
     """Give up capabilities that a VM does not need."""
+    landlock: SecondWall = SecondWall.AUTO
+    """Does Landlock hold a VM as well that SELinux holds?"""
 
 
-_WORDS: Mapping[str, type[StrEnum]] = {"confinement": Confinement, "unknown_options": UnknownOptions}
+_WORDS: Mapping[str, type[StrEnum]] = {
+    "confinement": Confinement,
+    "landlock": SecondWall,
+    "unknown_options": UnknownOptions,
+}
 _PATHS = ("extra_paths", "extra_readonly", "label_trees")
 _TRUTHS = ("require_domain", "harden")
 _TRUTH = {"yes": True, "no": False}
@@ -87,6 +93,7 @@ def _keys() -> Table:
         Settings,
         (
             Key("confinement", Choice(Confinement), "what must hold the VM"),
+            Key("landlock", Choice(SecondWall), "does Landlock hold a VM beside SELinux"),
             Key("unknown_options", Choice(UnknownOptions), "what happens to an option of QEMU that is not known"),
             Key("extra_paths", files, "files that VMs will be told to open while they run", ("extra_files",)),
             Key("extra_readonly", files, "the same, only to be read"),

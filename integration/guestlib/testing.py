@@ -79,7 +79,11 @@ PARTS = (
         files=frozenset({"test_machine.py", "test_observer.py", "test_shell_script.py"}),
         library=True,
     ),
-    Part("suite-7", "default", files=frozenset({"test_demo.py", "test_dynamic.py", "test_isolation.py"})),
+    Part(
+        "suite-7",
+        "default",
+        files=frozenset({"test_demo.py", "test_dynamic.py", "test_hardening.py", "test_isolation.py"}),
+    ),
     Part("suite-8", "default", files=frozenset({"test_seclabel.py", "test_shared.py", "test_static.py"})),
     Part("suite-beds", "default", files=frozenset({"test_autopkgtest.py", "test_guestfish.py"}), disk=True),
     Part("suite-mls", "mls", f"{SUITE}/mls", also=frozenset({"test_noise.py"})),

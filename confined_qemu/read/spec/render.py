@@ -422,6 +422,7 @@ def invocation(
         accel=vm.accel,
         accel_index=made.accel_index,
         confinement=vm.confinement,
+        landlock=vm.landlock,
         seclabel=vm.seclabel,
         require_domain=vm.require_domain,
         harden=vm.harden,

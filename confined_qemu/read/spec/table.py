@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.context import Context
-from confined_qemu.model.invocation import Accel, Confinement, Hypervisor, Seclabel, SeclabelType
+from confined_qemu.model.invocation import Accel, Confinement, Hypervisor, Seclabel, SeclabelType, SecondWall
 from confined_qemu.read.spec.devices import (
     Char,
     HostDevice,
@@ -455,6 +455,11 @@ SPEC: Final = Table(
             ("sandbox",),
         ),
         Key(
+            "landlock",
+            Choice(SecondWall),
+            "Landlock beside SELinux: `also` or `no`; auto is also, unless something can have QEMU open files later.",
+        ),
+        Key(
             "require_domain",
             YesNo(),
             "yes: refuse to launch from outside confined-qemu's own SELinux domain.",
@@ -473,6 +478,8 @@ SPEC: Final = Table(
             "allOf",
             [
                 _together(("confinement", {"const": "none"}), ("require_domain", YES)),
+                _together(("confinement", {"const": "none"}), ("landlock", {"const": "also"})),
+                _together(("confinement", {"const": "landlock"}), ("landlock", {"const": "no"})),
                 _OVERRIDES,
                 {
                     "if": {"properties": {"networks": {"type": "array", "minItems": 1}}, "required": ["networks"]},

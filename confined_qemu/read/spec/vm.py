@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.frozen import dataclass, field, replace
-from confined_qemu.model.invocation import Accel, Confinement, Hypervisor, Seclabel, SeclabelType
+from confined_qemu.model.invocation import Accel, Confinement, Hypervisor, Seclabel, SeclabelType, SecondWall
 from confined_qemu.read.spec.devices import (
     Char,
     CharKind,
@@ -114,6 +114,7 @@ class VM:
     extra_files: tuple[ExtraFile, ...] = ()
     qemu_args: tuple[str, ...] = ()
     confinement: Confinement = Confinement.AUTO
+    landlock: SecondWall = SecondWall.AUTO
     require_domain: bool = False
     harden: bool = True
     core: bool = False
@@ -134,6 +135,12 @@ class VM:
         if self.confinement is Confinement.NONE and self.require_domain:
             hint = "drop one of the two"
             yield Violation("require_domain", "confinement is none: there is no domain", hint, ("confinement",))
+        if self.confinement is Confinement.NONE and self.landlock is SecondWall.ALSO:
+            yield Violation(
+                "landlock", "confinement is none: nothing holds it", "drop one of the two", ("confinement",)
+            )
+        if self.confinement is Confinement.LANDLOCK and self.landlock is SecondWall.NO:
+            yield Violation("landlock", "confinement is landlock", "drop one of the two", ("confinement",))
         if self.networks and self.network.type is not NetworkType.NONE:
             yield Violation("networks", "network is there too", "move that card into networks", ("network",))
         yield from self._stdio_twice()

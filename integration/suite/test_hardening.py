@@ -1,0 +1,106 @@
+"""What a VM's process gives up beside what SELinux takes from it, as the kernel shows it, and what it keeps."""
+
+from __future__ import annotations
+
+import os
+import resource
+
+import pytest
+
+from integration.suite import harness, hostile, sides
+
+OPEN_TO_ALL = "/etc/hostname"
+"""A file that every domain may read, and no VM needs."""
+_SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+
+
+def capabilities(pid: int) -> dict[str, int]:
+    """Return the capability sets of a process."""
+    found = sides.status(pid)
+    return {name: int(found[name], 16) for name in _SETS}
+
+
+def with_core_files() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (1 << 20, 1 << 20))
+
+
+def test_a_specs_vm_has_given_up_all_of_roots_rights(image: harness.Image) -> None:
+    vm = harness.boot(harness.COMMAND, "run", image.spec, preexec_fn=with_core_files)
+    qemu = harness.qemu_of(image.path)
+    assert capabilities(qemu) == dict.fromkeys(_SETS, 0)
+    assert sides.status(qemu)["NoNewPrivs"] == "1"
+    assert sides.limits(qemu)["Max core file size"] == ("0", "0")
+    assert harness.power_off(vm) == 0
+    assert harness.short_label(image.path) == harness.UNUSED
+
+
+def test_harden_no_keeps_them(image: harness.Image) -> None:
+    image.write_spec(harden="no", core="yes")
+    vm = harness.boot(harness.COMMAND, "run", image.spec, preexec_fn=with_core_files)
+    qemu = harness.qemu_of(image.path)
+    mine = capabilities(os.getpid())
+    assert mine["CapEff"]
+    assert capabilities(qemu) == mine
+    assert sides.status(qemu)["NoNewPrivs"] == "0"
+    assert sides.limits(qemu)["Max core file size"] == (str(1 << 20), str(1 << 20))
+    assert harness.power_off(vm) == 0
+    assert harness.short_label(image.path) == harness.UNUSED
+
+
+def test_a_command_lines_vm_keeps_its_callers_limits_only(image: harness.Image, drop_in: str) -> None:
+    command = [drop_in, *harness.raw_arguments(image.path)]
+    for variables, kept, gains in (({}, 0, "1"), ({"CONFINED_QEMU_HARDEN": "no"}, capabilities(os.getpid()), "0")):
+        vm = harness.boot(*command, env={**os.environ, **variables}, preexec_fn=with_core_files)
+        assert capabilities(vm.pid) == (kept or dict.fromkeys(_SETS, 0))
+        assert sides.status(vm.pid)["NoNewPrivs"] == gains
+        assert sides.limits(vm.pid)["Max core file size"] == (str(1 << 20), str(1 << 20))
+        assert harness.power_off(vm) == 0
+        harness.settle()
+
+
+def test_a_program_that_qemu_runs_may_need_anything(image: harness.Image, folder: str) -> None:
+    """A bridge helper is setuid root: QEMU that runs one is started as the caller was."""
+    script = os.path.join(folder, "ifup")
+    with open(script, "w", encoding="ascii") as file:
+        file.write("#!/bin/sh\nexit 0\n")
+    os.chmod(script, 0o755)
+    arguments = ["--", *harness.raw_arguments(image.path), "-nic", f"tap,ifname=t0,script={script},downscript=no"]
+    planned = harness.confined("plan", "--json", *arguments)
+    assert f"QEMU runs {script}" in harness.confined("plan", *arguments).stdout
+    assert '"no_new_privs": false' in planned.stdout
+    assert '"no_new_privs": true' in harness.confined("plan", "--json", *arguments[:-2]).stdout
+
+
+# ---- Landlock as a second wall
+
+
+@pytest.mark.parametrize(("landlock", "answer"), [("no", "ok"), ("auto", "EACCES"), ("also", "EACCES")])
+def test_what_selinux_lets_every_vm_read_landlock_does_not(
+    image: harness.Image, hostile_qemu: str, landlock: str, answer: str
+) -> None:
+    with open(OPEN_TO_ALL, encoding="ascii") as file:
+        assert file.read()
+    answers = hostile.attempt(image, hostile_qemu, [("read", OPEN_TO_ALL), ("write", image.path)], landlock=landlock)
+    assert answers == {("read", OPEN_TO_ALL): answer, ("write", image.path): "ok"}
+    assert harness.short_label(image.path) == harness.UNUSED
+
+
+def test_a_vm_with_a_monitor_keeps_allow_by_path_unless_told(image: harness.Image, folder: str) -> None:
+    monitor, new = os.path.join(folder, "qmp"), os.path.join(folder, "new.img")
+    with open(new, "wb") as file:
+        file.write(bytes(1 << 16))
+    harness.run("restorecon", "-F", new)
+    for landlock, opened in (("auto", True), ("also", False)):
+        image.write_spec(qmp=f"unix:{monitor}", landlock=landlock)
+        vm = harness.boot_spec(image)
+        done = harness.confined("allow", "a", new)
+        assert (done.returncode == 0) is opened, done.stderr
+        client = harness.Qmp(monitor)
+        client.greeting()
+        client.ask("qmp_capabilities")
+        answer = client.ask("blockdev-add", **{"driver": "file", "node-name": "new", "filename": new})
+        assert ("return" in answer) is opened, answer
+        assert opened or "Landlock holds the VM a as well" in done.stderr
+        client.close()
+        assert harness.power_off(vm) == 0
+        assert harness.short_label(new) == harness.UNUSED
