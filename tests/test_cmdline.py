@@ -170,9 +170,9 @@ FILES = {
     "-device virtio-net-pci,romfile=": [],
     "-device usb-host,hostdevice=/dev/bus/usb/001/002": ["/dev/bus/usb/001/002 usb rw private"],
     "-device loader,file=l,addr=0": ["l kernel ro content"],
-    "-device vfio-pci,sysfsdev=/sys/bus/x": [
-        "/sys/bus/x/iommu_group vfio rw unlabelled",
-        "/sys/bus/x/config host_device ro unlabelled",
+    "-device vfio-pci,sysfsdev=/sys/bus/pci/devices/0000:01:00.0": [
+        "/sys/bus/pci/devices/0000:01:00.0/iommu_group vfio rw unlabelled",
+        "/sys/bus/pci/devices/0000:01:00.0/config host_device ro unlabelled",
         "/dev/vfio/vfio host_device rw unlabelled",
     ],
     "-device vfio-pci,host=01:00.0": [

@@ -120,7 +120,14 @@ VFIO = {
         f"{PCI}/config host_device ro unlabelled",
     ],
     "-device vfio-pci-nohotplug,sysfsdev=/sys/bus/mdev/devices/cf46b956-0c8f-4cf2-ba50-3f4db4e765c4,display=on": [
-        "/sys/bus/mdev/devices/cf46b956-0c8f-4cf2-ba50-3f4db4e765c4/iommu_group vfio rw unlabelled", CONTAINER,
+        "/sys/bus/mdev/devices/cf46b956-0c8f-4cf2-ba50-3f4db4e765c4/iommu_group vfio rw unlabelled",
+        CONTAINER,
+    ],
+    f"-device vfio-pci,sysfsdev={PCI}/cf46b956-0c8f-4cf2-ba50-3f4db4e765c4": [
+        f"{PCI}/cf46b956-0c8f-4cf2-ba50-3f4db4e765c4/iommu_group vfio rw unlabelled", CONTAINER,
+    ],
+    "-device vfio-ap,sysfsdev=/sys/devices/vfio_ap/matrix/x": [
+        "/sys/devices/vfio_ap/matrix/x/iommu_group vfio rw unlabelled", CONTAINER,
     ],
     f"-object iommufd,id=i,fd=3 -device vfio-pci,sysfsdev={PCI},iommufd=i": [
         f"{PCI}/vfio-dev vfio rw unlabelled", f"{PCI}/config host_device ro unlabelled",
@@ -158,6 +165,8 @@ PROGRAMS = {
 SECRETS = {
     "-drive file=rbd:p/i:conf=/c:id=a:keyring=/k,format=raw": ["/c config ro content", "/k secret ro private"],
     "-drive driver=rbd,pool=p,image=i,conf=/c,key-secret=s": ["/c config ro content"],
+    "-vnc :0,sasl=on": ["/etc/sasl2/qemu.conf config ro unlabelled ?", "/etc/sasldb2 secret ro unlabelled ?"],
+    "-spice port=1,sasl": ["/etc/sasl2/qemu.conf config ro unlabelled ?", "/etc/sasldb2 secret ro unlabelled ?"],
     "-drive driver=rbd,pool=p,image=i": [
         "$CEPH_CONF config ro content ?", "$CEPH_KEYRING secret ro private ?",
     ],

@@ -69,6 +69,12 @@ def pci_folder(device: str) -> str:
     return f"/sys/bus/pci/devices/{device if device.count(':') > 1 else f'0000:{device}'}"
 
 
+def is_pci_folder(folder: str) -> bool:
+    """Tell whether a device's folder in sysfs is named by a PCI address, and not as a driver calls a part of it."""
+    domain, *rest = posixpath.basename(folder.rstrip("/")).split(":")
+    return len(rest) == 2 and rest[1][-2:-1] == "." and domain.isalnum()  # noqa: PLR2004 - bus, slot and function
+
+
 def is_iommu_group(path: str) -> bool:
     """Tell whether `path` is a device's link to its IOMMU group."""
     return path.startswith("/sys/") and path.endswith(f"/{IOMMU_GROUP}")

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from confined_qemu.read.qemu.options import Option, Use
 
-_MEDIATED = ("/sys/bus/mdev/", "/sys/class/mdev_bus/")
-"""Devices that a driver makes of another: there is no configuration space in sysfs."""
 _QOM = ("/machine", "/objects", "/chardevs", "/backend")
 """Objects inside QEMU have paths too (`qom-list`)."""
 
@@ -101,7 +99,7 @@ class Collector:
         folder = hostpaths.pci_folder(device)
         node = hostpaths.VFIO_DEVICE if cdev else hostpaths.IOMMU_GROUP
         self.add(f"{folder}/{node}", Role.VFIO, Access.READ_WRITE, source)
-        if config and not folder.startswith(_MEDIATED):
+        if config and hostpaths.is_pci_folder(folder):  # a device that a driver makes of another has none
             self.add(f"{folder}/config", Role.HOST_DEVICE, Access.READ, source)
         if not cdev:
             self.add("/dev/vfio/vfio", Role.HOST_DEVICE, Access.READ_WRITE, source)

@@ -57,6 +57,7 @@ SERVERS = {
     "pipewire": ("$PIPEWIRE_REMOTE", "$PIPEWIRE_RUNTIME_DIR/pipewire-0", "$XDG_RUNTIME_DIR/pipewire-0"),
 }
 """The sockets of sound servers where `-audiodev` names none (libpulse, libpipewire), in their order."""
+SASL = {"/etc/sasl2/qemu.conf": Role.CONFIG, "/etc/sasldb2": Role.SECRET}
 _TUN, _VHOST_NET = Node("/dev/net/tun", ("fd", "fds", "helper")), Node("/dev/vhost-net", ("vhostfd", "vhostfds"))
 _UDMABUF, _RENDER = "/dev/udmabuf", hostpaths.RENDER_NODE
 _TPM = "/dev/tpm0"
@@ -178,6 +179,13 @@ def screen(collector: Collector, option: str, values: Mapping[str, str], kind: s
     if wants and kind in {"egl-headless", "gtk", "sdl", "dbus", "spice", "spice-app"}:
         window = kind in {"gtk", "sdl"}
         collector.add(_RENDER, Role.HOST_DEVICE, Access.READ_WRITE, f"-{option} gl=", optional=window)
+
+
+def sasl(collector: Collector, option: str, values: Mapping[str, str]) -> None:
+    """Add what Cyrus SASL reads for `sasl=on`; another store of passwords than its own stands in its configuration."""
+    if truth(dict(values), "sasl"):
+        for path, role in SASL.items():
+            collector.add(path, role, Access.READ, f"-{option} sasl=", optional=True)
 
 
 def tpm(collector: Collector, option: str, values: Mapping[str, str]) -> None:

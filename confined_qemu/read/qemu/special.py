@@ -59,6 +59,7 @@ def vnc(collector: Collector, option: str, value: str) -> Socket | None:
         CommandLineError: the list cannot be read.
     """
     values = dict(pairs(option, value, "vnc"))
+    nodes.sasl(collector, option, values)
     address = values.get("vnc", "")
     path, source = address.removeprefix(_UNIX), f"-{option} {_UNIX}"
     if path in ("", address):
@@ -106,6 +107,7 @@ def spice(collector: Collector, option: str, value: str) -> Socket | None:
     read_keys(collector, option, OPTIONS[option], values)
     last = dict(values)
     nodes.screen(collector, option, last, "spice")
+    nodes.sasl(collector, option, last)
     if "x509-dir" in last:
         # what is named one by one comes in the place of the folder's (`ui/spice-core.c`)
         names = [name for key, name in _SPICE_KEYS.items() if key not in last]
