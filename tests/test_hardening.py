@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from confined_qemu.cli import check
 from confined_qemu.launch import inputs
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import Confinement
@@ -93,6 +95,23 @@ def test_a_policy_that_lets_nobody_in_with_it_is_said(world: dict[str, Any]) -> 
     assert found.privileges == f"{who} may not enter svirt_t with no_new_privs"
     assert found.capabilities == frozenset(), "they are given up all the same"
     assert made(**world).refusals == ()
+
+
+@pytest.mark.parametrize(
+    ("confinement", "said"),
+    [("selinux", "takes it for root"), ("landlock", "whom Landlock lets change"), ("none", None)],
+)
+def test_check_warns_of_a_root_without_a_user_of_its_own(
+    confinement: str, said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = made(confinement=confinement, landlock=7)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    lines = [finding.text for finding in check._held("vm.yaml", plan)]
+    assert len(lines) == (said is not None)
+    assert all(said is not None and said in line and "add user: NAME" in line for line in lines)
+    assert list(check._held("vm.yaml", replace(plan, user="nobody"))) == []
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert list(check._held("vm.yaml", plan)) == []
 
 
 def test_a_question_and_a_vm_that_nothing_confines_give_up_nothing() -> None:
