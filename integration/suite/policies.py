@@ -29,6 +29,8 @@ class Policy:
     """May a VM connect to a listener of a person's program, where it may write to the socket's file?"""
     opens_unused: frozenset[str]
     """The types of devices that any VM may open while no VM has them."""
+    reads_boot: bool
+    """May every process read what lies in /boot, so that a VM's kernel needs no copy?"""
     lacks: str
     """What a VM may not do to an image that no VM uses."""
     foreign: tuple[str, ...]
@@ -69,6 +71,7 @@ _DEBIAN = Policy(
     relays=True,
     connects_to_people=False,
     opens_unused=frozenset(),
+    reads_boot=False,
     lacks="open and read and write",
     foreign=("read", "write"),
     no_domains=("httpd_t", "virtd_t", "qemu_t"),
@@ -94,6 +97,7 @@ POLICIES = {
         relays=False,
         connects_to_people=True,
         opens_unused=frozenset({"usb_device_t"}),
+        reads_boot=True,
         lacks="write",
         foreign=("open",),
         no_domains=("httpd_t", "virtd_t"),
