@@ -158,7 +158,7 @@ def test_help_names_every_verb() -> None:
 
 def test_the_light_start_knows_the_verbs_that_it_serves() -> None:
     """They are listed apart, as no parser is loaded to tell whether one is needed."""
-    assert set(unconfined.LAUNCHED) == set(words_of(launchverbs._parser()))
+    assert set(unconfined.LAUNCHED) == set(words_of(launchverbs._parser(())))
     assert set(unconfined.LAUNCHED) < set(VERBS)
     assert set(unconfined.STARTING) < set(unconfined.LAUNCHED)
     assert set(launchverbs.CONFINEMENTS) == set(Confinement)

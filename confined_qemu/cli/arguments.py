@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 REMAINDER = argparse.REMAINDER
+# all that we say is English: no catalog of messages is looked for at every start, and none of argparse's words is
+# another language's among them
+argparse._ = str  # type: ignore[attr-defined]
 
 
 _WIDTH = 100

@@ -42,7 +42,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     Raises:
         UsageError: they are wrong.
     """
-    return parse(_parser(), arguments, ("run",))
+    return parse(_parser(arguments), arguments, ("run",))
 
 
 # ---- `exec`
@@ -322,10 +322,10 @@ def seconds(text: str) -> float:
     return number
 
 
-def _parser() -> Parser:
+def _parser(asked: Sequence[str]) -> Parser:
     parser = Parser(prog="confined-qemu")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser, prog=parser.prog)
-    add_verbs(verbs)
+    add_verbs(verbs, asked[:1])
     return parser
 
 
@@ -336,23 +336,35 @@ def add_unknown_options(verb: Parser) -> None:
     )
 
 
-def add_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
-    """Add the launch script's verbs to a parser."""
-    run = verbs.add_parser(
-        "run", help="boot the VM of a spec or a libvirt domain, confined, and wait until its labels are back"
-    )
+def add_verbs(verbs: argparse._SubParsersAction[Parser], asked: Sequence[str] = ()) -> None:
+    """Add the launch script's verbs to a parser; only those in `asked` if all are known: each takes time to make."""
+    for name in asked if asked and set(asked) <= set(_VERBS) else _VERBS:
+        text, add = _VERBS[name]
+        add(verbs.add_parser(name, help=text))
+
+
+def _add_run(run: Parser) -> None:
     run.add_argument("spec", metavar="SPEC.yaml")
     run.set_defaults(action=_run)
-    execute = verbs.add_parser("exec", help="become QEMU with a raw command line, confined")
+    _add_start(run)
+
+
+def _add_exec(execute: Parser) -> None:
     execute.add_argument("--emulator", default=DEFAULT_EMULATOR, help="a name on PATH, or a path")
     execute.set_defaults(action=_exec)
-    run.epilog = execute.epilog = "What follows -- is QEMU's."
-    for verb in (run, execute):
-        verb.add_argument("--name", help="the VM's name")
-        verb.add_argument("--confinement", choices=CONFINEMENTS)
-        add_unknown_options(verb)
+    _add_start(execute)
     execute.add_argument("arguments", nargs=REMAINDER, metavar="-- QEMU ARGS")
-    recover = verbs.add_parser("recover", help="put back what a crash left")
+
+
+def _add_start(verb: Parser) -> None:
+    """Add what every verb takes that starts a VM."""
+    verb.epilog = "What follows -- is QEMU's."
+    verb.add_argument("--name", help="the VM's name")
+    verb.add_argument("--confinement", choices=CONFINEMENTS)
+    add_unknown_options(verb)
+
+
+def _add_recover(recover: Parser) -> None:
     recover.add_argument("--json", action="store_true")
     recover.add_argument(
         "--forget", action="append", default=[], metavar="PATH", help="a file that is not found again is gone for good"
@@ -360,15 +372,37 @@ def add_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     recover.add_argument("--libvirt", action="store_true", help="what a crashed libvirt left, by its own notes; root's")
     recover.add_argument("paths", nargs="*", metavar="PATH", help="with --libvirt: more files, or folders of them")
     recover.set_defaults(action=_recover)
-    allow = verbs.add_parser("allow", help="label a file for a VM that runs, which will be told to open it (QMP)")
+
+
+def _add_allow(allow: Parser) -> None:
     allow.add_argument("--readonly", action="store_true", help="the VM only reads it, and VMs may share it")
     allow.add_argument("--format", choices=IMAGE_FORMATS, help="an image's; without it QEMU's guess counts")
     allow.set_defaults(action=_allow)
-    revoke = verbs.add_parser("revoke", help="put back the label of a file that was allowed, once it is unplugged")
+    _add_running(allow)
+
+
+def _add_revoke(revoke: Parser) -> None:
     revoke.set_defaults(action=_revoke)
-    for verb in (allow, revoke):
-        verb.add_argument("name", metavar="NAME", help="as `ps` names the VM, or its pid")
-        verb.add_argument("path", metavar="PATH")
-    settle = verbs.add_parser("settle", help="wait until nothing is left to put back")
+    _add_running(revoke)
+
+
+def _add_running(verb: Parser) -> None:
+    """Add what every verb takes that is about a file of a VM that runs."""
+    verb.add_argument("name", metavar="NAME", help="as `ps` names the VM, or its pid")
+    verb.add_argument("path", metavar="PATH")
+
+
+def _add_settle(settle: Parser) -> None:
     settle.add_argument("--timeout", type=seconds, metavar="S", help="seconds to wait at most")
     settle.set_defaults(action=_settle)
+
+
+_VERBS = {
+    "run": ("boot the VM of a spec or a libvirt domain, confined, and wait until its labels are back", _add_run),
+    "exec": ("become QEMU with a raw command line, confined", _add_exec),
+    "recover": ("put back what a crash left", _add_recover),
+    "allow": ("label a file for a VM that runs, which will be told to open it (QMP)", _add_allow),
+    "revoke": ("put back the label of a file that was allowed, once it is unplugged", _add_revoke),
+    "settle": ("wait until nothing is left to put back", _add_settle),
+}
+"""By the verb: its line in the list of verbs, and what adds its words to its parser."""

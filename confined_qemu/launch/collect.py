@@ -9,6 +9,7 @@ from confined_qemu.model import paths
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.facts import Facts, Family, FileKind
 from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.invocation import Confinement
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,7 +69,7 @@ def collect(
         descriptors=survey.descriptors(caller.descriptors, selinux),
         instance=str(os.getpid()),
         sandbox=invocation.sandbox and emulator.takes_sandbox(program),
-        hardening=None if invocation.query else _hardening(invocation, files),
+        hardening=_hardening(invocation, files),
         uid=os.geteuid(),
         folder=os.getcwd(),
         runtime_folder=_runtime_folder(caller),
@@ -76,7 +77,9 @@ def collect(
     )
 
 
-def _hardening(invocation: Invocation, files: Mapping[str, FileFacts]) -> HardeningFacts:
+def _hardening(invocation: Invocation, files: Mapping[str, FileFacts]) -> HardeningFacts | None:
+    if invocation.query or invocation.confinement is Confinement.NONE:
+        return None  # it gives up nothing
     from confined_qemu.host import hardeningfacts
 
     return hardeningfacts.found(invocation, files)

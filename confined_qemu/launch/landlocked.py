@@ -13,7 +13,6 @@ from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError, why
 from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.managers import suppress
-from confined_qemu.model.steps import Listen, MakeFile, OwnFolder, RemovedStep
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from confined_qemu.launch.collect import Caller
     from confined_qemu.model.facts import Facts
     from confined_qemu.model.plan import Plan
+    from confined_qemu.model.steps import MakeFile, OwnFolder, RemovedStep
 
 
 def become(plan: Plan, facts: Facts, caller: Caller, argv0: str) -> NoReturn:
@@ -30,7 +30,7 @@ def become(plan: Plan, facts: Facts, caller: Caller, argv0: str) -> NoReturn:
     Raises:
         ConfinedQemuError: nothing was started, and what had been made is removed.
     """
-    removals = [step for step in plan.steps if isinstance(step, RemovedStep)]
+    removals = _removals(plan)
     before = {step.path for step in removals if os.path.lexists(step.path)}
     done = execute.Performed()
     try:
@@ -48,8 +48,19 @@ def become(plan: Plan, facts: Facts, caller: Caller, argv0: str) -> NoReturn:
     execute.become(plan, done, caller.environment, argv0)
 
 
+def _removals(plan: Plan) -> list[RemovedStep]:
+    """Return the steps that leave something to be removed."""
+    if not plan.steps:
+        return []  # a start loads nothing for them
+    from confined_qemu.model.steps import RemovedStep
+
+    return [step for step in plan.steps if isinstance(step, RemovedStep)]
+
+
 def _removal(step: RemovedStep) -> str | None:
     """Return what the companion is told of something that is to be removed (`tidy.py`)."""
+    from confined_qemu.model.steps import Listen, MakeFile, OwnFolder
+
     match step:
         case MakeFile(remove=False, remove_empty=False):
             return None
@@ -81,6 +92,8 @@ def _tidy(wanted: list[str], report: int, mark: int) -> None:
 
 def _undo(steps: Iterable[RemovedStep]) -> None:
     """Remove what was made for a VM that is not started."""
+    from confined_qemu.model.steps import OwnFolder
+
     for step in steps:
         with suppress(OSError):
             os.rmdir(step.path) if isinstance(step, OwnFolder) else os.unlink(step.path)
@@ -95,6 +108,8 @@ def make(step: RemovedStep, user: str | None, done: execute.Performed) -> None:
     Raises:
         LabelError: it cannot be made.
     """
+    from confined_qemu.model.steps import Listen, MakeFile, OwnFolder
+
     match step:
         case MakeFile():
             _make_file(step)

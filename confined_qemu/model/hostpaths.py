@@ -58,6 +58,8 @@ VFIO_DEVICE = "vfio-dev"
 """In a device's folder in sysfs, a folder named as its own node (`/dev/vfio/devices/vfioN`), for iommufd."""
 
 
+MODES = {Role.PIDFILE: 0o600, Role.MEMORY: 0o644}
+"""How QEMU makes files (`util/oslib-posix.c`, `softmmu/physmem.c`); all others as open(2) with 0666 does."""
 IOMMU_GROUP = "iommu_group"
 """In a device's folder in sysfs, a link to the group that VFIO hands out as a whole (`/dev/vfio/NUMBER`)."""
 

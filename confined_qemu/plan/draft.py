@@ -174,7 +174,6 @@ class Draft:
 
     def add_landlock(self, facts: LandlockFacts) -> None:
         """Have Landlock hold the VM and its helpers."""
-        from confined_qemu.model.steps import StartHelper
         from confined_qemu.plan import hardening, landlock
 
         planner = landlock.LandlockPlanner(self.invocation, self.facts, facts, not self.accel.tcg, self.folder_name())
@@ -182,6 +181,10 @@ class Draft:
         self.take(planner.found.outcome())
         self.temporary = planner.temporary
         self.hardening = hardening.plan(self.invocation, self.facts, planner.ports, None)
+        if not self.invocation.helpers:
+            return
+        from confined_qemu.model.steps import StartHelper
+
         serving = {helper.name: helper for helper in self.invocation.helpers}
         self.found.last = [
             planner.helped(step, serving[step.name]) if isinstance(step, StartHelper) else step

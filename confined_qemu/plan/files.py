@@ -14,6 +14,7 @@ from confined_qemu.model.steps import Create, Relabel
 from confined_qemu.plan import fixedlabels, openings, places, svirt
 from confined_qemu.plan.levels import Levels, Lowered
 from confined_qemu.plan.outcome import Outcome
+from confined_qemu.plan.usable import named, unusable, writes
 
 if TYPE_CHECKING:
     from confined_qemu.model.context import Context
@@ -22,13 +23,7 @@ if TYPE_CHECKING:
     from confined_qemu.model.policy import Policy
 
 _STRENGTH = (Sharing.UNLABELLED, Sharing.CONTENT, Sharing.PRIVATE, Sharing.SHARED)
-MODES = {Role.PIDFILE: 0o600, Role.MEMORY: 0o644}
-"""How QEMU makes files (`util/oslib-posix.c`, `softmmu/physmem.c`); all others as open(2) with 0666 does."""
 _NAME_FILES = f"{HINT}name the files in it: what is missing is made for the VM"
-_COPY_VARIABLES = (
-    f"the system's file for all VMs cannot be written{HINT}use a copy for this VM (cp {{}} ./VARS.fd), or readonly=on "
-    "if it is the firmware's code"
-)
 _IN_TREES = frozenset({FileKind.REGULAR, FileKind.DIRECTORY})
 
 
@@ -44,12 +39,12 @@ def merge(first: Wanted | None, second: Wanted) -> Wanted:
     """Return the stronger of two uses of one file in one VM: shared over private over content over unlabelled."""
     if first is None:
         return second
-    return max(first, second, key=lambda wanted: (_STRENGTH.index(wanted.resource.sharing), _writes(wanted.resource)))
+    return max(first, second, key=lambda wanted: (_STRENGTH.index(wanted.resource.sharing), writes(wanted.resource)))
 
 
 def clash(first: Wanted | None, second: Wanted) -> str | None:
     """Return why one VM cannot use a file in both ways, None where it can: what it writes, no image builds on."""
-    if first is None or not (_writes(first.resource) or _writes(second.resource)):
+    if first is None or not (writes(first.resource) or writes(second.resource)):
         return None
     layer, other = (second, first) if second.resource.named_by is not None else (first, second)
     if layer.resource.named_by is None:
@@ -58,10 +53,6 @@ def clash(first: Wanted | None, second: Wanted) -> str | None:
         f"{layer.found.path} ({layer.resource.source}): it is {other.resource.source} too, and this VM would write "
         f"what another image is built on{HINT}give each its own file"
     )
-
-
-def _writes(resource: Resource) -> bool:
-    return resource.access in (Access.READ_WRITE, Access.WRITE, Access.CREATE)
 
 
 @dataclass(frozen=True)
@@ -106,7 +97,7 @@ class FilePlanner:
                 return Outcome()  # QEMU's own message about a socket is the better one
             if hostpaths.may_be_missing(resource):
                 return Outcome()
-            return _refused(wanted, f"no such file{_named(resource)}")
+            return _refused(wanted, f"no such file{named(resource)}")
         label = resource.label or svirt.file_context(contexts, self.process, resource.sharing)
         if label is None:
             return Outcome()
@@ -121,7 +112,7 @@ class FilePlanner:
         restore = self._levels.kept(restore, label)
         rule = hostpaths.rule(resource)
         end = rule.end if rule is not None else End.BACK
-        mode = MODES.get(resource.role, 0o666)
+        mode = hostpaths.MODES.get(resource.role, 0o666)
         step = Create(found.path, label, restore, end is End.REMOVED, end is End.BACK_OR_REMOVED, mode)
         denials: tuple[str, ...] = ()
         folder = found.folder_label
@@ -184,7 +175,7 @@ class FilePlanner:
             label = contexts.content if wanted.resource.access is Access.READ else contexts.image
             return fixedlabels.mend(mount, found.label, label, self.policy)
         if wanted.resource.named_by is not None:  # nobody is told to open what only an image asks for
-            return _named(wanted.resource).removeprefix(": ")
+            return named(wanted.resource).removeprefix(": ")
         if wanted.found.kind in (FileKind.CHARACTER, FileKind.DIRECTORY, FileKind.SOCKET):
             return f"this {openings.word(wanted.found.kind)} is not relabelled for a VM"
         if contexts is None:
@@ -247,7 +238,7 @@ class FilePlanner:
         )
 
     def _lowered(self, wanted: Wanted, label: Context, restore: Context | None) -> Lowered:
-        if not _writes(wanted.resource):
+        if not writes(wanted.resource):
             return Lowered()
         place = f"{wanted.found.path} ({wanted.resource.source})"
         return self._levels.lowered(label, restore, wanted.found, place, self.policy)
@@ -302,7 +293,7 @@ class FilePlanner:
             return [f"{place}: {found.links} hard links: its other names would be relabelled too{HINT}use a copy of it"]
         unlabelable = self._unlabelable(found, label, restore)
         if unlabelable is not None and resource.named_by is not None:
-            return [f"{place}: the launcher may not relabel it ({found.label}){_named(resource)}"]
+            return [f"{place}: the launcher may not relabel it ({found.label}){named(resource)}"]
         if unlabelable is not None:
             return [f"{place}: {unlabelable}"]
         missing = self.policy.denied(self.process, label, found.kind, openings.needs(resource))
@@ -335,7 +326,7 @@ class FilePlanner:
         found, resource = wanted.found, wanted.resource
         if self.facts.uid != 0 or self.invocation.user is not None or found.owner == 0:
             return []
-        if found.open_to_group(0, writes=_writes(resource)):
+        if found.open_to_group(0, writes=writes(resource)):
             return []
         return [
             f"{found.path} ({resource.source}): it belongs to uid {found.owner} with mode "
@@ -348,36 +339,6 @@ class FilePlanner:
 
     def _denied_in_folder(self, folder: Context) -> bool:
         return bool(denied(self.policy, self.facts.selinux.own, folder, "dir", "search", "write", "add_name"))
-
-
-def unusable(resource: Resource, found: FileFacts, facts: Facts) -> str | None:
-    """Return why a file cannot be used at all, by whichever wall the VM is held."""
-    if found.problem is not None:
-        return f"{found.problem}{_named(resource)}"
-    if resource.role is Role.NVRAM and _writes(resource) and hostpaths.place(found.real) is labelrules.Place.SYSTEM:
-        return _COPY_VARIABLES.format(shell_word(found.real))
-    return found.used or _stranger(resource, found, facts)
-
-
-def _stranger(resource: Resource, found: FileFacts, facts: Facts) -> str | None:
-    """Return why a header may not name this file: root would hand an image what its owner may not open."""
-    namer = facts.files.get(resource.named_by) if resource.named_by is not None else None
-    if facts.uid != 0 or namer is None or namer.owner in (0, found.owner):
-        return None
-    if found.open_to_group(namer.group, writes=_writes(resource)):
-        return None
-    return (
-        f"it belongs to uid {found.owner}, and the header of {resource.named_by} names it, which belongs to uid "
-        f"{namer.owner}, who may not open it{HINT}chown one of the two if that is right"
-    )
-
-
-def _named(resource: Resource) -> str:
-    """Return what is to be known about a file that nobody typed, to be put behind a message about it."""
-    if resource.named_by is None:
-        return ""
-    start = ", and QEMU starts relative names at its own working directory" if resource.role is Role.DATA_FILE else ""
-    return f": the header of {resource.named_by} names it{start}{HINT}do not start an image that you do not trust"
 
 
 def _refused(wanted: Wanted, problem: str) -> Outcome:

@@ -12,7 +12,6 @@ from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT
 from confined_qemu.model.facts import FileKind
 from confined_qemu.model.frozen import dataclass, field, replace
-from confined_qemu.model.helper import Helper, HelperKind
 from confined_qemu.model.invocation import Confinement
 from confined_qemu.model.labelrules import End
 from confined_qemu.model.landlock import (
@@ -31,19 +30,19 @@ from confined_qemu.model.landlock import (
 )
 from confined_qemu.model.plan import PlannedResource
 from confined_qemu.model.resource import Access, Resource, Role, Takes
-from confined_qemu.model.steps import Listen, MakeFile, MakeFolder, OwnFolder, StartHelper
-from confined_qemu.plan import hardening, sockets
-from confined_qemu.plan.files import MODES, unusable
+from confined_qemu.plan import hardening
 from confined_qemu.plan.outcome import Collected
+from confined_qemu.plan.usable import unusable
 from confined_qemu.read.qemu.words import words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from confined_qemu.model.facts import Facts, FileFacts
+    from confined_qemu.model.helper import Helper
     from confined_qemu.model.invocation import Invocation
     from confined_qemu.model.resource import Listener
-    from confined_qemu.model.steps import Step
+    from confined_qemu.model.steps import StartHelper, Step
 
 _DEVICES = frozenset({FileKind.CHARACTER, FileKind.BLOCK})
 _BY_ACCESS = {
@@ -178,10 +177,17 @@ class LandlockPlanner:
 
     def _missing(self, resource: Resource, found: FileFacts, place: str) -> None:
         if resource.made_if_missing:
+            from confined_qemu.model.steps import MakeFile
+
             rule = hostpaths.rule(resource)
             end = rule.end if rule is not None else End.BACK
             self.found.steps.append(
-                MakeFile(found.real, MODES.get(resource.role, 0o666), end is End.REMOVED, end is End.BACK_OR_REMOVED)
+                MakeFile(
+                    found.real,
+                    hostpaths.MODES.get(resource.role, 0o666),
+                    end is End.REMOVED,
+                    end is End.BACK_OR_REMOVED,
+                )
             )
             self.rules.append(Rule(found.real, READ | WRITE, resource.source))
         elif not hostpaths.may_be_missing(resource):
@@ -198,6 +204,9 @@ class LandlockPlanner:
     # ---- sockets
 
     def _socket(self, listener: Listener) -> None:
+        from confined_qemu.model.steps import Listen
+        from confined_qemu.plan import sockets
+
         planned = sockets.planned(listener, self.facts, None)
         self.found.resources.append(planned)
         if listener.access is Access.CONNECT:
@@ -210,17 +219,23 @@ class LandlockPlanner:
 
     def _made_by_qemu(self, path: str, source: str) -> None:
         """Let QEMU make a socket for which it takes no descriptor: nothing but sockets in that folder."""
+        from confined_qemu.model.steps import Listen
+
         self.found.steps.append(Listen("", path, by_qemu=True))
         self.rules.append(Rule(posixpath.dirname(path), Right.MAKE_SOCK, source))
 
     # ---- the VM's own folder
 
     def _made_folders(self, steps: Iterable[Step]) -> None:
+        from confined_qemu.model.steps import MakeFolder
+
         folders = [step.path for step in steps if isinstance(step, MakeFolder)]
         self.rules += [Rule(path, TREE, "the VM's own folder") for path in folders]
 
     def _temporary_folder(self) -> None:
         if self.invocation.needs_tmpdir:
+            from confined_qemu.model.steps import OwnFolder
+
             self.temporary = f"{self.facts.temporary_folder}/confined-qemu.{self.folder_name}"
             self.found.steps.append(OwnFolder(self.temporary))
             self.rules.append(Rule(self.temporary, TREE, "temporary files"))
@@ -229,6 +244,8 @@ class LandlockPlanner:
 
     def helped(self, step: StartHelper, helper: Helper) -> StartHelper:
         """Return the step with the rules of its program."""
+        from confined_qemu.model.helper import HelperKind
+
         rules = [Rule(owned.path, owned.rights, owned.why) for owned in self.landlock.installation]
         rules += [Rule(step.program, RUN, "the helper")]
         rules += [Rule(step.folder, READ if helper.readonly else TREE, helper.source, step.identity)]
