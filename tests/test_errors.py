@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import shlex
 
 import pytest
 from hypothesis import given
 
 from confined_qemu.model import errors
-from confined_qemu.model.errors import HINT, ConfinedQemuError, SpecError, printable, why
+from confined_qemu.model.errors import HINT, ConfinedQemuError, SpecError, printable, shell_word, why
 from tests.messages import is_message
 from tests.strategies import hostile, stray
 
@@ -60,3 +61,18 @@ def test_exit_statuses_are_those_of_env() -> None:
     assert leaves.pop(errors.EmulatorNotExecutable) == 126
     assert len(leaves) > 8
     assert set(leaves.values()) == {125}
+
+
+@given(hostile | stray)
+def test_a_word_of_a_shell_is_the_text_again(text: str) -> None:
+    word = shell_word(text)
+    assert word.isprintable()
+    if text.isprintable():
+        assert shlex.split(word) == [text]
+        assert word == shlex.quote(text)
+
+
+def test_what_needs_no_quotes_gets_none() -> None:
+    assert [shell_word(text) for text in ("/a/b-c_1.img", "a b", "", "it's", "é")] == [
+        "/a/b-c_1.img", "'a b'", "''", "'it'\"'\"'s'", "'é'",
+    ]  # fmt: skip
