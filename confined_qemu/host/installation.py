@@ -52,8 +52,10 @@ def found(emulator: str, environment: Mapping[bytes, bytes]) -> tuple[Owned, ...
     """Return what there is of QEMU's installation for this emulator, each once, by its path without links."""
     seen: dict[str, Owned] = {}
     for owned in _all(emulator, environment):
+        if not os.path.exists(owned.path):
+            continue  # one look; a path without links takes one for each of its parts
         real = os.path.realpath(owned.path)
-        if os.path.exists(real) and (real not in seen or owned.rights & ~seen[real].rights):
+        if real not in seen or owned.rights & ~seen[real].rights:
             rights = owned.rights | (seen[real].rights if real in seen else Right(0))
             seen[real] = Owned(real if owned.path != "/proc/self" else owned.path, rights, owned.why)
     return tuple(seen.values())

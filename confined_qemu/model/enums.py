@@ -101,10 +101,10 @@ else:
         __repr__ = _shown
 
         def __or__(self, other: int) -> IntFlag:
-            return type(self)(int(self) | other)
+            return type(self)(int(self) | int(other))  # a plain one would ask `other` first
 
         def __and__(self, other: int) -> IntFlag:
-            return type(self)(int(self) & other)
+            return type(self)(int(self) & int(other))
 
         def __invert__(self) -> IntFlag:
             """Return all bits of the class but these."""
