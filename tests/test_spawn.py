@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import py_compile
 import signal
 import socket
 import sys
@@ -63,6 +64,18 @@ def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     said: dict[str, Any] = json.loads(data)
     said["kept"] = kept
     return said
+
+
+def test_a_program_is_taken_as_compiled_unless_that_is_another(tmp_path: Path) -> None:
+    source = tmp_path / "probe.py"
+    source.write_text(PROBE)
+    assert spawn._compiled(str(tmp_path), "probe") == str(source)
+    compiled = py_compile.compile(str(source))
+    assert spawn._compiled(str(tmp_path), "probe") == compiled
+    source.write_text(f"{PROBE}\n")
+    assert spawn._compiled(str(tmp_path), "probe") == str(source)
+    py_compile.compile(str(source), invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH)
+    assert spawn._compiled(str(tmp_path), "probe") == str(source)
 
 
 def test_it_is_no_child_and_in_nobodys_session(probe: dict[str, Any]) -> None:

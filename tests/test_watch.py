@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import py_compile
 import shutil
 import signal
 import socket
@@ -77,6 +78,7 @@ class Watched:
         helpers: bool = False,
         leaves: bool = False,
         live: int = -1,
+        compiled: bool = True,
     ) -> None:
         self.package = folder / "package/confined_qemu"
         self.companions = self.package / "launch/companions"
@@ -91,6 +93,10 @@ class Watched:
         if survivor:
             (folder / "survivor").write_text(str(survivor))
         self._write_package(str(folder / "survivor"))
+        if compiled:
+            py_compile.compile(str(self.companions / "watch.py"))
+        program = spawn._compiled(str(self.companions), "watch")
+        assert program.endswith(".pyc") is compiled
         self.vm = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE)
         self.control, control = os.pipe()
         self.run, report = socket.socketpair()
@@ -101,7 +107,7 @@ class Watched:
         channels = spawn.Channels(report.fileno(), its_leash.fileno() if helpers else -1, live, leaves=leaves)
         numbers = (pidfd, self.vm.pid, control, *channels.numbers())
         self.watcher = subprocess.Popen(
-            [sys.executable, "-IS", self.companions / "watch.py", self.journal, expected, *map(str, numbers)],
+            [sys.executable, "-IS", program, self.journal, expected, *map(str, numbers)],
             pass_fds=(pidfd, control, *channels.open),
         )
         its_leash.close()
@@ -178,6 +184,13 @@ def test_labels_go_back_when_qemu_ends(made: list[Watched], tmp_path: Path, jour
     assert not os.path.exists(f"{watched.journal}.done")
     assert watched.end_vm() == 0
     assert watched.run.recv(9) == word
+    assert watched.ended()
+
+
+def test_labels_go_back_where_nothing_is_compiled(made: list[Watched], tmp_path: Path) -> None:
+    watched = start(made, tmp_path, compiled=False)
+    watched.become()
+    assert watched.end_vm() == 0
     assert watched.ended()
 
 

@@ -199,7 +199,8 @@ class _Relay:
 def _next_process(context: str, live: int) -> int:
     """Return a descriptor that is ready when what the VM left behind (`-daemonize`) has ended, -1 for nothing."""
     # last: what lies beside the package is in no module's place
-    sys.path.append(os.path.abspath(os.path.join(__file__, *[os.pardir] * 4)))
+    own = os.path.dirname(os.path.abspath(__file__)).removesuffix("/__pycache__")
+    sys.path.append(os.path.normpath(os.path.join(own, *[os.pardir] * 3)))
     if live >= 0:
         return _end_of_holders(live)
     from confined_qemu.launch.companions.survivors import survivors

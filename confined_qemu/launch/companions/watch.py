@@ -39,7 +39,8 @@ def main() -> None:
     _await_end(pidfd, report)
     os.close(pidfd)
     # last: what lies beside the package is in no module's place
-    sys.path.append(os.path.abspath(os.path.join(__file__, *[os.pardir] * 4)))
+    own = os.path.dirname(os.path.abspath(__file__)).removesuffix("/__pycache__")
+    sys.path.append(os.path.normpath(os.path.join(own, *[os.pardir] * 3)))
     if live >= 0:
         if not leaves:
             _end_holders(live, expected)
