@@ -30,6 +30,7 @@ _KERNEL = (
     *("/sys/devices", "/sys/bus", "/sys/class", "/sys/dev", "/sys/block", "/sys/module", "/sys/kernel/mm"),
     *("/sys/kernel/iommu_groups", "/sys/fs/cgroup"),
 )
+_RESOLVER = "/etc/resolv.conf"
 _RANDOM = ("/dev/random", "/dev/urandom")
 _NOTHING = ("/dev/null", "/dev/zero", "/dev/full")
 _OTHERS = frozenset({"/", "/usr", "/home", "/root", "/opt", "/srv", "/var", "/tmp", "/mnt"})  # noqa: S108 - named only
@@ -72,12 +73,20 @@ def _all(emulator: str, environment: Mapping[bytes, bytes]) -> Iterator[Owned]:
         (tuple(_named(environment)), READ, "the dynamic linker, by the caller's environment"),
         (_CONFIGURATION, READ, "libraries' configuration"),
         (_NAMES, READ, "names of users and hosts"),
+        (tuple(_resolver()), READ, "names of hosts, as the network changes"),
         (_KERNEL, READ, "the kernel's files"),
         (_RANDOM, READ, "every process's"),
         (_NOTHING, DEVICE | WRITE, "every process's"),
     ):
         for path in paths:
             yield Owned(path, rights, why)
+
+
+def _resolver() -> Iterator[str]:
+    """Yield the folder in which a daemon of the host's replaces resolv.conf: QEMU's user network reads each new one."""
+    folder = os.path.dirname(os.path.realpath(_RESOLVER))
+    if folder.startswith("/run/"):
+        yield folder
 
 
 def programs(program: str) -> Iterator[str]:

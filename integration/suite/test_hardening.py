@@ -104,3 +104,15 @@ def test_a_vm_with_a_monitor_keeps_allow_by_path_unless_told(image: harness.Imag
         client.close()
         assert harness.power_off(vm) == 0
         assert harness.short_label(new) == harness.UNUSED
+
+
+@pytest.mark.parametrize(("landlock", "given_up"), [("auto", "1"), ("no", "0")])
+def test_a_helper_is_held_with_its_vm(image: harness.Image, landlock: str, given_up: str) -> None:
+    image.write_spec(tpm={"state": "tpm"}, landlock=landlock)
+    vm = harness.boot_spec(image)
+    level = harness.level(harness.label(image.path))
+    (swtpm,) = harness.processes_as(f"system_u:system_r:confined_qemu_swtpm_t:{level}")
+    assert sides.status(swtpm)["NoNewPrivs"] == given_up
+    assert harness.power_off(vm) == 0
+    harness.until("the helper ends", lambda: not harness.context(swtpm))
+    assert harness.short_label(image.path) == harness.UNUSED

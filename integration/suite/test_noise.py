@@ -10,6 +10,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import setools
 from selinux import audit2why
 
@@ -60,12 +61,16 @@ def _chain(folder: str) -> str:
     return top
 
 
-def test_no_launch_leaves_a_denial(image: harness.Image, folder: str, audit: harness.AuditTrail) -> None:
-    """A spec with a chain and a monitor (launcher, probe, watcher), a plan, and what `denials` does afterwards."""
+@pytest.mark.parametrize("landlock", ["no", "also"])
+def test_no_launch_leaves_a_denial(image: harness.Image, folder: str, audit: harness.AuditTrail, landlock: str) -> None:
+    """A spec with a chain and a monitor (launcher, probe, watcher), a plan, and what `denials` does afterwards.
+
+    With Landlock beside it the launcher looks at more of the host.
+    """
     with open(image.spec, encoding="utf-8") as file:
         disks = json.load(file)["disks"]
     disks.append({"file": _chain(folder), "format": "qcow2"})
-    image.write_spec(disks=disks, qmp=f"unix:{os.path.join(folder, 'qmp.sock')}")
+    image.write_spec(disks=disks, qmp=f"unix:{os.path.join(folder, 'qmp.sock')}", landlock=landlock)
     vm = harness.boot_spec(image)
     vm.popen.terminate()
     assert b"unlink" not in vm.popen.communicate()[1]
