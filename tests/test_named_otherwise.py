@@ -260,6 +260,11 @@ def test_a_program_that_qemu_runs_is_said_to_be_confined_with_it(line: str) -> N
     assert "QEMU runs it, confined like the VM" in remark
 
 
+def test_a_display_that_starts_a_viewer_says_so() -> None:
+    [remark] = read(QEMU, ["-display", "spice-app,gl=off"]).remarks
+    assert "start the viewer yourself" in remark
+
+
 @pytest.mark.parametrize(("arguments", "told"), [("outfile=bbv", 1), ("a=b,outfile=c", 1), ("interval=1,inline=on", 0)])
 def test_relative_names_in_a_plugins_arguments_are_told_once(arguments: str, told: int) -> None:
     assert len(read(QEMU, ["-plugin", f"/p.so,{arguments}"]).remarks) == told

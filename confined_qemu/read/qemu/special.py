@@ -85,6 +85,11 @@ def display(collector: Collector, option: str, value: str) -> Socket | None:
     last = dict(values)
     bus(collector, last.get("addr", ""), f"-{option} addr=")
     nodes.screen(collector, option, last, last.get("type", ""))
+    if last.get("type") == "spice-app":
+        collector.remarks.append(
+            f"-{option} spice-app: QEMU starts a viewer, confined like the VM, and makes its socket where it may not; "
+            "say -spice unix=on,addr=PATH,disable-ticketing=on and start the viewer yourself"
+        )
     return None
 
 
