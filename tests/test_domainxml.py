@@ -272,6 +272,30 @@ def test_files_that_a_spec_has_no_key_for_are_options_of_qemu(inner: str) -> Non
     assert found.lost == ()
 
 
+CDS = "".join(f"<disk device='cdrom'><source file='/{name}'/><target dev='sd{name}'/></disk>" for name in "abcdef")
+
+
+@pytest.mark.parametrize(("machine", "indexes"), [("pc", [3]), ("q35", [5, 4, 3])])
+def test_more_cdroms_than_one_are_options_of_qemu_as_far_as_there_are_places(machine: str, indexes: list[int]) -> None:
+    text = DEVICES.format(CDS).replace("<type>", f"<type machine='{machine}'>")
+    found = read(text)
+    assert found.vm.cdrom == "/a"
+    places = enumerate(indexes)
+    wanted = [f"if=ide,media=cdrom,index={at},format=raw,readonly=on,file=/{'bcd'[n]}" for n, at in places]
+    assert [one for one in found.vm.qemu_args if one != "-drive"] == wanted
+    assert len(found.lost) == 5 - len(indexes)
+    resources = render.invocation(found.vm, "/").resources
+    assert {(one.role, one.access) for one in resources} == {("cdrom", "ro")}
+
+
+def test_what_is_lost_names_its_files() -> None:
+    inner = "<parallel type='file'><source path='/p.log'/></parallel><memory><source><path>/n</path></source></memory>"
+    assert lost(DEVICES.format(inner)) == [
+        "line 1: devices/parallel ('/p.log'): a spec has no key for it",
+        "line 1: devices/memory ('/n'): a spec has no key for it",
+    ]
+
+
 def test_a_table_or_text_of_another_kind_is_lost_and_said() -> None:
     text = FRAME.format("<os><acpi><table type='new'>/t</table></acpi></os><sysinfo type='smbios'/>")
     text = text.replace("<os><type>hvm</type></os><os>", "<os><type>hvm</type>")

@@ -30,6 +30,7 @@ _REASONS: Final = {
 }
 _QUIET: Final = frozenset({"@id", "features/acpi", "features/apic", "features/pae", "seclabel/imagelabel"})
 """State of a running VM, which libvirt ignores in a definition too, and what QEMU does anyway."""
+_MOST_PATHS: Final = 3
 _QUIET_NAMES: Final = ("/alias", "@index", "@tty", "@labelskip", "@portid")
 
 
@@ -133,9 +134,10 @@ class Carrying:
 
     def left(self, element: Element | None) -> None:
         """Note as lost whatever of `element` nobody took."""
-        for mark, name in element.left() if element is not None else ():
+        for mark, name, paths in element.left() if element is not None else ():
             if name not in _QUIET and not name.endswith(_QUIET_NAMES):
-                self.lost.append(Loss(mark, name, _REASONS.get(name, NO_KEY)))
+                files = f" ({', '.join(map(shown, paths[:_MOST_PATHS]))})" if paths else ""
+                self.lost.append(Loss(mark, f"{name}{files}", _REASONS.get(name, NO_KEY)))
 
     def root(self, mark: Mark) -> Mapping:
         """Return the whole spec."""

@@ -13,7 +13,8 @@ from confined_qemu.model.errors import shell_word
 from confined_qemu.read.libvirt import others
 from confined_qemu.read.spec.devices import NicModel
 from confined_qemu.read.spec.disks import Bus, DiskFormat
-from confined_qemu.read.spec.yamlnodes import Mapping, shown
+from confined_qemu.read.spec.vm import CDROM_PLACE, IDE_PLACES, Q35, Q35_PORTS
+from confined_qemu.read.spec.yamlnodes import Mapping, Scalar, shown
 
 if TYPE_CHECKING:
     from typing import Final
@@ -119,7 +120,7 @@ def _cdrom(carry: Carrying, element: Element, parts: tuple[Element, Element], fi
     bus = target.take("bus")
     element.flag("readonly")  # a CD-ROM is read-only anyway
     if "cdrom" in carry.keys:
-        carry.lose(element, "a spec has one cdrom")
+        _another_cdrom(carry, element, source, (file, form))
         return
     carry.put("cdrom", element, file)
     if (label := _disk_label(carry, source)) is not None:
@@ -128,6 +129,23 @@ def _cdrom(carry: Carrying, element: Element, parts: tuple[Element, Element], fi
         carry.put("cdrom_format", element, form)
     if bus not in {None, Bus.IDE, Bus.SATA}:
         carry.lose(target, "the drive stands on the machine's own IDE or SATA controller", "@bus")
+
+
+def _another_cdrom(carry: Carrying, element: Element, source: Element, image: tuple[Node, str]) -> None:
+    """Read one more CD-ROM, such as one of drivers: a spec has one, and QEMU's own option says the others.
+
+    They stand at the end of the machine's own controller, where its disks begin at the front.
+    """
+    file, form = image
+    machine = carry.keys.get("machine")
+    places = Q35_PORTS if isinstance(machine, Scalar) and machine.text.startswith(Q35) else IDE_PLACES
+    index = places - 1 - sum(one.text.startswith("if=ide,media=cdrom,") for one in carry.arguments)
+    if index <= CDROM_PLACE or not isinstance(file, Scalar):
+        carry.lose(element, f"a machine has no place for so many CD-ROMs as {shown(getattr(file, 'text', ''))}")
+        return
+    carry.no_label(source, "a second cdrom")
+    words = f"if=ide,media=cdrom,index={index},format={form},readonly=on,file={escape(file.text)}"
+    carry.argue(element, "-drive", words)
 
 
 def _plain_disk(

@@ -72,17 +72,23 @@ class Element:
         self.children.clear()
         self.text = ""
 
-    def left(self) -> Iterator[tuple[Mark, str]]:
-        """Yield the place and the name of everything that was not taken, an element instead of what it holds."""
+    def left(self) -> Iterator[tuple[Mark, str, tuple[str, ...]]]:
+        """Yield everything that was not taken, an element instead of what it holds: its place, its name, its paths."""
+        for name in self.attributes:
+            yield self.mark, f"{self.path}@{name}", ()
+        if self.text.strip():
+            yield self.mark, f"{self.path}, the text {shown(self.text.strip())}", ()
+        for child in self.children:
+            yield child.mark, child.path, tuple(child.paths())
+
+    def paths(self) -> Iterator[str]:
+        """Yield what is written like an absolute path in an element, or below it."""
         stack = [self]
         while stack:
             element = stack.pop()
-            for name in element.attributes:
-                yield element.mark, f"{element.path}@{name}"
-            if element.text.strip():
-                yield element.mark, f"{element.path}, the text {shown(element.text.strip())}"
-            for child in element.children:
-                yield child.mark, child.path
+            texts = (*element.attributes.values(), element.text.strip())
+            yield from (text for text in texts if text.startswith("/") and len(text) > 1)
+            stack += reversed(element.children)
 
 
 class _Stop(Exception):
