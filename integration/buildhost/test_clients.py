@@ -1,6 +1,7 @@
 """Whole guests on the building machine, held by Landlock, and clients that start QEMU themselves and are not changed.
 
-`qemu.machine` is in `test_landlock_devices`; guestfish, autopkgtest and shell scripts are in the suite.
+`qemu.machine` is in `test_landlock_devices`; guestfish, autopkgtest and shell scripts, whose guests are made for KVM or
+beds of their own, are in the suite.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import posixpath
 
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.commas import split
-from confined_qemu.model.errors import printable
+from confined_qemu.model.errors import HINT, printable
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.resource import Access, Role, Takes
 from confined_qemu.read.qemu import networks, nodes
@@ -87,8 +87,8 @@ def display(collector: Collector, option: str, value: str) -> Socket | None:
     nodes.screen(collector, option, last, last.get("type", ""))
     if last.get("type") == "spice-app":
         collector.remarks.append(
-            f"-{option} spice-app: QEMU starts a viewer, confined like the VM, and makes its socket where it may not; "
-            "say -spice unix=on,addr=PATH,disable-ticketing=on and start the viewer yourself"
+            f"-{option} spice-app: QEMU starts a viewer, confined like the VM, and makes its socket where it may not"
+            f"{HINT}start the viewer yourself, with -spice unix=on,addr=PATH,disable-ticketing=on"
         )
     return None
 
