@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from confined_qemu.model.context import Context
     from confined_qemu.model.facts import Identity
     from confined_qemu.model.record import Record
+    from confined_qemu.model.steps import JournalStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,15 @@ def may_be_shared(record: Record) -> bool:
     )
 
 
+def by_place(steps: Iterable[JournalStep]) -> dict[tuple[int, int], list[Relabel]]:
+    """Return the steps about one file each, by `Identity.place` of that file."""
+    found: dict[tuple[int, int], list[Relabel]] = {}
+    for step in steps:
+        if isinstance(step, Relabel):
+            found.setdefault(step.identity.place, []).append(step)
+    return found
+
+
 @dataclass
 class Others:
     """Tells whether somebody else uses an inode, for one VM whose labels are put back; called with the inode.
@@ -93,16 +103,20 @@ class Others:
     own: list[Entry]
     claims: list[Claim]
     pending: list[LabelError] = field(default_factory=list)
+    _held: dict[tuple[int, int], list[tuple[Entry, Relabel]]] = field(default_factory=dict)
+    """The files of `own`, by `Identity.place`: a tree asks for each of a hundred thousand."""
+    _mine_at: dict[tuple[int, int], list[Relabel]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for entry in self.own:
+            for place, steps in by_place(entry.record.all_steps).items():
+                self._held.setdefault(place, []).extend((entry, step) for step in steps)
+        self._mine_at.update(by_place(self.record.all_steps))
 
     def __call__(self, mine: Identity) -> bool:
         """Tell whether the label stays: another VM's end puts it back, or it waits for that."""
         step = self._mine(mine)
-        holders = [
-            (entry, other)
-            for entry in self.own
-            for other in entry.record.all_steps
-            if isinstance(other, Relabel) and other.identity.same(mine)
-        ]
+        holders = [(entry, other) for entry, other in self._held.get(mine.place, ()) if other.identity.same(mine)]
         if holders:
             if step is not None and all(other.restore is None for _, other in holders):
                 self._wait(step.path, f"the VM {holders[0][0].record.name}")
@@ -130,10 +144,8 @@ class Others:
 
     def _mine(self, identity: Identity) -> Relabel | LabelTree | None:
         """Return the step by which this VM has an inode: its own, else the tree that it may lie in."""
-        steps = self.record.all_steps
-        own = (step for step in steps if isinstance(step, Relabel) and step.identity.same(identity))
-        trees = (step for step in steps if isinstance(step, LabelTree))
-        return next(own, None) or next(trees, None)
+        own = (step for step in self._mine_at.get(identity.place, ()) if step.identity.same(identity))
+        return next(own, None) or next((step for step in self.record.all_steps if isinstance(step, LabelTree)), None)
 
     def _open_elsewhere(self, step: Relabel) -> bool:
         """Tell whether a VM of another user has the image open; whose journal says so is hidden from this user."""

@@ -237,10 +237,10 @@ def _undo(
 ) -> list[ConfinedQemuError]:
     """Undo all steps: the labels of files, of the trees that they lie in, then folders of the VM's own."""
     failed = label.undo_all(tuple(step for step in steps if not isinstance(step, MakeFolder)), held, search)
-    mine = {step.identity for step in steps if isinstance(step, Relabel)}
+    mine = others.by_place(steps)
 
     def apart(found: Identity) -> bool:
-        return held(found) or any(found.same(one) for one in mine)
+        return held(found) or any(found.same(step.identity) for step in mine.get(found.place, ()))
 
     for tree in reversed([step for step in steps if isinstance(step, LabelTree)]):
         if held.has_tree(tree):
@@ -282,12 +282,14 @@ def held_by_others(path: str) -> others.Others:
 
 def _others(path: str, record: Record, own: list[journal.Entry], claims: list[others.Claim]) -> others.Others:
     """Return it; only VMs that have one of the same inodes are asked whether they live."""
-    mine = [step.identity for step in record.all_steps if isinstance(step, Relabel)]
+    mine = others.by_place(record.all_steps)
     whole = any(isinstance(step, LabelTree) for step in record.all_steps)
 
     def meets(entry: journal.Entry) -> bool:
         steps = (step for step in entry.record.all_steps if isinstance(step, Relabel))
-        return whole or any(step.identity.same(one) for step in steps for one in mine)
+        return whole or any(
+            step.identity.same(one.identity) for step in steps for one in mine.get(step.identity.place, ())
+        )
 
     met = [entry for entry in own if entry.path != path and meets(entry)]
     return others.Others(record, [entry for entry, _ in _live(met)], claims)

@@ -68,6 +68,11 @@ class Identity:
         """Return what a device is, whichever node names it: no file has inode 0 or less."""
         return cls(number, 0 if kind is FileKind.BLOCK else -1)
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """Device and inode: what identities that are the same have in common, for an index of them."""
+        return self.device, self.inode
+
     def same(self, other: Identity) -> bool:
         """Tell whether both are one inode; a generation that only one of them could read says nothing."""
         unread = self.generation is None or other.generation is None
