@@ -16,7 +16,7 @@ from confined_qemu.model.facts import Mount
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.helper import Helper, HelperKind
 from confined_qemu.model.invocation import Accel, Confinement, Invocation, Seclabel, SeclabelType
-from confined_qemu.model.landlock import LandlockFacts
+from confined_qemu.model.landlock import LandlockFacts, Scope
 from confined_qemu.model.plan import Plan
 from confined_qemu.model.policy import NO_POLICY
 from confined_qemu.model.resource import Access, Listener, Resource, Role, Sharing
@@ -132,6 +132,16 @@ def test_what_would_be_damaged_is_refused_by_landlock_too(
     world = World(selinux="disabled", landlock=7, files={wanted.path: different})
     [refusal] = made(world, resources=(wanted,)).refusals
     assert why in refusal
+
+
+@pytest.mark.parametrize("window", [None, "gtk", "default"])
+def test_a_window_on_an_x_server_reaches_its_socket_and_that_is_said(window: str | None) -> None:
+    found = made(World(selinux="disabled", landlock=7), window=window, x_key="/home/u/key")
+    assert found.landlock is not None
+    assert bool(found.landlock.scopes & Scope.ABSTRACT_SOCKETS) is (window is None)
+    assert found.landlock.scopes & Scope.SIGNALS
+    assert any("an X server" in warning for warning in found.warnings) is (window is not None)
+    assert any(rule.path == "/home/u/key" for rule in found.landlock.rules) is (window is not None)
 
 
 def test_permissive_warns_of_what_would_be_denied_and_labels_all_the_same() -> None:

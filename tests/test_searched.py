@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from confined_qemu.host import searched
+from confined_qemu.host import searched, windows
 from confined_qemu.model.errors import HostError
 from confined_qemu.read.qemu.reader import read
 
@@ -84,6 +84,52 @@ def test_what_no_variable_names_is_a_librarys_own(monkeypatch: pytest.MonkeyPatc
     assert keyring == "/etc/ceph/ceph.client.u.keyring secret ro unlabelled"
     assert found("-audiodev pa,id=a") == ["/run/pulse/native socket connect unlabelled"]
     assert found("-netdev user,id=u,guestfwd=tcp:10.0.2.4:1-cmd:own") == ["/usr/bin/own helper ro unlabelled"]
+
+
+WINDOWS: dict[str, str | None] = {
+    "": "default", "-S": "default", "-display gtk": "gtk", "-display type=sdl,gl=off": "sdl",
+    "-vnc :0 -display gtk,zoom-to-fit=on": "gtk", "-display gtk -display none": None, "-nographic": None,
+    "-vnc :0": None, "-spice port=1": None, "-display curses": None, "-daemonize": None, "-display vnc=:0": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("line", WINDOWS)
+def test_a_window_is_the_last_display_or_what_qemu_takes_by_itself(line: str) -> None:
+    assert read("qemu-system-x86_64", line.split()).window == WINDOWS[line]
+
+
+@pytest.mark.parametrize(
+    ("line", "changed", "on_x"),
+    [
+        ("-display gtk", {}, True),
+        ("", {}, True),
+        ("-display sdl", {}, True),
+        ("-display gtk", {"WAYLAND_DISPLAY": "wayland-0"}, False),
+        ("-display gtk", {"WAYLAND_DISPLAY": "wayland-0", "GDK_BACKEND": "x11"}, True),
+        ("-display sdl", {"WAYLAND_DISPLAY": "wayland-0"}, True),
+        ("-display sdl", {"SDL_VIDEODRIVER": "wayland"}, False),
+        ("-display gtk", {"DISPLAY": ""}, False),
+        ("-display none", {}, False),
+    ],
+)
+def test_a_window_on_an_x_server_has_the_key_of_its_user(
+    here: Path, monkeypatch: pytest.MonkeyPatch, line: str, changed: dict[str, str], *, on_x: bool
+) -> None:
+    put(here, "key", ".Xauthority")
+    for variable in ("WAYLAND_DISPLAY", "GDK_BACKEND", "SDL_VIDEODRIVER", "XAUTHORITY"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in ({"DISPLAY": ":0", "HOME": str(here)} | changed).items():
+        monkeypatch.setenv(variable, value)
+    made = read("qemu-system-x86_64", line.split())
+    if made.window is not None:
+        made = windows.found(made)
+    assert (made.window is not None) is on_x
+    assert made.x_key == (str(here / ".Xauthority") if on_x else None)
+    if on_x:
+        monkeypatch.setenv("XAUTHORITY", str(here / "key"))
+        assert windows.found(made).x_key == str(here / "key")
+        monkeypatch.setenv("XAUTHORITY", "relative")
+        assert windows.found(made).x_key is None
 
 
 def test_a_server_in_a_folder_that_nobody_names_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,6 +99,10 @@ class Invocation:
     """QEMU may leave a core file, as the caller's limit allows."""
     snapshot: bool = False
     """Every disk is written to a temporary overlay only (`-snapshot`)."""
+    window: str | None = None
+    """By what QEMU opens a window on an X server: `gtk`, `sdl`, or `default` for whichever it has; None without."""
+    x_key: str | None = None
+    """The file by which that server knows its user."""
     remarks: tuple[str, ...] = ()
     """What the reader has to say about the VM, for the plan's warnings: what of a libvirt domain was lost."""
 

@@ -63,6 +63,10 @@ _BY_WORD: dict[str, tuple[tuple[str, ...], Right, str]] = {
 _SHELLS = ("/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/libexec", "/usr/lib", "/lib")
 """What a script of QEMU's may run."""
 _KVM = "/dev/kvm"
+_WINDOW = (
+    "the VM's window is on an X server, through which it can reach other windows, and abstract sockets of others"
+    f"{HINT}use -display none, vnc or a Wayland session where that matters"
+)
 
 
 def problem(confinement: Confinement, found: LandlockFacts | None, selinux: str) -> str | None:
@@ -127,9 +131,15 @@ class LandlockPlanner:
 
     def _scopes(self) -> Scope:
         abstract = self.words & {"abstract=on", "abstract=yes", "abstract", "addr.abstract=on"}
+        if self.invocation.window is not None:  # libxcb tries no other socket where this one is denied
+            abstract |= {"X"}
         return Scope.SIGNALS if abstract else Scope.SIGNALS | Scope.ABSTRACT_SOCKETS
 
     def _say_what_is_lacking(self) -> None:
+        if self.invocation.window is not None:
+            self.found.warnings.append(_WINDOW)
+            if self.invocation.x_key is not None:
+                self.rules.append(Rule(self.invocation.x_key, READ, "the X server's key"))
         missing = lacking(self.landlock.abi)
         if missing:
             words = ", ".join(f"{one.what} (ABI {one.since})" for one in missing)

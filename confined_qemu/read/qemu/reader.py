@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from confined_qemu.read.qemu.sequence import Item
 
 _DEFAULT_NAME = "qemu"
+_NO_WINDOW = frozenset({"curses", "daemonize", "nographic", "spice", "vnc"})
+"""Options with which QEMU opens no window of its own accord (`softmmu/vl.c`)."""
 _GUARDS = ("confidential-guest-support", "memory-encryption")
 _FLASH = ("pflash0", "pflash1")
 
@@ -75,6 +77,7 @@ def read(  # noqa: PLR0913 - what a caller may want otherwise
         needs_tmpdir=collector.needs_tmpdir,
         daemonize=reading.daemonize,
         snapshot=reading.snapshot,
+        window=_window(items),
         remarks=tuple(collector.remarks),
         given=tuple(arguments) if executed != tuple(arguments) else None,
     )
@@ -84,6 +87,15 @@ def _all(items: Sequence[Item]) -> Iterator[Item]:
     for item in items:
         yield item
         yield from item.inside
+
+
+def _window(items: Sequence[Item]) -> str | None:
+    """Return the kind of the display where it is a window; where none is named, QEMU opens one if it can."""
+    values = [item.value or "" for item in _all(items) if item.option == "display"]
+    kinds = [value.partition(",")[0].removeprefix("type=") for value in values]
+    if not kinds:
+        return None if any(item.option in _NO_WINDOW for item in _all(items)) else "default"
+    return kinds[-1] if kinds[-1] in {"gtk", "sdl"} else None
 
 
 def _looked_for(resource: Resource, folders: Sequence[str]) -> Resource:
