@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 
 _HEADINGS = ("NAME", "PID", "ACCEL", "MEMORY", "WALL", "CONTEXT", "IMAGES")
 _MEBIBYTE = 1 << 20
+_BOTH = f"{Confinement.SELINUX}+{Confinement.LANDLOCK}"
 
 
 @dataclass(frozen=True, slots=True)
 class LiveVm:
     """One live VM. `memory` is its resident memory in bytes; `context` what the kernel says it runs in.
 
-    `wall` is what holds it: `selinux` or `landlock`.
+    `wall` is what holds it: `selinux`, `landlock` or, for both, `selinux+landlock`.
     """
 
     name: str
@@ -37,7 +38,7 @@ class LiveVm:
     accel: str
     memory: int
     images: tuple[str, ...]
-    wall: Confinement = Confinement.SELINUX
+    wall: str = Confinement.SELINUX
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `ps --json` prints for this VM."""
@@ -79,7 +80,8 @@ def _labelled() -> Iterator[LiveVm]:
         if memory is None:
             continue  # it has just ended
         context = lsm.process_context(pid)
-        yield LiveVm(entry.record.name, pid, context, entry.record.accel, memory, _images(entry))
+        wall = _BOTH if entry.record.landlock else Confinement.SELINUX
+        yield LiveVm(entry.record.name, pid, context, entry.record.accel, memory, _images(entry), wall)
 
 
 def _held() -> Iterator[LiveVm]:

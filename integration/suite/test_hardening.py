@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 
@@ -93,6 +94,8 @@ def test_a_vm_with_a_monitor_keeps_allow_by_path_unless_told(image: harness.Imag
     for landlock, opened in (("auto", True), ("also", False)):
         image.write_spec(qmp=f"unix:{monitor}", landlock=landlock)
         vm = harness.boot_spec(image)
+        (row,) = json.loads(harness.confined("ps", "--json").stdout)["vms"]
+        assert row["wall"] == ("selinux" if opened else "selinux+landlock")
         done = harness.confined("allow", "a", new)
         assert (done.returncode == 0) is opened, done.stderr
         client = harness.Qmp(monitor)
