@@ -212,8 +212,9 @@ class StartHelper:
         """Return what is started, where and as what."""
         command = " ".join((self.program, *self.arguments))
         who = f"as {self.context}" if self.context is not None else "not confined"
-        if self.context is None and self.ruleset is not None:
-            who = "held by Landlock with rules of its own"
+        if self.ruleset is not None:
+            held = "held by Landlock with rules of its own"
+            who = f"{who}, {held}" if self.context is not None else held
         return f"start    {command}: in {self.folder}, {who}, ends with the VM"
 
 
