@@ -331,6 +331,30 @@ def test_a_folder_is_made_and_removed_with_all_that_is_in_it(tmp_path: Path, lab
     assert outside.read_text() == "mine"
 
 
+@pytest.mark.touches_host
+def test_no_depth_and_no_mode_of_what_a_vm_left_stops_its_removal(tmp_path: Path, labels: Labels) -> None:
+    """1,500 folders, one in the other: more than Python calls, paths and open descriptors are deep."""
+    path = tmp_path / "vm"
+    step = MakeFolder(str(path), GIVEN)
+    label.apply(step, no_bind)
+    here = os.open(path, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir(f"/proc/self/fd/{here}/x", 0o700)
+        below = os.open(f"/proc/self/fd/{here}/x", os.O_RDONLY)
+        os.fchmod(here, 0)
+        os.close(here)
+        here = below
+    os.close(here)
+    disk = tmp_path / "disk.img"
+    disk.touch()
+    labels.give(str(disk), VIRT_IMAGE)
+    disk_step = relabel(str(disk))
+    label.apply(disk_step, no_bind)
+    assert label.undo_all((disk_step, step), nobody) == []
+    assert not path.exists()
+    assert labels.of(str(disk)) == VIRT_IMAGE
+
+
 def test_a_folder_of_somebody_else_stays(tmp_path: Path, labels: Labels) -> None:
     path = tmp_path / "vm"
     path.mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import subprocess
@@ -15,6 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from confined_qemu.host import disks as disks_of_host
 from confined_qemu.host import inodes, locks, processes
 from confined_qemu.labels import journal, label, restore
 from confined_qemu.model.context import Context
@@ -91,6 +93,39 @@ def test_all_is_undone_and_the_journal_goes(tmp_path: Path, labels: Labels) -> N
 
 
 @pytest.mark.usefixtures("gone")
+def test_labels_are_on_disk_before_the_journal_goes(
+    tmp_path: Path, labels: Labels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, disks = one_vm(tmp_path, labels)
+    seen = []
+
+    def syncfs(descriptor: int) -> None:
+        assert os.fstat(descriptor).st_dev == tmp_path.stat().st_dev
+        seen.append(([labels.of(disk) for disk in disks], os.path.exists(path)))
+        if len(seen) == 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(disks_of_host, "syncfs", syncfs)
+    failed = restore.restore(path)
+    assert failed is not None
+    assert "cannot be synced" in str(failed.failed[0])
+    assert os.path.exists(path), "what is not on disk is not forgotten"
+    # the second time nothing changes any more, and it is synced all the same or was never lost
+    labels.give(disks[0], label_given(path, disks[0]))
+    done = restore.restore(path)
+    assert done is not None
+    assert done.failed == ()
+    assert not os.path.exists(path)
+    assert seen == [([VIRT_IMAGE] * 2, True)] * 2
+
+
+def label_given(path: str, disk: str) -> Context:
+    """Return the label that the journal says a disk was given."""
+    record = journal.read(path)
+    assert record is not None
+    return next(step.after for step in record.steps if isinstance(step, Relabel) and step.path == disk)
+
+
 def test_what_failed_is_tried_again(tmp_path: Path, labels: Labels) -> None:
     path, disks = one_vm(tmp_path, labels)
     labels.at(2)  # the pidfile's label is read, then the last disk's

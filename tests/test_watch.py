@@ -284,6 +284,19 @@ def test_a_helper_that_ends_is_waited_for(made: list[Watched], tmp_path: Path) -
     assert watched.ended()
 
 
+def test_what_lies_beside_the_package_is_in_no_modules_place(made: list[Watched], tmp_path: Path) -> None:
+    (tmp_path / "package").mkdir()
+    for name in ("socket", "fcntl", "struct", "errno", "time", "select", "signal"):
+        (tmp_path / "package" / f"{name}.py").write_text("raise SystemExit('another module')\n")
+    (tmp_path / "live").touch()
+    watched = start(made, tmp_path, helpers=True, live=os.open(tmp_path / "live", os.O_RDWR))
+    watched.leash.close()
+    watched.become()
+    watched.end_vm()
+    assert watched.run.recv(9) == watch.RESTORED
+    assert watched.ended()
+
+
 def test_it_has_a_name_for_ps(made: list[Watched], tmp_path: Path) -> None:
     watched = start(made, tmp_path)
     with open(f"/proc/{watched.watcher.pid}/comm", encoding="ascii") as file:

@@ -1,4 +1,7 @@
-"""`integration/campaign`: which campaign, how much of it, and its figures."""
+"""`integration/campaign`: which campaign, how much of it, and its figures.
+
+Those that need the package import it late: in the guest it is not beside them.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from integration.campaigns import crowds, links, powercuts, syscalls
+from integration.campaigns import launches, powercuts, syscalls
 from integration.campaigns.world import Loss
 
 if TYPE_CHECKING:
@@ -43,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     cuts.set_defaults(run=_powercuts)
     swaps = verbs.add_parser("links", help="names swapped for links while labels are set and folders removed")
     swaps.add_argument("--count", type=int, default=10_000, metavar="N", help="swaps for each act")
-    swaps.set_defaults(run=lambda chosen: links.run(chosen.count))
+    swaps.set_defaults(run=_links)
     many = verbs.add_parser("crowds", help="many at once: pairs, and what a crash left")
     many.add_argument("--pairs", type=int, default=2000, metavar="N")
     many.add_argument("--processes", type=int, default=50, metavar="N")
@@ -52,7 +55,10 @@ def _parser() -> argparse.ArgumentParser:
     many.set_defaults(run=_crowds)
     soak = verbs.add_parser("soak", help="one VM's labels after the other's, and what grows")
     soak.add_argument("--count", type=int, default=500, metavar="N")
-    soak.set_defaults(run=lambda chosen: crowds.soak(chosen.count))
+    soak.set_defaults(run=_soak)
+    whole = verbs.add_parser("launches", help="whole launches, on a host that enforces (in the guest)")
+    whole.add_argument("--every", type=int, default=1, metavar="N", help="only each N-th call")
+    whole.set_defaults(run=lambda chosen: launches.run(chosen.every))
     return parser
 
 
@@ -61,7 +67,21 @@ def _powercuts(chosen: argparse.Namespace) -> Iterator[str]:
         yield from powercuts.run(kind, chosen.count, synced=not chosen.unsynced)
 
 
+def _links(chosen: argparse.Namespace) -> Iterator[str]:
+    from integration.campaigns import links
+
+    yield from links.run(chosen.count)
+
+
+def _soak(chosen: argparse.Namespace) -> Iterator[str]:
+    from integration.campaigns import crowds
+
+    yield from crowds.soak(chosen.count)
+
+
 def _crowds(chosen: argparse.Namespace) -> Iterator[str]:
+    from integration.campaigns import crowds
+
     yield from crowds.draw(chosen.pairs, chosen.processes)
     yield from crowds.race(chosen.crashes, min(chosen.processes, 8))
     yield from crowds.launch(chosen.launches)

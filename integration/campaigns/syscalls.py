@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _CALL = re.compile(r"^([a-z_0-9]+)\(")
-_FAILING = frozenset(
+FAILING = frozenset(
     """openat read write fsync rename renameat unlink unlinkat mkdir setxattr getxattr syncfs flock fcntl
     getdents64 close fstat newfstatat ioctl""".split()  # noqa: SIM905 - a table
 )
 """Calls that a disk can let fail."""
-_KILL = "signal=KILL"
+KILL = "signal=KILL"
 
 
 def run(every: int) -> Iterator[str]:
@@ -33,10 +33,10 @@ def run(every: int) -> Iterator[str]:
         world.prepare()
         for verb in ("give", "recover"):
             found = calls(world, verb, os.path.join(place, "log"))
-            for fault in (_KILL, "error=EIO", "error=ENOSPC"):
+            for fault in (KILL, "error=EIO", "error=ENOSPC"):
                 tried = 0
                 for name, number in found[::every]:
-                    if fault != _KILL and name not in _FAILING:
+                    if fault != KILL and name not in FAILING:
                         continue
                     _one(world, verb, f"inject={name}:{fault}:when={number}")
                     tried += 1

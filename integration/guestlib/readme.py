@@ -14,7 +14,7 @@ from confined_qemu.model.resource import Sharing
 from confined_qemu.read.spec.kinds import NO, YES, Table
 from confined_qemu.read.spec.table import SPEC
 from confined_qemu.read.spec.xentable import XEN
-from integration.guestlib import bypolicy, programs, walls
+from integration.guestlib import bypolicy, programs, strikes, walls
 
 README = "README.md"
 HELP = "confined_qemu/help"
@@ -55,6 +55,7 @@ def quoted() -> dict[str, str]:
         (f"{HELP}/labels.md", "labels", _labels()),
         (f"{HELP}/tests.md", "tests", bypolicy.table()),
         (f"{HELP}/landlock.md", "walls", walls.table()),
+        (f"{HELP}/security.md", "strikes", strikes.table()),
     )
     texts = {name: read(name) for name, _, _ in wanted}
     for name, mark, lines in wanted:

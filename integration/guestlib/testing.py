@@ -84,7 +84,13 @@ PARTS = (
         "default",
         files=frozenset({"test_demo.py", "test_dynamic.py", "test_hardening.py", "test_isolation.py"}),
     ),
-    Part("suite-8", "default", files=frozenset({"test_seclabel.py", "test_shared.py", "test_static.py"})),
+    Part(
+        "suite-8",
+        "default",
+        files=frozenset(
+            {"test_campaign.py", "test_hostile.py", "test_seclabel.py", "test_shared.py", "test_static.py"}
+        ),
+    ),
     Part("suite-beds", "default", files=frozenset({"test_autopkgtest.py", "test_guestfish.py"}), disk=True),
     Part("suite-mls", "mls", f"{SUITE}/mls", also=frozenset({"test_noise.py"})),
     Part("suite-fedora", "fedora", files=FEDORA, other_policy=True),
@@ -263,8 +269,11 @@ def _fill(guest: machine.Running, part: Part = ANY_PART) -> None:
     remote.install(guest)
     checkout = programs.checkout()
     suites = [os.path.join(checkout, folder) for folder in (SUITE, XEN_SUITE)]
-    remote.put(guest, suites, f"{TREE}/integration")
-    shared = [os.path.join(checkout, "integration", "guestlib", name) for name in ("counting.py", "places.py")]
+    campaigns = [os.path.join(checkout, "integration", name) for name in ("campaign", "campaigns")]
+    remote.put(guest, [*suites, *campaigns], f"{TREE}/integration")
+    shared = [
+        os.path.join(checkout, "integration", "guestlib", name) for name in ("counting.py", "places.py", "strikes.py")
+    ]
     remote.put(guest, [*shared, *demo.SCENE], f"{TREE}/integration/guestlib")
     if part.folder == XEN_SUITE:
         return  # its domains are made in dom0

@@ -22,12 +22,22 @@ def attempt(
 
     `landlock` is the spec's: that wall denies before SELinux does, and leaves no record.
     """
-    with open(image.path, "wb") as file:
-        file.write(json.dumps(targets).encode().ljust(_MIN_IMAGE, b"\0"))
+    prepare(image.path, targets)
     image.write_spec(*extra, emulator=program, landlock=landlock)
     done = harness.confined("run", image.spec)
     assert "hostile: system_u:system_r:svirt_t:s0:c" in done.stdout, done.stderr
     assert done.returncode == 0
-    with open(image.path, "rb") as file:
-        answers = json.loads(file.read().rstrip(b"\0"))
-    return {(kind, target): result for kind, target, result in answers}
+    kinds = zip(targets, answers(image.path), strict=True)
+    return {(kind, target): result for (kind, target), result in kinds}
+
+
+def prepare(path: str, targets: Sequence[tuple[str, Any]]) -> None:
+    """Write into the program's own image what it is to try."""
+    with open(path, "wb") as file:
+        file.write(json.dumps(targets).encode().ljust(_MIN_IMAGE, b"\0"))
+
+
+def answers(path: str) -> list[str]:
+    """Return what the program wrote there: an answer for each attempt."""
+    with open(path, "rb") as file:
+        return [result for _, _, result in json.loads(file.read().rstrip(b"\0"))]

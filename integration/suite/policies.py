@@ -55,6 +55,8 @@ class Policy:
     """The text with the demo's transcript under this policy (in the suite's tree, or a path), and how it was made."""
     execmem: tuple[str, ...]
     """The booleans, off by default, by which bare QEMU in a person's domain and VMs may generate code."""
+    strikes: int | None
+    """How many of the attempts of a hostile program have the table's answers; None for all, which is Debian's."""
 
     def people(self) -> str:
         """Return the command that lets a VM run in a person's domain, as messages write it."""
@@ -84,6 +86,7 @@ _DEBIAN = Policy(
     tcg_in_svirt={},
     scene=("README.md", ()),
     execmem=("allow_execmem", "virt_use_execmem"),
+    strikes=None,
 )
 POLICIES = {
     "default": _DEBIAN,
@@ -110,6 +113,7 @@ POLICIES = {
         tcg_in_svirt={"seclabel": {"type": "dynamic", "baselabel": "system_u:system_r:svirt_t:s0"}},
         scene=("/opt/confined-qemu/lib/python3.11/site-packages/confined_qemu/help/fedora.md", ("--tcg",)),
         execmem=("virt_use_execmem",),
+        strikes=30,  # another VM's and the launcher's own
     ),
 }
 """By the name that /etc/selinux/config has: Debian's two, of the same source, and Fedora's."""

@@ -21,6 +21,8 @@ def own_image():
         for part in argument.split(","):
             if part.startswith("file="):
                 return part[5:]
+            if part.startswith('"filename":'):  # as libvirt names it
+                return json.loads(part.partition(":")[2])
     raise SystemExit("no image")
 
 
@@ -29,6 +31,8 @@ def answer(attempt, *arguments):
         attempt(*arguments)
     except OSError as error:
         return errno.errorcode[error.errno]
+    except Exception as error:  # an attempt that is not well made is seen by its name
+        return type(error).__name__
     return "ok"
 
 
@@ -117,7 +121,195 @@ def relabel(path):
     os.setxattr(path, "security.selinux", b"system_u:object_r:svirt_image_t:s0\0")
 
 
+# ---- calls that Python has no function for: numbers of x86-64 (asm/unistd_64.h)
+
+MODULE, GETFD, PIDFD, VMREAD, BPF, PERF = 313, 438, 434, 310, 321, 298
+KEYCTL, KEYCTL_READ = 250, 11
+
+
+def call(number, *arguments):
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall.restype = ctypes.c_long
+    done = libc.syscall(ctypes.c_long(number), *arguments)
+    if done < 0:
+        raise OSError(ctypes.get_errno(), "call")
+    return done
+
+
+def apart(act):
+    """Do it in a child, whose end ends it."""
+
+    def attempt(target):
+        child = os.fork()
+        if child == 0:
+            try:
+                act(target)
+            except OSError as error:
+                os._exit(error.errno)
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if code:
+            raise OSError(code, "apart")
+
+    return attempt
+
+
+def vmread(pid):
+    with open(f"/proc/{pid}/maps") as maps:
+        start = int(maps.readline().partition("-")[0], 16)
+    buffer = ctypes.create_string_buffer(8)
+    local = (ctypes.c_size_t * 2)(ctypes.addressof(buffer), 8)
+    remote = (ctypes.c_size_t * 2)(start, 8)
+    call(VMREAD, pid, local, ctypes.c_ulong(1), remote, ctypes.c_ulong(1), ctypes.c_ulong(0))
+
+
+def getfd(pid):
+    os.close(call(GETFD, call(PIDFD, pid, 0), 0, 0))
+
+
+def limit(pid):
+    import resource
+
+    resource.prlimit(pid, resource.RLIMIT_CORE, resource.prlimit(pid, resource.RLIMIT_CORE))
+
+
+def attribute(name, context):
+    descriptor = os.open(f"/proc/thread-self/attr/{name}", os.O_WRONLY)
+    try:
+        os.write(descriptor, context.encode())
+    finally:
+        os.close(descriptor)
+
+
+def make_as(target):
+    label, path = target
+    attribute("fscreate", label)
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+        os.unlink(path)
+    finally:
+        attribute("fscreate", "\0")
+
+
+def start(path, *words):
+    """Tell whether a program can be started; what it does then is nothing."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            null = os.open(os.devnull, os.O_RDWR)
+            for number in range(3):
+                os.dup2(null, number)
+            os.execv(path, [path, *words])
+        except OSError as error:
+            os.write(writing, bytes([error.errno]))
+        os._exit(0)
+    os.close(writing)
+    said = os.read(reading, 1)
+    os.close(reading)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    if said:
+        raise OSError(said[0], "start")
+
+
+def exec_as(target):
+    context, path = target
+    attribute("exec", context)
+    try:
+        start(path)
+    finally:
+        attribute("exec", "\0")
+
+
+def module(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        call(MODULE, descriptor, b"", 0)
+    except OSError as error:
+        if error.errno != errno.ENOEXEC:  # the right is there, and the image is no module
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def shm(key):
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.shmat.restype = ctypes.c_void_p
+    found = libc.shmget(key, 0, 0)
+    if found < 0 or libc.shmat(found, None, 0) in (None, ctypes.c_void_p(-1).value):
+        raise OSError(ctypes.get_errno(), "shm")
+
+
+def made(family, kind, protocol):
+    socket.socket(family, kind, protocol).close()
+
+
+def audit(_):
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 9) as made:  # NETLINK_AUDIT
+        # AUDIT_USER with an acknowledgement (linux/audit.h, netlink.h)
+        message = (20).to_bytes(4, "little") + (1005).to_bytes(2, "little") + (5).to_bytes(2, "little") + bytes(12)
+        made.sendto(message, (0, 0))
+        made.settimeout(5)
+        number = -int.from_bytes(made.recv(4096)[16:20], "little", signed=True)
+    if number:
+        raise OSError(number, "audit")
+
+
+def clock(_):
+    import time
+
+    time.clock_settime_ns(time.CLOCK_REALTIME, time.clock_gettime_ns(time.CLOCK_REALTIME))
+
+
+def bpf(_):
+    # BPF_MAP_CREATE of an array: type, key, value, entries (linux/bpf.h)
+    words = (ctypes.c_uint32 * 32)(2, 4, 8, 1)
+    os.close(call(BPF, 0, words, ctypes.sizeof(words)))
+
+
+def perf(_):
+    # struct perf_event_attr: PERF_TYPE_SOFTWARE, its size, PERF_COUNT_SW_CPU_CLOCK, of all processes on CPU 0
+    words = (ctypes.c_uint32 * 16)(1, 64)
+    os.close(call(PERF, words, -1, 0, -1, ctypes.c_ulong(0)))
+
+
+def link(target):
+    path, name = target
+    os.link(path, name)
+    os.unlink(name)
+
+
+def mknod(path):
+    os.mknod(path, 0o600 | 0o020000, os.makedev(1, 3))
+    os.unlink(path)
+
+
 ATTEMPTS = {
+    "link": link,
+    "vmread": vmread,
+    "getfd": getfd,
+    "limit": limit,
+    "cpus": lambda pid: os.sched_setaffinity(pid, os.sched_getaffinity(pid)),
+    "nice": lambda pid: os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, pid)),
+    "wake": lambda pid: os.kill(pid, signal.SIGCONT),
+    "start": start,
+    "exec_as": exec_as,
+    "become": apart(lambda context: attribute("current", context)),
+    "make_as": make_as,
+    "shm": shm,
+    "key": lambda number: call(KEYCTL, KEYCTL_READ, number, None, ctypes.c_ulong(0), ctypes.c_ulong(0)),
+    "packet": lambda _: made(socket.AF_PACKET, socket.SOCK_RAW, 0),
+    "raw": lambda _: made(socket.AF_INET, socket.SOCK_RAW, 1),
+    "audit": audit,
+    "mknod": mknod,
+    "module": module,
+    "unshare": apart(lambda flags: call(272, ctypes.c_ulong(flags))),
+    "chroot": apart(os.chroot),
+    "hostname": lambda _: socket.sethostname(socket.gethostname()),
+    "clock": clock,
+    "bpf": bpf,
+    "perf": perf,
     "read": read,
     "write": write,
     "list": os.listdir,
@@ -143,6 +335,8 @@ ATTEMPTS = {
 
 
 def main():
+    if any(word.startswith("none,") for word in sys.argv):
+        os.execv("/usr/bin/qemu-system-x86_64", sys.argv)  # libvirt asks what QEMU can do
     image = own_image()
     with open(image, "rb") as file:
         targets = json.loads(file.read().rstrip(b"\0"))
