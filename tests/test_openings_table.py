@@ -9,7 +9,8 @@ from confined_qemu.read.qemu.filenames import PROTOCOLS
 from confined_qemu.read.qemu.keyvals import objects
 from confined_qemu.read.qemu.options import OPTIONS
 from confined_qemu.read.qemu.queries import walk
-from integration.suite import openings, openings_sets, openings_table
+from integration.guestlib import strikes
+from integration.suite import hostile, openings, openings_sets, openings_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,3 +59,11 @@ def test_what_is_excused_is_excused_with_a_reason() -> None:
 def test_a_run_has_a_name_of_its_own() -> None:
     names = [run.name for run in openings_table.RUNS]
     assert len(names) == len(set(names))
+
+
+def test_each_attempt_of_the_hostile_program_has_a_name_of_its_own_and_can_be_made() -> None:
+    with open(hostile.PROGRAM, encoding="utf-8") as file:
+        kinds = set(re.findall(r'^    "(\w+)": ', file.read().partition("ATTEMPTS = {")[2], re.MULTILINE))
+    names = [one.what for one in strikes.STRIKES]
+    assert len(names) == len(set(names)) >= 60
+    assert {one.kind for one in strikes.STRIKES} <= kinds

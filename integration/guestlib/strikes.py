@@ -59,7 +59,7 @@ STRIKES = (
     Strike("… attach to it", "trace", "watcher"),
     Strike("… read its memory", "memory", "watcher"),
     Strike("the launch script: run it", "start", "launch"),
-    Strike("… write to it", "write", "launch"),
+    Strike("… change it", "write", "launch"),
     # its own confinement
     Strike("leave its domain at the next exec", "exec_as", "outside"),
     Strike("leave its domain at once", "become", "caller", bare=_DENIED),
