@@ -100,6 +100,15 @@ def test_its_own_image_is_its_own(image: harness.Image, hostile_qemu: str) -> No
     assert harness.short_label(image.path) == harness.UNUSED
 
 
+@pytest.mark.parametrize("kind", ["stay", "chain"])
+def test_what_a_vm_leaves_behind_ends_with_it(image: harness.Image, hostile_qemu: str, kind: str) -> None:
+    """What it leaves holds its output, which is read to its end."""
+    answers = hostile.attempt(image, hostile_qemu, [(kind, 0)])
+    assert set(answers.values()) == {"ok"}
+    assert ":svirt_t:" not in harness.run("ps", "-eZ").stdout
+    assert harness.short_label(image.path) == harness.UNUSED
+
+
 @pytest.mark.parametrize("path", ["/etc/shadow", "/usr/bin/env", "/etc/passwd", "/boot", harness.LAUNCH])
 def test_a_spec_that_names_a_system_file_is_refused(image: harness.Image, path: str) -> None:
     before = harness.label(path)

@@ -285,7 +285,24 @@ def mknod(path):
     os.unlink(path)
 
 
+def stay(_):
+    if os.fork() == 0:
+        os.setsid()
+        signal.pause()
+
+
+def chain(_):
+    """Run on without ever being there for long: each process starts the next one and ends."""
+    if os.fork() == 0:
+        os.setsid()
+        while True:
+            if os.fork():
+                os._exit(0)
+
+
 ATTEMPTS = {
+    "stay": stay,
+    "chain": chain,
     "link": link,
     "vmread": vmread,
     "getfd": getfd,
