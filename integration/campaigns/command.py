@@ -1,7 +1,4 @@
-"""`integration/campaign`: which campaign, how much of it, and its figures.
-
-Those that need the package import it late: in the guest it is not beside them.
-"""
+"""`integration/campaign`: which campaign, how much of it, and its figures."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from integration.campaigns import launches, powercuts, syscalls
+from integration.campaigns import crowds, links, powercuts, syscalls
 from integration.campaigns.world import Loss
 
 if TYPE_CHECKING:
@@ -56,9 +53,6 @@ def _parser() -> argparse.ArgumentParser:
     soak = verbs.add_parser("soak", help="one VM's labels after the other's, and what grows")
     soak.add_argument("--count", type=int, default=500, metavar="N")
     soak.set_defaults(run=_soak)
-    whole = verbs.add_parser("launches", help="whole launches, on a host that enforces (in the guest)")
-    whole.add_argument("--every", type=int, default=1, metavar="N", help="only each N-th call")
-    whole.set_defaults(run=lambda chosen: launches.run(chosen.every))
     return parser
 
 
@@ -68,20 +62,14 @@ def _powercuts(chosen: argparse.Namespace) -> Iterator[str]:
 
 
 def _links(chosen: argparse.Namespace) -> Iterator[str]:
-    from integration.campaigns import links
-
     yield from links.run(chosen.count)
 
 
 def _soak(chosen: argparse.Namespace) -> Iterator[str]:
-    from integration.campaigns import crowds
-
     yield from crowds.soak(chosen.count)
 
 
 def _crowds(chosen: argparse.Namespace) -> Iterator[str]:
-    from integration.campaigns import crowds
-
     yield from crowds.draw(chosen.pairs, chosen.processes)
     yield from crowds.race(chosen.crashes, min(chosen.processes, 8))
     yield from crowds.launch(chosen.launches)

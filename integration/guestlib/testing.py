@@ -87,9 +87,7 @@ PARTS = (
     Part(
         "suite-8",
         "default",
-        files=frozenset(
-            {"test_campaign.py", "test_hostile.py", "test_seclabel.py", "test_shared.py", "test_static.py"}
-        ),
+        files=frozenset({"test_hostile.py", "test_seclabel.py", "test_shared.py", "test_static.py"}),
     ),
     Part("suite-beds", "default", files=frozenset({"test_autopkgtest.py", "test_guestfish.py"}), disk=True),
     Part("suite-mls", "mls", f"{SUITE}/mls", also=frozenset({"test_noise.py"})),
@@ -269,8 +267,7 @@ def _fill(guest: machine.Running, part: Part = ANY_PART) -> None:
     remote.install(guest)
     checkout = programs.checkout()
     suites = [os.path.join(checkout, folder) for folder in (SUITE, XEN_SUITE)]
-    campaigns = [os.path.join(checkout, "integration", name) for name in ("campaign", "campaigns")]
-    remote.put(guest, [*suites, *campaigns], f"{TREE}/integration")
+    remote.put(guest, suites, f"{TREE}/integration")
     shared = [
         os.path.join(checkout, "integration", "guestlib", name) for name in ("counting.py", "places.py", "strikes.py")
     ]
