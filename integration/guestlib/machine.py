@@ -26,10 +26,11 @@ BOOTS = 2
 XEN_PATIENCE = 3.0
 """How much longer a boot under Xen may take and be silent."""
 MEMORY_MIB = 3072
-# security=selinux: Debian's kernel also has AppArmor. net.ifnames: init.sh knows the card as eth0.
+# security=selinux: Debian's kernel also has AppArmor. net.ifnames: init.sh knows the card as eth0. log_buf_len: what a
+# part of the suite leaves in the kernel's log stays there, so that a test can read its own denials without auditd.
 KERNEL_ARGUMENTS = (
     "console=ttyS0 security=selinux selinux=1 enforcing=1 audit=1 audit_backlog_limit=65536 "
-    "net.ifnames=0 mitigations=off nokaslr loglevel=4 panic=-1"
+    "net.ifnames=0 mitigations=off nokaslr loglevel=4 log_buf_len=4M panic=-1"
 )
 # One CPU: with two, guests that ran inner KVM machines hung now and then, both CPUs spinning in the kernel.
 # What the guest sees of its machine; a saved state fits only the same one.
