@@ -23,6 +23,8 @@ EMULATOR = b"system_u:object_r:qemu_exec_t:s0"
 PAIRS = 1024 * 1023 // 2
 DESCRIPTORS_BESIDE = 64
 """What a process has open beside what it holds pairs by."""
+KVM = ("-accel", "kvm")
+"""TCG, which QEMU takes by itself, is denied to VMs where the policy has not turned it on."""
 RESERVERS = 8
 DRAWS = 20
 # In the launcher's domain, as nothing else may start a process in svirt_t: NUMBER processes, each at a pair of its own.
@@ -113,7 +115,7 @@ def beside(folder: str, seconds: int) -> list[Group]:
     """Measure what stays beside a VM while it runs: private memory, and system calls in some seconds."""
     image = _image(folder, "beside.img")
     before = _companions()
-    command = [_link(folder), "-display", "none", "-machine", "none", "-S", "-qmp", "stdio"]
+    command = [_link(folder), *KVM, "-display", "none", "-machine", "none", "-S", "-qmp", "stdio"]
     command += ["-drive", f"if=none,format=raw,file={image}"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -218,7 +220,7 @@ def _stand_in(folder: str) -> list[str]:
         os.mkdir(os.path.dirname(program))
         shutil.copy("/usr/bin/true", program)
         os.setxattr(program, XATTR, EMULATOR)
-    return [LAUNCH, "exec", "--emulator", program, "--"]
+    return [LAUNCH, "exec", "--emulator", program, "--", *KVM]
 
 
 def peak(folder: str) -> Group:
