@@ -7,7 +7,6 @@ not, limits and a deadline; what it answers is bounded and read as a stranger's 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import select
 import time
@@ -17,6 +16,7 @@ from confined_qemu.labels import journal, statefolders
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import ConfinedQemuError, JournalError, ValueProblem, why
 from confined_qemu.model.frozen import dataclass, field, replace
+from confined_qemu.model.jsontext import dumps
 from confined_qemu.model.managers import suppress
 from confined_qemu.model.record import decode, decode_grants, encode, encode_grants
 from confined_qemu.model.steps import LabelTree, Relabel
@@ -221,7 +221,7 @@ def _be_child(folder: str, work: Callable[[str], Iterator[dict[str, Any]]], writ
 
 
 def _send(writing: int, row: dict[str, Any]) -> None:
-    data = (json.dumps(row) + "\n").encode("ascii")
+    data = (dumps(row) + "\n").encode("ascii")
     while data:
         data = data[os.write(writing, data) :]
 
@@ -287,6 +287,8 @@ def _end(child: int) -> None:
 
 
 def _answer(child: _Child, seconds: float) -> StrangersAnswer:
+    import json
+
     whose = f"the folder of uid {statefolders.owner_of(child.folder)}"
     rows: list[Any] = []
     problem: JournalError | None = None
