@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 
 from integration.guestlib.report import GuestError, progress
@@ -75,11 +76,12 @@ def locked(name: str) -> Iterator[None]:
         yield
 
 
-def entry(kind: str, key: str, build: Callable[[str], None], *, keep_old: bool = False) -> str:
+def entry(kind: str, key: str, build: Callable[[str], None], *, keep_old: bool = False, young: int = 0) -> str:
     """Return the path of the entry `kind`-`key`; `build` makes it at the path it is given.
 
     It is built under another name and renamed when whole. What a killed build left is removed by the next one.
-    Older entries of the same kind go when a new one is there, unless `keep_old`.
+    Older entries of the same kind go when a new one is there, unless `keep_old`, or for `young` seconds: another
+    checkout may be about to use one.
     """
     path = os.path.join(folder(), f"{kind}-{key}")
     if os.path.lexists(path):
@@ -100,9 +102,18 @@ def entry(kind: str, key: str, build: Callable[[str], None], *, keep_old: bool =
             remove(unfinished)
         if not keep_old:
             for name in _entries(kind):
-                if name != os.path.basename(path):
-                    remove(os.path.join(folder(), name))
+                other = os.path.join(folder(), name)
+                if name != os.path.basename(path) and _age(other) >= young:
+                    remove(other)
     return path
+
+
+def _age(path: str) -> float:
+    """Return the seconds since an entry was made."""
+    try:
+        return time.time() - os.stat(path).st_mtime
+    except FileNotFoundError:
+        return 0.0  # another command removed it
 
 
 def _entries(kind: str) -> list[str]:

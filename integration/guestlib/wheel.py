@@ -17,13 +17,15 @@ PROJECT = os.path.join(programs.checkout(), "pyproject.toml")
 VENV = "/opt/confined-qemu"
 COMMAND = f"{VENV}/bin/confined-qemu"
 PACKAGES = "lib/python3.11/site-packages"
+_HOUR = 3600
+"""Seconds for which a wheel stays beside a newer one: it may be on its way into another checkout's guest."""
 _SCRIPT = "confined_qemu/cli/confined-qemu.sh"
 """What pip installs as the command."""
 
 
 def tree() -> str:
     """Return a folder with what the checkout as it is now puts into VENV: package, metadata, command."""
-    return cache.entry("wheel", cache.digest(cache.digest_files(PACKAGE, PROJECT)), _build)
+    return cache.entry("wheel", cache.digest(cache.digest_files(PACKAGE, PROJECT)), _build, young=_HOUR)
 
 
 def _build(path: str) -> None:
