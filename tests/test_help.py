@@ -168,7 +168,7 @@ def test_a_table_is_aligned_or_where_it_is_wide_a_list() -> None:
 def test_the_measured_tables_fit_a_terminal() -> None:
     """As lists they would lose the first column's name, which says where it was measured."""
     tables = [block.rows for block in manpages.blocks(topics.source("performance")) if block.kind == "table"]
-    assert len(tables) == 2
+    assert len(tables) > 1
     assert all(manpages.columns(table) is not None for table in tables)
 
 

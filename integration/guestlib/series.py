@@ -30,9 +30,9 @@ class Group:
     series: list[Series]
 
     def table(self) -> str:
-        """Return a markdown table: spread and median of each, and its median against the first one's."""
+        """Return a markdown table: spread and median of each, and how much its median is more than the first one's."""
         first = self.series[0].median
-        lines = [f"| {self.title} | min | median | max | above the first | ratio |", "|---|---|---|---|---|---|"]
+        lines = [f"| {self.title} | min | median | max | more | ratio |", "|---|---|---|---|---|---|"]
         for one in self.series:
             values = " | ".join(self._worded(value) for value in (min(one.values), one.median, max(one.values)))
             ratio = f"{one.median / first:.2f}" if first else ""

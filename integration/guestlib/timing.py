@@ -178,7 +178,7 @@ def confined(folder: str, count: int) -> list[Group]:
         os.setxattr(image, XATTR, UNUSED)
 
     _turns(count, [(greet, way) for way in starts], unlabel)
-    where = "in the guest: enforcing, nested KVM"
+    where = "enforcing guest, KVM"
     return [
         Group(f"{where}; to the QMP greeting", "ms", [way.series() for way in starts]),
         *_beside_libvirt(folder, image, run, count, where),
@@ -194,8 +194,8 @@ def _beside_libvirt(folder: str, image: str, run: list[str], count: int, where: 
         _turns(count, [(lambda way: greet(way, stop=True), ours), (create, virsh)], lambda: None)
     ended = [Series("SIGTERM to `confined-qemu run`", ours.ended), Series("`virsh destroy`", virsh.ended)]
     return [
-        Group(f"{where}; until the VM is there, libvirtd running", "ms", [ours.series(), virsh.series()]),
-        Group(f"{where}; until it has ended and labels are back", "ms", ended),
+        Group(f"{where}; libvirtd running, until the VM is there", "ms", [ours.series(), virsh.series()]),
+        Group(f"{where}; until it has ended", "ms", ended),
     ]
 
 
@@ -244,7 +244,7 @@ def unconfined(folder: str, count: int, package: str) -> list[Group]:
     questions = [Way("bare `qemu-system-x86_64 -version`", [QEMU, "-version"])]
     questions.append(Way("the same through a link to ours", [link, "-version"]))
     _turns(count, [*((greet, way) for way in starts), *((ask, way) for way in questions)], lambda: None)
-    where = "on a build machine: no SELinux, TCG"
+    where = "build machine, TCG"
     return [
         Group(f"{where}; to the QMP greeting", "ms", [way.series() for way in starts]),
         Group(f"{where}; a question", "ms", [way.series() for way in questions]),
