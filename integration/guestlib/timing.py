@@ -169,8 +169,8 @@ def confined(folder: str, count: int) -> list[Group]:
     hand = Way("by hand: label, exec context, exec", [helper, image, "s0:c1,c2", QEMU, *arguments])
     starts = [
         hand,
-        Way("bare `qemu-system-x86_64`, unconfined", [QEMU, *arguments]),
-        Way("`qemu-system-x86_64`, a link to ours", [link, *arguments]),
+        Way("bare QEMU, unconfined", [QEMU, *arguments]),
+        Way("a link to ours", [link, *arguments]),
         Way("`confined-qemu run`", run),
     ]
 
@@ -178,9 +178,9 @@ def confined(folder: str, count: int) -> list[Group]:
         os.setxattr(image, XATTR, UNUSED)
 
     _turns(count, [(greet, way) for way in starts], unlabel)
-    where = "enforcing guest, KVM"
+    where = "enforcing guest"
     return [
-        Group(f"{where}; to the QMP greeting", "ms", [way.series() for way in starts]),
+        Group(f"{where}; to the greeting", "ms", [way.series() for way in starts]),
         *_beside_libvirt(folder, image, run, count, where),
     ]
 
@@ -194,7 +194,7 @@ def _beside_libvirt(folder: str, image: str, run: list[str], count: int, where: 
         _turns(count, [(lambda way: greet(way, stop=True), ours), (create, virsh)], lambda: None)
     ended = [Series("SIGTERM to `confined-qemu run`", ours.ended), Series("`virsh destroy`", virsh.ended)]
     return [
-        Group(f"{where}; libvirtd running, until the VM is there", "ms", [ours.series(), virsh.series()]),
+        Group(f"{where}; until it is there", "ms", [ours.series(), virsh.series()]),
         Group(f"{where}; until it has ended", "ms", ended),
     ]
 
@@ -235,18 +235,18 @@ def unconfined(folder: str, count: int, package: str) -> list[Group]:
         ENTRY.format(flags="-IS", folder=package, module="cli.launchscript"),
     )
     run = [command, "run", spec, "--", "-S", "-qmp", "stdio"]
-    starts = [Way("bare `qemu-system-x86_64`", [QEMU, *arguments])]
+    starts = [Way("bare QEMU", [QEMU, *arguments])]
     for word in ("none", "landlock"):
         chosen = {"CONFINED_QEMU_CONFINEMENT": word}
         typed = [*run[:2], "--confinement", word, *run[2:]]
-        starts.append(Way(f"`qemu-system-x86_64`, a link to ours, `{word}`", [link, *arguments], chosen))
-        starts.append(Way(f"`confined-qemu run`, `{word}`", typed, chosen))
-    questions = [Way("bare `qemu-system-x86_64 -version`", [QEMU, "-version"])]
-    questions.append(Way("the same through a link to ours", [link, "-version"]))
+        starts.append(Way(f"a link to ours, `{word}`", [link, *arguments], chosen))
+        starts.append(Way(f"`run`, `{word}`", typed, chosen))
+    questions = [Way("bare QEMU, `-version`", [QEMU, "-version"])]
+    questions.append(Way("a link to ours, `-version`", [link, "-version"]))
     _turns(count, [*((greet, way) for way in starts), *((ask, way) for way in questions)], lambda: None)
-    where = "build machine, TCG"
+    where = "build machine"
     return [
-        Group(f"{where}; to the QMP greeting", "ms", [way.series() for way in starts]),
+        Group(f"{where}; to the greeting", "ms", [way.series() for way in starts]),
         Group(f"{where}; a question", "ms", [way.series() for way in questions]),
     ]
 
