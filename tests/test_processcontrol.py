@@ -17,13 +17,14 @@ module = types.ModuleType("prctl")
 module.set_pdeathsig = lambda number: print("module") or libc.prctl(1, number)
 module.set_no_new_privs = lambda on: print("module") or libc.prctl(38, on, 0, 0, 0)
 sys.modules["prctl"] = module
+del sys.modules["ctypes"]  # where that is loaded it is taken
 """
 """python-prctl's own names, which need not be built here."""
 ACT = """
-import ctypes
 from confined_qemu.host import processcontrol
 processcontrol.die_with_parent(15)
 processcontrol.set_no_new_privs()
+import ctypes
 number = ctypes.c_int()
 ctypes.CDLL(None).prctl(2, ctypes.byref(number), 0, 0, 0)
 privs = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("NoNewPrivs"))

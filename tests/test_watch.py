@@ -50,10 +50,12 @@ def restore(path, search):
 """
 SURVIVORS = """
 import os
+import select
 import signal
 def end(context, having=None):
     for pidfd in remaining(context):
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        select.select([pidfd], [], [])
 def remaining(context):
     try:
         with open({path!r}) as file:
