@@ -308,7 +308,7 @@ def test_it_has_a_name_for_ps(made: list[Watched], tmp_path: Path) -> None:
 # ---- who is left
 
 
-NAMED = "cq-survivor"
+NAMED = f"cq-{os.getpid()}"  # tests run side by side, each in a process of its own
 CHAIN = """
 import os
 with open("/proc/self/comm", "w") as file:
