@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from confined_qemu.model.facts import Family, SelinuxMode
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import Invocation
 from confined_qemu.model.resource import PROBED, Access, Resource, Role, Sharing
+from confined_qemu.read.headers import Layer
+from tests.worlds import LAUNCHER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -225,8 +228,6 @@ def test_a_full_table_of_processes(
 
 def test_it_ran_elsewhere(program: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The context is read back from the kernel: here there is none, so the answer is not taken."""
-    from tests.worlds import LAUNCHER
-
     program("print('{}')")
     monkeypatch.setattr(lsm, "set_exec_context", lambda _: None)
     monkeypatch.setattr(lsm, "process_context", lambda _: LAUNCHER)
@@ -235,3 +236,22 @@ def test_it_ran_elsewhere(program: Callable[[str], None], tmp_path: Path, monkey
         follow(disk(image(tmp_path / "a")))
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, 0)
+
+
+@pytest.mark.parametrize("confined", [True, False])
+def test_a_block_device_that_cannot_be_looked_into_says_what_mends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, confined: bool
+) -> None:
+    """A label is a way out where there is SELinux, and nowhere else."""
+
+    def run(*_: object) -> str:
+        raise probe._NoAnswerError("qemu-img cannot read its header: Permission denied")
+
+    monkeypatch.setattr(probe, "run", run)
+    walk = probe._HeaderWalk(str(tmp_path), replace(LAUNCHER, type=probe.DOMAIN) if confined else None, 1e12)
+    for mode, hinted in ((stat.S_IFBLK, True), (stat.S_IFREG, False)):
+        found = os.stat_result((mode, 1, 1, 1, 0, 0, 0, 0, 0, 0))
+        (line,) = walk._names(Layer.top(disk("/dev/vdb")), "/dev/vdb", found).problems
+        assert line.startswith("/dev/vdb (disks[0].file): qemu-img cannot read its header: Permission denied")
+        assert ("say format=raw" in line) is hinted
+        assert ("chcon -t virt_image_t /dev/vdb" in line) is (hinted and confined)
