@@ -155,10 +155,10 @@ PROGRAMS = {
         "/usr/bin/cat helper ro unlabelled"
     ],
     "-netdev|user,id=u,guestfwd=tcp:10.0.2.4:445-cmd:/srv/smb 'a b'": ["/srv/smb helper ro unlabelled"],
-    "-nic|user,guestfwd=tcp:10.0.2.4:1-cmd:netcat -l": ["$PATH/netcat helper ro unlabelled"],
+    "-nic|user,guestfwd=tcp:10.0.2.4:1-cmd:netcat -l": ["$PATH/netcat helper ro unlabelled ?"],
     "-netdev|user,id=u,guestfwd=tcp:10.0.2.4:1-cmd:./own.sh": ["./own.sh helper ro unlabelled"],
     '-incoming|{"channel-type":"main","addr":{"transport":"exec","args":["own"]}}': ["./own helper ro unlabelled"],
-    "-netdev passt,id=n": ["$PATH/passt helper ro unlabelled"],
+    "-netdev passt,id=n": ["$PATH/passt helper ro unlabelled ?"],
     "-netdev passt,id=n,path=/opt/passt": ["/opt/passt helper ro unlabelled"],
     "-netdev user,id=u,smb=/srv/d": ["/srv/d share dir unlabelled", "/usr/sbin/smbd helper ro unlabelled"],
 }

@@ -177,7 +177,10 @@ def _explain_held(invocation: Invocation, descriptors: tuple[int, ...]) -> None:
 
     def said() -> int:
         if session.held_by_landlock(invocation, lsm.mode()) or bothwalls.considered(invocation):
-            plan = session.preview(invocation, collect.Caller(initial(), descriptors, ""))
+            try:
+                plan = session.preview(invocation, collect.Caller(initial(), descriptors, ""))
+            except ConfinedQemuError:
+                return 0  # there was no start, and why not has been said
             for line in heldhelp.lines(plan):
                 say("", message(line))
         return 0

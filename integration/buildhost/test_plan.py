@@ -50,6 +50,7 @@ def test_the_plan_of_linux_0_2_is_this_object(command: str, qemu: str, vm: Vm, p
         "emulator": qemu,
         "confinement": "selinux",
         "process_context": "system_u:system_r:svirt_t:s0:c585,c813",
+        "hardening": {"no_new_privs": True, "capabilities": [], "core": False},
         "resources": [
             {
                 "path": image,

@@ -308,7 +308,7 @@ TABLE = (
     _dies("a replay", "-icount shift=1,rr=replay,rrfile=text-@a"),
     _run(
         "a program for the guest's network",
-        "-netdev user,id=@a,guestfwd=tcp:10.0.2.4:80-cmd:script-@a",
+        "-netdev user,id=@a,guestfwd=tcp:10.0.2.4:80-cmd:./script-@a,guestfwd=tcp:10.0.2.4:81-cmd:missing-@a",
         unopened={"script-@a": _ASKS},
     ),
     _run("firmware", "-machine firmware=<,bios-@a>"),

@@ -107,11 +107,12 @@ class Collector:
     def program(self, path: str, source: str, *, otherwise: tuple[str, ...] = ()) -> None:
         """Add a program or script that QEMU runs; what that opens in its turn nobody can know.
 
-        A name without a folder is looked for in those of PATH.
+        A name without a folder is looked for in those of PATH, once QEMU wants to run it.
         """
-        if path and "/" not in path:
+        searched = bool(path) and "/" not in path
+        if searched:
             path, otherwise = f"$PATH/{path}", (f"/usr/bin/{path}",)
-        self.add(path, Role.PROGRAM, Access.READ, source, otherwise=otherwise)
+        self.add(path, Role.PROGRAM, Access.READ, source, optional=searched, otherwise=otherwise)
         name = path.removeprefix("$PATH/")
         self.remarks.append(
             printable(
