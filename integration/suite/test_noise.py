@@ -61,8 +61,16 @@ def _chain(folder: str) -> str:
     return top
 
 
+@pytest.fixture(scope="module")
+def policy() -> _Policy:
+    """The policy, which libselinux loads once in a process."""
+    return _Policy()
+
+
 @pytest.mark.parametrize("landlock", ["no", "also"])
-def test_no_launch_leaves_a_denial(image: harness.Image, folder: str, audit: harness.AuditTrail, landlock: str) -> None:
+def test_no_launch_leaves_a_denial(
+    image: harness.Image, folder: str, audit: harness.AuditTrail, policy: _Policy, landlock: str
+) -> None:
     """A spec with a chain and a monitor (launcher, probe, watcher), a plan, and what `denials` does afterwards.
 
     With Landlock beside it the launcher looks at more of the host.
@@ -80,7 +88,6 @@ def test_no_launch_leaves_a_denial(image: harness.Image, folder: str, audit: har
         assert harness.confined(*words).returncode == 0, words
     seen = [denial for denial in audit.denials() if _ours(denial)]
     assert seen != [], "without its dontaudit rules no policy is so silent: nothing was looked at"
-    policy = _Policy()
     launcher, program = "system_u:system_r:confined_qemu_t:s0", "system_u:object_r:bin_t:s0"
     assert not policy.silent(launcher, program, "file", "write")  # not everything is kept out
     logged = [
