@@ -61,7 +61,7 @@ FEDORA = frozenset(
 )
 """What each run repeats under Fedora's policy; `--policy fedora` runs the whole suite there."""
 PARTS = (
-    # the longest first; four to eight minutes each
+    # the longest first
     Part("suite-xen", "xen", XEN_SUITE, on_request=True),
     Part("suite-1", "default"),
     Part("suite-2", "default", files=frozenset({"test_dropin.py", "test_stdio.py"})),
@@ -76,7 +76,7 @@ PARTS = (
     Part(
         "suite-clients",
         "default",
-        files=frozenset({"test_machine.py", "test_observer.py", "test_shell_script.py"}),
+        files=frozenset({"test_machine.py", "test_noise.py", "test_observer.py", "test_shell_script.py"}),
         library=True,
     ),
     Part(
