@@ -165,7 +165,7 @@ def _held(spec: str, plan: Plan) -> Iterator[Finding]:
     """Say what a wall does not keep root from."""
     confined = plan.process is not None or plan.landlock is not None
     if confined and plan.user is None and os.geteuid() == 0:
-        what = "QEMU would be root: what asks who it is, and not which domain it is in, takes it for root"
+        what = "QEMU would be root: a service that checks only the user takes it for root"
         if plan.process is None:
             what = "QEMU would be root, whom Landlock lets change owner, mode and attributes of root's files"
         yield Finding(Grade.WARN, spec, message(what, "add user: NAME"))
