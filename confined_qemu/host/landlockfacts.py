@@ -22,5 +22,7 @@ def kernel() -> LandlockFacts:
 
 
 def facts(found_kernel: LandlockFacts, found: Facts, environment: Mapping[bytes, bytes]) -> LandlockFacts:
-    """Return what the rules of this VM are made of on this host."""
+    """Return what the rules of this VM are made of on this host; a kernel without Landlock has none."""
+    if not found_kernel.abi:
+        return found_kernel
     return LandlockFacts(found_kernel.abi, installation.found(found.emulator.real, environment))

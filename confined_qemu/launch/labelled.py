@@ -87,8 +87,7 @@ def _collected(invocation: Invocation, caller: Caller, selinux: SelinuxFacts) ->
         return facts
     from confined_qemu.host import landlockfacts
 
-    kernel = landlockfacts.kernel()
-    return replace(facts, landlock=landlockfacts.facts(kernel, facts, caller.environment) if kernel.abi else kernel)
+    return replace(facts, landlock=landlockfacts.facts(landlockfacts.kernel(), facts, caller.environment))
 
 
 def _opened(plan: Plan) -> tuple[int, ...]:

@@ -86,8 +86,7 @@ def _unlabelled(invocation: Invocation, caller: Caller, mode: SelinuxMode) -> tu
     if kernel.abi:
         invocation = followed(invocation, confined=False)
     facts = collect(invocation, caller, survey.selinux(scan=False))
-    found = landlockfacts.facts(kernel, facts, caller.environment) if kernel.abi else kernel
-    return invocation, replace(facts, landlock=found)
+    return invocation, replace(facts, landlock=landlockfacts.facts(kernel, facts, caller.environment))
 
 
 def _policy(mode: SelinuxMode) -> Policy:
