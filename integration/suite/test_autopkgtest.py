@@ -7,7 +7,7 @@ forty commands more before it comes to the test, two seconds each where two mach
 from __future__ import annotations
 
 import os
-import re
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,19 +20,21 @@ if TYPE_CHECKING:
 
 IMAGE = "/var/tmp/clients/debian-image"  # noqa: S108 - in the guest, lent by integration/guestlib/clientdisk.py
 DISK, KERNEL, INITRD = (os.path.join(IMAGE, name) for name in ("disk.img", "kernel", "initrd"))
+CLIENT = "/usr/bin/autopkgtest-virt-qemu"
 OPTIONS = f"-kernel {KERNEL} -initrd {INITRD} -append idle=halt"
 """What the client passes on to QEMU. Left to itself, the bed's kernel loses a timer now and then under nested KVM (it
 takes the CPU for an Opteron whose idle state stops them), and sits for a minute."""
 TEST = 'cat /etc/hostname; test "$(id -u)" = 0; cat "$0/given"; echo made by the test >"$0/made"; exit 7'
-BOOTS = 3
-STEP_TOO_LONG = re.compile(r", in (setup_shell|setup_shared|setup_config|make_auxverb|determine_normal_user)\n")
-"""In what the client says when it gives up: it gives each of these a few seconds."""
+WITHOUT_ITS_CLOCK = """
+import runpy, signal, sys
+signal.alarm = lambda seconds: 0
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""Runs the client, whose limits on a step (5 s for QEMU's sockets) are for a host with a core of its own. Here, bare
+QEMU misses them too."""
 BOOT_LIMIT = 450
 """Seconds until the bed's login prompt, many times what it takes."""
-
-
-class TooSlowError(Exception):
-    """The bed, once it had booted, took longer for a step than the client gives it, whatever the emulator is."""
 
 
 class Client:
@@ -42,8 +44,8 @@ class Client:
         temporary.mkdir()
         self.log = temporary.parent / "log"
         self.process = harness.Process(
-            ["autopkgtest-virt-qemu", "--qemu-command", way.emulator(), "--timeout-reboot", str(BOOT_LIMIT),
-             "--qemu-options", OPTIONS, DISK],
+            [sys.executable, "-c", WITHOUT_ITS_CLOCK, CLIENT, "--qemu-command", way.emulator(),
+             "--timeout-reboot", str(BOOT_LIMIT), "--qemu-options", OPTIONS, DISK],
             env={**os.environ, "TMPDIR": str(temporary), "CONFINED_QEMU_LABEL_TREES": str(temporary)},
             stderr=self.log.open("wb"),
         )  # fmt: skip
@@ -60,10 +62,7 @@ class Client:
         try:
             line = self.process.read_until(b"\n", BOOT_LIMIT).decode()
         except AssertionError as error:
-            log = self.log.read_text()
-            if STEP_TOO_LONG.search(log):
-                raise TooSlowError(log.splitlines()[-1]) from error
-            raise AssertionError(log) from error
+            raise AssertionError(self.log.read_text()) from error
         first, *words = line.split()
         assert first == "ok", (line, self.log.read_text())
         return words
@@ -71,8 +70,8 @@ class Client:
     def open(self) -> str:
         """Have it boot the bed, and return the scratch folder in it.
 
-        It waits 5 s for QEMU's sockets, in a loop without a pause. On a host that has a core of its own; it must not
-        take half of this machine's only one from what it waits for.
+        It waits for QEMU's sockets in a loop without a pause: it must not take half of this machine's only core from
+        what it waits for.
         """
         self.process.seen = b""
         self.process.send(b"open\n")
@@ -95,19 +94,6 @@ def bed() -> None:
     harness.run("modprobe", "kvm_amd")
 
 
-def booted(way: Way, folder: Path) -> tuple[int, Client, str]:
-    """Return how many VMs it took, the client, and the scratch folder in its bed."""
-    for vms in range(1, BOOTS + 1):
-        client = Client(way, folder / f"tmp{vms}")
-        try:
-            return vms, client, client.open()
-        except TooSlowError as error:
-            client.process.end()
-            harness.run("pkill", "-f", f"{folder}.*/runcmd true", check=False)  # it would look for an answer for ever
-            print(f"\nthe bed was too slow for the client: {error}; boot {vms} of {BOOTS}")
-    raise AssertionError(f"the bed was too slow {BOOTS} times")
-
-
 @pytest.mark.parametrize("way", Way)
 def test_a_test_runs_in_a_test_bed(way: Way, tmp_path: Path) -> None:
     """The client makes the share in TMPDIR and an overlay there, and unlinks the overlay while QEMU runs."""
@@ -115,7 +101,8 @@ def test_a_test_runs_in_a_test_bed(way: Way, tmp_path: Path) -> None:
     given.write_text("a file of the host\n")
     before = [harness.label(path) for path in (DISK, KERNEL, INITRD)]
     with watching(way, IMAGE, str(tmp_path)) as seen:
-        vms, client, scratch = booted(way, tmp_path)
+        client = Client(way, tmp_path / "tmp")
+        scratch = client.open()
         client.do("copydown", str(given), f"{scratch}/given")
         (execute,) = client.do("print-execute-command")
         done = harness.run(*execute.split(","), "sh", "-ec", TEST, scratch, check=False)
@@ -126,4 +113,4 @@ def test_a_test_runs_in_a_test_bed(way: Way, tmp_path: Path) -> None:
     assert "terminating on signal 15" in client.log.read_text()
     assert made.read_text() == "made by the test\n"
     assert [harness.label(path) for path in (DISK, KERNEL, INITRD)] == before
-    seen.check(vms)
+    seen.check(1)
