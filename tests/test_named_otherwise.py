@@ -14,6 +14,7 @@ VHOST_NET = "/dev/vhost-net host_device rw unlabelled"
 RENDER = "/dev/dri/renderD* host_device rw unlabelled"
 UDMABUF = "/dev/udmabuf host_device rw unlabelled"
 CONTAINER = "/dev/vfio/vfio host_device rw unlabelled"
+BRAILLE = ["/var/lib/BrlAPI/0 socket connect unlabelled ?", "/etc/brlapi.key secret ro unlabelled ?"]
 CANCEL = [f"/sys/class/{group}/tpm0/device/cancel tpm wo unlabelled ?" for group in ("tpm", "misc")]
 NODE = "/sys/bus/usb/devices"
 PCI = "/sys/bus/pci/devices/0000:01:00.0"
@@ -103,6 +104,10 @@ NODES = {
     "-audiodev pa,id=a": ["$PULSE_SERVER socket connect unlabelled ?"],
     "-audiodev pa,id=a,server=h": [],
     "-audio pipewire,model=hda": ["$PIPEWIRE_REMOTE socket connect unlabelled ?"],
+    "-chardev braille,id=b": BRAILLE,
+    "-serial braille": BRAILLE,
+    "-serial mon:braille": BRAILLE,
+    '-chardev {"id":"b","backend":{"type":"braille","data":{}}}': BRAILLE,
     "-accel kvm,device=/srv/kvm": ["/srv/kvm host_device rw unlabelled"],
     "-accel kvm,rapl=on,rapl-helper-socket=/run/r": ["/run/r socket connect unlabelled"],
 }

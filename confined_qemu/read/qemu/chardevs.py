@@ -13,6 +13,7 @@ from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.commas import escape, split
 from confined_qemu.model.errors import CommandLineError
 from confined_qemu.model.resource import Access, Role
+from confined_qemu.read.qemu import nodes
 from confined_qemu.read.qemu.collector import Socket
 from confined_qemu.read.qemu.keyvals import json_pairs, pairs, truth
 
@@ -114,6 +115,8 @@ def compat(option: str, value: str) -> dict[str, str]:
     if value.startswith("mon:"):
         value = value.removeprefix("mon:")
         found["mux"] = "on"
+    if value == "braille":
+        return {"backend": value, **found}
     backend, colon, rest = value.partition(":")
     if colon and backend in {"file", "pipe", "pty"}:
         return {"backend": backend, "path": rest, **found}
@@ -153,6 +156,8 @@ def files(collector: Collector, values: dict[str, str], source: str, *, rewritte
         collector.add(path, Role.CHARDEV, Access.READ_WRITE, place)
     elif backend == "socket" and path:
         return _socket(collector, values, place, rewritten=rewritten)
+    elif backend == "braille":
+        nodes.braille(collector, source)
     return None
 
 

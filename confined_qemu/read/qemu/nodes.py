@@ -57,6 +57,8 @@ SERVERS = {
     "pipewire": ("$PIPEWIRE_REMOTE", "$PIPEWIRE_RUNTIME_DIR/pipewire-0", "$XDG_RUNTIME_DIR/pipewire-0"),
 }
 """The sockets of sound servers where `-audiodev` names none (libpulse, libpipewire), in their order."""
+BRAILLE = {"/var/lib/BrlAPI/0": (Role.SOCKET, Access.CONNECT), "/etc/brlapi.key": (Role.SECRET, Access.READ)}
+"""Where BRLTTY listens, and its key: libbrlapi's own places, since QEMU names it none (`chardev/baum.c`)."""
 SASL = {"/etc/sasl2/qemu.conf": Role.CONFIG, "/etc/sasldb2": Role.SECRET}
 _TUN, _VHOST_NET = Node("/dev/net/tun", ("fd", "fds", "helper")), Node("/dev/vhost-net", ("vhostfd", "vhostfds"))
 _UDMABUF, _RENDER = "/dev/udmabuf", hostpaths.RENDER_NODE
@@ -169,6 +171,12 @@ def sound(collector: Collector, option: str, values: Mapping[str, str]) -> None:
         first, *others = SERVERS[driver]
         source = f"-{option} {driver}"
         collector.add(first, Role.SOCKET, Access.CONNECT, source, optional=True, otherwise=tuple(others))
+
+
+def braille(collector: Collector, source: str) -> None:
+    """Add what a braille display is reached by."""
+    for path, (role, access) in BRAILLE.items():
+        collector.add(path, role, access, f"{source} braille", optional=True)
 
 
 def screen(collector: Collector, option: str, values: Mapping[str, str], kind: str) -> None:
