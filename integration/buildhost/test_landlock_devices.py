@@ -11,15 +11,24 @@ import struct
 import subprocess
 import tempfile
 from typing import TYPE_CHECKING, Any, Self
+from unittest import mock
 
 import pytest
 
+from confined_qemu.launch import helpers, inputs, session
+from confined_qemu.launch.collect import Caller
+from confined_qemu.model.errors import HostError
+from confined_qemu.model.frozen import replace
+from confined_qemu.model.invocation import Invocation
+from confined_qemu.model.steps import StartHelper
 from integration.buildhost import hosted
 from integration.buildhost.hosted import Started, Vm, run
 from integration.guestlib import qemumachine
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from confined_qemu.model.landlock import Ruleset
 
 OVMF = "/usr/share/OVMF"
 _TUNSETIFF, _TAP, _NO_HEADER = 0x400454CA, 0x0002, 0x1000
@@ -165,6 +174,50 @@ def test_shares_and_a_tpm_have_helpers_with_rules_of_their_own(command: str, vm:
     assert os.listdir(tmp_path / "tpm") != [], "swtpm makes its state there"
     started.send(b"q")
     assert started.code() == 0
+
+
+_TRIES = 'for one; do (: <"$one") && echo "opened $one"; done; echo >made && echo made; echo over'
+"""What a helper that a guest has taken over may do: each file, and a file of its own."""
+
+
+def _taken_over(step: StartHelper, ruleset: Ruleset | None, *files: str) -> str:
+    """Start a shell in a helper's place and return all that it said."""
+    shell = shutil.which("busybox")
+    assert shell is not None
+    if ruleset is not None:
+        own = tuple(replace(rule, path=shell) if rule.path == step.program else rule for rule in ruleset.rules)
+        ruleset = replace(ruleset, rules=own)
+    hostile = replace(step, program=shell, arguments=("sh", "-c", _TRIES, "sh", *files), ruleset=ruleset)
+    said = os.memfd_create("said")
+    with mock.patch.object(helpers, "_log", return_value=os.dup(said)), pytest.raises(HostError, match="over"):
+        helpers.start(hostile, None, None)
+    with os.fdopen(said, "rb") as file:
+        file.seek(0)
+        return file.read().decode()
+
+
+def _opened(said: str) -> list[str]:
+    return [line.removeprefix("opened ") for line in said.splitlines() if line.startswith("opened ")]
+
+
+def test_a_helper_that_is_taken_over_has_its_folder_and_nothing_else(vm: Vm, tmp_path: Path) -> None:
+    """The shell runs where swtpm would, under swtpm's rules; without them it reads all that root may."""
+    mine, others = (tmp_path / name for name in ("mine", "others"))
+    for folder in (mine, others):
+        folder.mkdir(mode=0o700)
+        (folder / "tpm2-00.permall").write_text("keys")
+    vm.write(confinement="landlock", tpm={"state": str(mine)})
+    invocation = inputs.wanted(vm.spec, ())
+    assert isinstance(invocation, Invocation)
+    plan = session.preview(invocation, Caller({}, (), ""))
+    (step,) = (step for step in plan.steps if isinstance(step, StartHelper))
+    kept = str(mine / "tpm2-00.permall")
+    outside = [vm.image, str(others / "tpm2-00.permall"), "/etc/shadow", f"/proc/{os.getpid()}/environ"]
+    held = _taken_over(step, step.ruleset, kept, *outside)
+    assert _opened(held) == [kept]
+    assert held.count("Permission denied") == len(outside), held
+    assert "made" in held.splitlines()
+    assert _opened(_taken_over(step, None, kept, *outside)) == [kept, *outside]
 
 
 # ---- hot-plug
