@@ -23,8 +23,9 @@ from confined_qemu.host import lsm, packages
 from confined_qemu.labels import journal, statefolders
 from confined_qemu.launch import collect, heldvms, run, session
 from confined_qemu.model import paths
+from confined_qemu.model.distribution import Family
 from confined_qemu.model.errors import ConfinedQemuError, LsmError
-from confined_qemu.model.facts import Family, SelinuxMode
+from confined_qemu.model.facts import SelinuxMode
 from confined_qemu.model.invocation import Confinement
 from tests import strategies
 from tests.messages import is_hint, is_message

@@ -9,8 +9,8 @@ import pytest
 from confined_qemu.host import packages
 from confined_qemu.launch import collect
 from confined_qemu.model import distribution
-from confined_qemu.model.distribution import Package
-from confined_qemu.model.facts import Family, FileFacts, FileKind
+from confined_qemu.model.distribution import Family, Package
+from confined_qemu.model.facts import FileFacts, FileKind
 from confined_qemu.model.helper import HelperKind
 
 if TYPE_CHECKING:
@@ -26,14 +26,14 @@ RELEASES = {
     "ID=amzn\n": Family.FEDORA,
     'ID="opensuse-leap"\nID_LIKE="suse opensuse"\n': Family.SUSE,
     "ID_LIKE=debian\n  ID=fedora\n": Family.FEDORA,
-    "ID=nixos\n": Family.UNKNOWN,
-    "": Family.UNKNOWN,
-    "# ID=debian\nVERSION_ID=fedora\nID\n": Family.UNKNOWN,
+    "ID=nixos\n": None,
+    "": None,
+    "# ID=debian\nVERSION_ID=fedora\nID\n": None,
 }
 
 
 @pytest.mark.parametrize(("text", "family"), RELEASES.items())
-def test_the_family_is_read_from_os_release(text: str, family: Family) -> None:
+def test_the_family_is_read_from_os_release(text: str, family: Family | None) -> None:
     assert distribution.family(text) is family
 
 
@@ -47,7 +47,7 @@ def test_each_family_has_its_own_command_and_names() -> None:
 
 @pytest.mark.parametrize("package", Package)
 def test_where_the_family_is_not_known_both_are_named(package: Package) -> None:
-    said = distribution.command(Family.UNKNOWN, package)
+    said = distribution.command(None, package)
     assert distribution.command(Family.DEBIAN, package) in said
     assert distribution.command(Family.FEDORA, package) in said
 
@@ -55,7 +55,7 @@ def test_where_the_family_is_not_known_both_are_named(package: Package) -> None:
 def test_the_host_is_asked_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = tmp_path / "etc", tmp_path / "usr"
     monkeypatch.setattr(packages, "OS_RELEASE", (str(first), str(second)))
-    assert packages.family() is Family.UNKNOWN
+    assert packages.family() is None
     second.write_bytes(b"NAME=\xff\nID=fedora\n")
     assert packages.command(Package.QEMU) == "dnf install qemu-kvm"
     first.write_text("ID=debian\n")
@@ -69,6 +69,6 @@ def program(kind: FileKind) -> FileFacts:
 def test_a_launch_asks_only_where_something_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([Family.FEDORA])  # one, so a question too many has none
     monkeypatch.setattr(packages, "family", lambda: next(answers))
-    assert collect._distribution({}) is Family.UNKNOWN
-    assert collect._distribution({HelperKind.SWTPM: program(FileKind.REGULAR)}) is Family.UNKNOWN
+    assert collect._distribution({}) is None
+    assert collect._distribution({HelperKind.SWTPM: program(FileKind.REGULAR)}) is None
     assert collect._distribution({HelperKind.SWTPM: program(FileKind.MISSING)}) is Family.FEDORA

@@ -10,9 +10,10 @@ import pytest
 from confined_qemu.cli import heldhelp
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import Confinement
-from confined_qemu.model.landlock import READ, Ports, Rule, Ruleset, Scope
+from confined_qemu.model.landlock import READ, Scope
 from confined_qemu.model.plan import PlannedResource
 from confined_qemu.model.resource import Access, Resource, Role, Sharing
+from confined_qemu.model.ruleset import Ports, Rule, Ruleset
 from tests.test_planner import made
 from tests.worlds import World
 

@@ -11,8 +11,8 @@ import pytest
 
 from confined_qemu.cli import output
 from confined_qemu.host import interpreter, packages
+from confined_qemu.model.distribution import Family
 from confined_qemu.model.errors import HostError
-from confined_qemu.model.facts import Family
 from tests.messages import is_message
 
 if TYPE_CHECKING:

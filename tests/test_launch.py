@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from confined_qemu.model.invocation import Invocation
-    from confined_qemu.model.landlock import Ruleset
+    from confined_qemu.model.ruleset import Ruleset
 
     Ask = Callable[[Host], Invocation]
 

@@ -13,8 +13,9 @@ import pytest
 
 from confined_qemu.host import lsm, packages, probe
 from confined_qemu.model import paths
+from confined_qemu.model.distribution import Family
 from confined_qemu.model.errors import HostError, LsmError
-from confined_qemu.model.facts import Family, SelinuxMode
+from confined_qemu.model.facts import SelinuxMode
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import Invocation
 from confined_qemu.model.resource import PROBED, Access, Resource, Role, Sharing

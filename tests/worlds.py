@@ -8,10 +8,10 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 from confined_qemu.model.context import Context
+from confined_qemu.model.distribution import Family
 from confined_qemu.model.facts import (
     DescriptorFacts,
     Facts,
-    Family,
     FileFacts,
     FileKind,
     FolderFacts,

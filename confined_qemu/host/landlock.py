@@ -16,7 +16,7 @@ from confined_qemu.model.landlock import FILE_RIGHTS, Lacking, Right, Tcp
 if TYPE_CHECKING:
     from typing import Any
 
-    from confined_qemu.model.landlock import Rule, Ruleset
+    from confined_qemu.model.ruleset import Rule, Ruleset
 
 _CREATE, _ADD, _RESTRICT = 444, 445, 446
 """System calls (landlock_create_ruleset(2) and so on); the same numbers on every architecture."""

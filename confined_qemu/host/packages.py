@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from confined_qemu.model import distribution
-from confined_qemu.model.distribution import Package
-from confined_qemu.model.facts import Family
+from confined_qemu.model.annotations import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from confined_qemu.model.distribution import Family, Package
 
 OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
 """os-release(5): the first that is there counts."""
 
 
-def family() -> Family:
-    """Return this host's family of distributions; a file that cannot be read tells of none."""
+def family() -> Family | None:
+    """Return this host's family of distributions; None where no file of its names one that is known."""
     for path in OS_RELEASE:
         try:
             # unbuffered: a buffered file is asked whether it is a terminal (ioctl), which a domain may not do to it
@@ -19,7 +21,7 @@ def family() -> Family:
                 return distribution.family(file.read().decode("utf-8", "replace"))
         except OSError:
             continue
-    return Family.UNKNOWN
+    return None
 
 
 def command(package: Package) -> str:

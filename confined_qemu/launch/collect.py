@@ -7,13 +7,14 @@ import os
 from confined_qemu.host import emulator, survey
 from confined_qemu.model import paths
 from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.model.facts import Facts, Family, FileKind
+from confined_qemu.model.facts import Facts, FileKind
 from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.invocation import Confinement
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from confined_qemu.model.distribution import Family
     from confined_qemu.model.facts import FileFacts, FolderFacts, Holder, Identity, SelinuxFacts
     from confined_qemu.model.hardening import HardeningFacts
     from confined_qemu.model.helper import HelperKind
@@ -85,10 +86,10 @@ def _hardening(invocation: Invocation, files: Mapping[str, FileFacts]) -> Harden
     return hardeningfacts.found(invocation, files)
 
 
-def _distribution(programs: Mapping[HelperKind, FileFacts]) -> Family:
+def _distribution(programs: Mapping[HelperKind, FileFacts]) -> Family | None:
     """Return the host's family of distributions where something is to be installed; nobody else asks."""
     if all(program.kind is not FileKind.MISSING for program in programs.values()):
-        return Family.UNKNOWN
+        return None
     from confined_qemu.host import packages
 
     return packages.family()

@@ -11,7 +11,6 @@ import os
 from confined_qemu.launch import execute, heldvms
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError, why
-from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.managers import suppress
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from confined_qemu.launch.collect import Caller
     from confined_qemu.model.facts import Facts
     from confined_qemu.model.plan import Plan
-    from confined_qemu.model.steps import MakeFile, OwnFolder, RemovedStep
+    from confined_qemu.model.steps import RemovedStep
 
 
 def become(plan: Plan, facts: Facts, caller: Caller, argv0: str) -> NoReturn:
@@ -97,61 +96,3 @@ def _undo(steps: Iterable[RemovedStep]) -> None:
     for step in steps:
         with suppress(OSError):
             os.rmdir(step.path) if isinstance(step, OwnFolder) else os.unlink(step.path)
-
-
-# ---- steps
-
-
-def make(step: RemovedStep, user: str | None, done: execute.Performed) -> None:
-    """Do one step; what is made belongs to the user that QEMU will run as.
-
-    Raises:
-        LabelError: it cannot be made.
-    """
-    from confined_qemu.model.steps import Listen, MakeFile, OwnFolder
-
-    match step:
-        case MakeFile():
-            _make_file(step)
-        case OwnFolder():
-            _make_folder(step)
-        case Listen():
-            from confined_qemu.launch import performing
-
-            performing.unlink_stale(step.path)
-            if not step.by_qemu:
-                done.numbers[step.name] = performing.listening(step.path)
-    if user is not None and not (isinstance(step, Listen) and step.by_qemu):
-        owner = _user(user)
-        os.chown(step.path, owner.uid, owner.gid, follow_symlinks=False)
-
-
-def _make_file(step: MakeFile) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        os.close(os.open(step.path, flags, step.mode))
-    except OSError as error:
-        raise HostError(f"cannot be made for QEMU: {why(error)}", where=step.path) from error
-
-
-def _make_folder(step: OwnFolder) -> None:
-    try:
-        os.mkdir(step.path, 0o700)
-    except OSError as error:
-        raise HostError(f"cannot be made for the VM: {why(error)}", where=step.path) from error
-
-
-@dataclass(frozen=True, slots=True)
-class _Owner:
-    uid: int
-    gid: int
-
-
-def _user(name: str) -> _Owner:
-    import pwd
-
-    try:
-        entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
-    except KeyError as error:
-        raise HostError(f"user: there is no user {name!r}", hint="name one that exists") from error
-    return _Owner(entry.pw_uid, entry.pw_gid)

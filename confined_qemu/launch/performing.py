@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from confined_qemu.labels.trees import Progress
     from confined_qemu.launch.execute import Performed
     from confined_qemu.model.plan import Plan
-    from confined_qemu.model.steps import Step
+    from confined_qemu.model.steps import RemovedStep, Step
 
 _BACKLOG = 1
 """QEMU's own, for a character device."""
@@ -122,9 +122,40 @@ def _make(step: Copy | MakeFile | OwnFolder | Listen, plan: Plan, done: Performe
 
         copies.make(step)
     else:
-        from confined_qemu.launch import landlocked
+        _make_unlabelled(step, plan.user, done)
 
-        landlocked.make(step, plan.user, done)
+
+def _make_unlabelled(step: RemovedStep, user: str | None, done: Performed) -> None:
+    """Make something that the policy labels, or nobody; it belongs to the user that QEMU will run as."""
+    match step:
+        case MakeFile():
+            _make_file(step)
+        case OwnFolder():
+            _make_folder(step)
+        case Listen():
+            unlink_stale(step.path)
+            if not step.by_qemu:
+                done.numbers[step.name] = high(_listening(step.path, kept=True))
+    if user is not None and not (isinstance(step, Listen) and step.by_qemu):
+        from confined_qemu.launch import spawn
+
+        owner = spawn.account(user)
+        os.chown(step.path, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
+
+
+def _make_file(step: MakeFile) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        os.close(os.open(step.path, flags, step.mode))
+    except OSError as error:
+        raise HostError(f"cannot be made for QEMU: {why(error)}", where=step.path) from error
+
+
+def _make_folder(step: OwnFolder) -> None:
+    try:
+        os.mkdir(step.path, 0o700)
+    except OSError as error:
+        raise HostError(f"cannot be made for the VM: {why(error)}", where=step.path) from error
 
 
 def _retag(step: Retag) -> None:
@@ -162,15 +193,6 @@ def _connected(path: str) -> int:
             f"cannot be connected to: {words}", where=path, hint="start what listens there first, as the same user"
         ) from error
     return high(made.detach())
-
-
-def listening(path: str) -> int:
-    """Return a descriptor for QEMU that listens at `path`, without a label.
-
-    Raises:
-        LabelError: no socket can be made there.
-    """
-    return high(_listening(path, kept=True))
 
 
 def _unix_socket() -> socket:

@@ -20,6 +20,7 @@ from confined_qemu.model.frozen import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pwd import struct_passwd
     from typing import NoReturn
 
 _DEAF = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
@@ -164,21 +165,31 @@ def close_all_but(keep: Iterable[int]) -> None:
             _close(int(name))
 
 
+def account(name: str) -> struct_passwd:
+    """Return a user of this host, by name or number.
+
+    Raises:
+        HostError: there is no such user.
+    """
+    import pwd
+
+    try:
+        return pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
+    except KeyError as error:
+        raise HostError(f"user: there is no user {name!r}", hint="name one that exists") from error
+
+
 def become_user(name: str) -> None:
     """Become a user, by name or number, with the groups that the user has.
 
     Raises:
         HostError: there is no such user, or it takes root.
     """
-    import pwd
-
+    entry = account(name)
     try:
-        entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
         os.initgroups(entry.pw_name, entry.pw_gid)
         os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
         os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
-    except KeyError as error:
-        raise HostError(f"user: there is no user {name!r}", hint="name one that exists") from error
     except OSError as error:
         raise HostError(f"user: cannot become {name}: {why(error)}", hint="start as root, or without user:") from error
 

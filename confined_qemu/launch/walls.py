@@ -10,8 +10,8 @@ from confined_qemu.model.errors import HostError, why
 
 if TYPE_CHECKING:
     from confined_qemu.model.hardening import Hardening
-    from confined_qemu.model.landlock import Ruleset
     from confined_qemu.model.plan import Plan
+    from confined_qemu.model.ruleset import Ruleset
 
 _ANYWAY = "to start it with all that you may do: harden: no, or CONFINED_QEMU_HARDEN=no"
 

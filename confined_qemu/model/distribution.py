@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from confined_qemu.model.enums import Enum
-from confined_qemu.model.facts import Family
+from confined_qemu.model.enums import Enum, StrEnum
+
+
+class Family(StrEnum):
+    """Distributions that share a package manager and its names, by the ID that the first of them has."""
+
+    DEBIAN = "debian"
+    FEDORA = "fedora"
+    SUSE = "suse"
 
 
 class Package(Enum):
@@ -29,8 +36,8 @@ _IDS = {
 }
 
 
-def family(os_release: str) -> Family:
-    """Return the family of the distribution that an os-release(5) text tells of.
+def family(os_release: str) -> Family | None:
+    """Return the family of the distribution that an os-release(5) text tells of, None where that is not known.
 
     Its own ID goes before what it says it is like, and of those the first that is known.
     """
@@ -40,11 +47,11 @@ def family(os_release: str) -> Family:
         if equals:
             fields[name] = value.strip().strip("\"'")
     words = (*fields.get("ID", "").split(), *fields.get("ID_LIKE", "").split())
-    return next((_IDS[word] for word in words if word in _IDS), Family.UNKNOWN)
+    return next((_IDS[word] for word in words if word in _IDS), None)
 
 
-def command(of: Family, package: Package) -> str:
+def command(of: Family | None, package: Package) -> str:
     """Return the command that installs a package, and both Debian's and Fedora's where the family is not known."""
-    if of is not Family.UNKNOWN:
+    if of is not None:
         return f"{_COMMANDS[of]} {package.value[_ORDER.index(of)]}"
     return f"{command(Family.DEBIAN, package)} (Fedora: {command(Family.FEDORA, package)})"

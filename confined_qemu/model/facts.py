@@ -10,19 +10,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from confined_qemu.model.context import Context, PolicyContexts
+    from confined_qemu.model.distribution import Family
     from confined_qemu.model.hardening import HardeningFacts
     from confined_qemu.model.helper import HelperKind
     from confined_qemu.model.landlock import LandlockFacts
     from confined_qemu.model.mcs import Level, Pair
-
-
-class Family(StrEnum):
-    """Distributions that share a package manager and its names, by the ID that the first of them has."""
-
-    DEBIAN = "debian"
-    FEDORA = "fedora"
-    SUSE = "suse"
-    UNKNOWN = "unknown"
 
 
 class SelinuxMode(StrEnum):
@@ -265,8 +257,8 @@ class Facts:
     """Shares and TPMs' states, by the path as it was given."""
     programs: Mapping[HelperKind, FileFacts] = field(default_factory=dict)
     """The helpers' programs; one that is not installed is missing."""
-    distribution: Family = Family.UNKNOWN
-    """The host's, whose command installs what is missing."""
+    distribution: Family | None = None
+    """The host's, whose command installs what is missing; None where nothing is, or it is not known."""
     descriptors: tuple[DescriptorFacts, ...] = ()
     pair: Pair | None = None
     """A dynamic VM's."""

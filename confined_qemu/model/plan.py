@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
     from confined_qemu.model.context import Context
     from confined_qemu.model.hardening import Hardening
-    from confined_qemu.model.landlock import Ruleset
     from confined_qemu.model.mcs import Pair
     from confined_qemu.model.resource import Resource
+    from confined_qemu.model.ruleset import Ruleset
     from confined_qemu.model.steps import Step
 
 SCHEMA = 1

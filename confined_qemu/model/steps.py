@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from confined_qemu.model.context import Context
     from confined_qemu.model.facts import FileKind, Identity
     from confined_qemu.model.helper import HelperKind
-    from confined_qemu.model.landlock import Ruleset
+    from confined_qemu.model.ruleset import Ruleset
 
 
 @dataclass(frozen=True, slots=True)

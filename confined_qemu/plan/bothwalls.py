@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from confined_qemu.model.facts import Facts
     from confined_qemu.model.hardening import Hardening
     from confined_qemu.model.invocation import Invocation
-    from confined_qemu.model.landlock import Ruleset
     from confined_qemu.model.policy import Policy
+    from confined_qemu.model.ruleset import Ruleset
     from confined_qemu.model.steps import Step
     from confined_qemu.plan.landlock import LandlockPlanner
 

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from confined_qemu.model.context import Context, PolicyContexts
     from confined_qemu.model.facts import Facts
     from confined_qemu.model.hardening import Hardening
-    from confined_qemu.model.landlock import LandlockFacts, Ruleset
+    from confined_qemu.model.landlock import LandlockFacts
     from confined_qemu.model.policy import Policy
+    from confined_qemu.model.ruleset import Ruleset
 
 
 @dataclass

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from confined_qemu.model.context import Context
     from confined_qemu.model.facts import Facts, SelinuxFacts
     from confined_qemu.model.invocation import Invocation
-    from confined_qemu.model.landlock import Ports
     from confined_qemu.model.policy import Policy
+    from confined_qemu.model.ruleset import Ports
 
 _LOWEST_FREE = 1024
 """Below, a port is bound only with CAP_NET_BIND_SERVICE (ip(7); `ip_unprivileged_port_start` may lower it)."""

@@ -14,22 +14,10 @@ from confined_qemu.model.facts import FileKind
 from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.invocation import Confinement
 from confined_qemu.model.labelrules import End
-from confined_qemu.model.landlock import (
-    DEVICE,
-    READ,
-    RUN,
-    TREE,
-    WRITE,
-    LandlockFacts,
-    Ports,
-    Right,
-    Rule,
-    Ruleset,
-    Scope,
-    lacking,
-)
+from confined_qemu.model.landlock import DEVICE, READ, RUN, TREE, WRITE, LandlockFacts, Right, Scope, lacking
 from confined_qemu.model.plan import PlannedResource
 from confined_qemu.model.resource import Access, Resource, Role, Takes
+from confined_qemu.model.ruleset import Ports, Rule, Ruleset
 from confined_qemu.plan import hardening
 from confined_qemu.plan.outcome import Collected
 from confined_qemu.plan.usable import unusable

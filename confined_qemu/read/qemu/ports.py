@@ -9,7 +9,7 @@ from __future__ import annotations
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import CommandLineError
 from confined_qemu.model.frozen import dataclass, field
-from confined_qemu.model.landlock import Ports
+from confined_qemu.model.ruleset import Ports
 from confined_qemu.read.qemu.keyvals import objects, truth
 
 if TYPE_CHECKING:
