@@ -327,7 +327,12 @@ def test_a_raw_disk_costs_nothing_of_what_reads_headers(tmp_path: Path, form: st
 
 @pytest.mark.touches_host
 @pytest.mark.parametrize(
-    ("program", "allowed"), [("watch", {"select", "_signal"}), ("relay", {"selectors", "socket", "stat"})]
+    ("program", "allowed"),
+    [
+        ("watch", {"select", "_signal"}),
+        ("tidy", {"select", "_signal", "fcntl", "stat"}),
+        ("relay", {"selectors", "socket", "stat"}),
+    ],
 )
 def test_what_stays_beside_a_vm_is_small(tmp_path: Path, program: str, allowed: set[str]) -> None:
     tree = tree_of(f"launch.companions.{program}")
@@ -338,3 +343,16 @@ def test_what_stays_beside_a_vm_is_small(tmp_path: Path, program: str, allowed: 
     found = loaded(f"exec(open({path!r}).read(), dict(__name__='imported')); end()", [program], tmp_path)
     stated = loaded(f"import {', '.join(top)}; end()", [program], tmp_path)
     assert found == stated
+
+
+def test_what_companions_have_in_common_is_one_text() -> None:
+    """They import nothing while a VM runs, so each has its own."""
+    seen: dict[str, set[str]] = {}
+    count = 0
+    for program in ("watch", "tidy", "survivors"):
+        for node in tree_of(f"launch.companions.{program}").body:
+            if isinstance(node, ast.FunctionDef) and node.name != "main":
+                seen.setdefault(node.name, set()).add(ast.unparse(node))
+                count += 1
+    assert {name for name, texts in seen.items() if len(texts) > 1} == set()
+    assert count - len(seen) == len({"kill", "ended", "_context", "_tell", "_await_end"}) + 1  # kill is in all three

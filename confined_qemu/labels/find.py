@@ -137,6 +137,20 @@ def at(path: str) -> int | None:
     return descriptor
 
 
+def folder_at(path: str) -> int | None:
+    """Open the folder at `path` for reading; None when nothing, a link, or no folder is there.
+
+    Raises:
+        LabelError: it cannot be read.
+    """
+    try:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in _NOTHING_THERE:
+            return None
+        raise LabelError(f"cannot be read: {why(error)}", where=path) from error
+
+
 def again(path: str, identity: Identity, given: Context, search: Search) -> int | None:
     """Open the inode that was at `path` (O_PATH), whatever its name is now; None when it is gone.
 

@@ -54,13 +54,8 @@ def sweep(step: Sweep, search: find.Search | None = None) -> None:
 
 def _made(step: Sweep) -> int | None:
     """Open the folder that the launcher made; None where another one is there, or none."""
-    try:
-        top = os.open(step.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-            return None
-        raise LabelError(f"cannot be read: {why(error)}", where=step.path) from error
-    if lsm.context_of(top) == step.given:
+    top = find.folder_at(step.path)
+    if top is None or lsm.context_of(top) == step.given:
         return top
     os.close(top)
     return None

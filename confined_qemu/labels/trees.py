@@ -146,12 +146,9 @@ def _all(step: LabelTree, top: int) -> Iterator[tuple[int, os.stat_result, str]]
 
 def _top(step: LabelTree) -> int | None:
     """Return the folder, open; None where it is gone or another one is there."""
-    try:
-        top = os.open(step.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-            return None
-        raise LabelError(f"cannot be read: {why(error)}", where=step.path) from error
+    top = find.folder_at(step.path)
+    if top is None:
+        return None
     found = os.fstat(top)
     if (found.st_dev, found.st_ino) == (step.identity.device, step.identity.inode):
         return top

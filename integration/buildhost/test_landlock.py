@@ -19,6 +19,7 @@ import pytest
 from integration.buildhost import hosted
 from integration.buildhost.hosted import CHECKOUT, Started, Vm, run
 from integration.guestlib import walls
+from integration.guestlib.strikes import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -207,8 +208,8 @@ def test_the_table_of_attempts(command: str, qemu: str, vm: Vm, other: Vm, confi
         targets = [(one.kind, where[one.target]) for one in walls.ATTEMPTS]
         answers = attempt(command, vm, targets, confinement=confinement)
     seen = {one.what: answers[one.kind, where[one.target]] for one in walls.ATTEMPTS}
-    wanted = {one.what: one.landlock if confinement == "landlock" else walls.Answer.DONE for one in walls.ATTEMPTS}
-    got = {what: walls.Answer.DONE if answer == "ok" else walls.Answer.DENIED for what, answer in seen.items()}
+    wanted = {one.what: one.landlock if confinement == "landlock" else Answer.DONE for one in walls.ATTEMPTS}
+    got = {what: Answer.DONE if answer == "ok" else walls.Answer.DENIED for what, answer in seen.items()}
     assert got == wanted, seen
     assert {answer for answer in seen.values() if answer != "ok"} <= DENIED, seen
     if confinement == "landlock":

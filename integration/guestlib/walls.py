@@ -3,15 +3,9 @@
 `integration/buildhost` has the program try each and compares; the table of the help topic `landlock` is made of it.
 """
 
-from enum import StrEnum
 from typing import NamedTuple
 
-
-class Answer(StrEnum):
-    """What comes of an attempt."""
-
-    DONE = "done"
-    DENIED = "denied"
+from integration.guestlib.strikes import Answer
 
 
 class Attempt(NamedTuple):

@@ -5,9 +5,9 @@ child was not there when the look began. The kernel's last pid (proc(5), /proc/l
 started meanwhile, and which; without that word it takes several empty looks.
 """
 
+import _signal  # type: ignore[import-not-found]  # typeshed has not what `signal` is made of; that loads enum
 import os
 import select
-import signal
 import time
 
 _EMPTY_LOOKS = 8
@@ -60,7 +60,7 @@ def end(context: str, having: os.stat_result | None = None) -> None:
 def kill(pidfd: int) -> None:
     """Kill a process, if it is still there."""
     try:
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        _signal.pidfd_send_signal(pidfd, _signal.SIGKILL)
     except OSError:
         return
 
@@ -129,7 +129,7 @@ def _last_pid() -> int | None:
         return None
 
 
-def _context(pid: str) -> str:
+def _context(pid: int | str) -> str:
     try:
         with open(f"/proc/{pid}/attr/current", encoding="ascii", errors="replace") as file:
             return file.read().rstrip("\0\n")

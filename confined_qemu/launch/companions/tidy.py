@@ -33,17 +33,24 @@ def main() -> None:
     os._exit(0)
 
 
+def kill(pidfd: int) -> None:
+    """Kill a process, if it is still there."""
+    try:
+        _signal.pidfd_send_signal(pidfd, _signal.SIGKILL)
+    except OSError:
+        return
+
+
 def _await_end(pidfd: int, report: int) -> None:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     if report >= 0:
-        poll.register(report, 0)
+        poll.register(report, select.POLLIN)
     while True:
-        ready = {number for number, _ in poll.poll()}
+        ready = {descriptor for descriptor, _ in poll.poll()}
         if pidfd in ready:
             return
-        # `run` was killed: so would QEMU be, had the person started it
-        _signal.pidfd_send_signal(pidfd, _signal.SIGKILL)
+        kill(pidfd)
         poll.unregister(report)
 
 

@@ -3,8 +3,9 @@
 Runs as a program of its own (`python3 -IS watch.py JOURNAL CONTEXT PIDFD PID CONTROL REPORT LEASH LIVE LEAVES FILE…`;
 REPORT is -1 without `run`, LEASH without helpers and new files, LIVE where the context is the VM's own; LEAVES is 1
 where the VM may leave a process behind) and imports nothing until the VM has ended, so that a thousand of them are
-cheap. It holds the journal's lock and the VM's pair through the descriptors it inherited, and each FILE that it will
-put back, which may have another name by then.
+cheap: what it has in common with the other companions stands in each of them (a test holds them to one text). It holds
+the journal's lock and the VM's pair through the descriptors it inherited, and each FILE that it will put back, which
+may have another name by then.
 """
 
 import _signal  # type: ignore[import-not-found]  # typeshed has not what `signal` is made of; that loads enum
@@ -66,7 +67,7 @@ def _await_exec(control: int, pidfd: int, report: int) -> None:
         ready = {descriptor for descriptor, _ in poll.poll()}
         if report in ready:
             # `run` was killed: so would QEMU be, had the person started it
-            _kill(pidfd)
+            kill(pidfd)
             poll.unregister(report)
         if control in ready or pidfd in ready:
             return
@@ -78,14 +79,14 @@ def _check(pid: int, pidfd: int, expected: str) -> None:
 
     deadline = time.monotonic() + _EXEC_PATIENCE
     while _context(pid) != expected:
-        if _has_ended(pidfd, 1):
+        if ended(pidfd, 1):
             return
         if time.monotonic() > deadline:
-            _kill(pidfd)
+            kill(pidfd)
             return
 
 
-def _context(pid: int) -> str:
+def _context(pid: int | str) -> str:
     try:
         with open(f"/proc/{pid}/attr/current", encoding="ascii", errors="replace") as file:
             return file.read().rstrip("\0\n")
@@ -93,7 +94,16 @@ def _context(pid: int) -> str:
         return ""
 
 
-def _has_ended(pidfd: int, milliseconds: int) -> bool:
+def kill(pidfd: int) -> None:
+    """Kill a process, if it is still there."""
+    try:
+        _signal.pidfd_send_signal(pidfd, _signal.SIGKILL)
+    except OSError:
+        return
+
+
+def ended(pidfd: int, milliseconds: int) -> bool:
+    """Tell whether the process has ended, waiting at most so long (-1: until it has)."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(milliseconds))
@@ -108,7 +118,7 @@ def _await_end(pidfd: int, report: int) -> None:
         ready = {descriptor for descriptor, _ in poll.poll()}
         if pidfd in ready:
             return
-        _kill(pidfd)
+        kill(pidfd)
         poll.unregister(report)
 
 
@@ -136,7 +146,7 @@ def _await_others(expected: str, report: int) -> None:
             _tell(report, DAEMON)
             told = True
         for pidfd in others:
-            _has_ended(pidfd, -1)
+            ended(pidfd, -1)
             os.close(pidfd)
 
 
@@ -164,9 +174,9 @@ def _received(leash: int) -> tuple[list[int], dict[str, int]]:
 def _end_helpers(pidfds: list[int]) -> None:
     """Wait for the VM's helpers, which end when QEMU is gone, and kill one that hangs."""
     for pidfd in pidfds:
-        if not _has_ended(pidfd, _HELPER_PATIENCE):
-            _kill(pidfd)
-            _has_ended(pidfd, -1)
+        if not ended(pidfd, _HELPER_PATIENCE):
+            kill(pidfd)
+            ended(pidfd, -1)
         os.close(pidfd)
 
 
@@ -178,13 +188,6 @@ def _await_holders(live: int, report: int) -> None:
         _tell(report, DAEMON)
         locks.wait_for_others(live)
     os.close(live)
-
-
-def _kill(pidfd: int) -> None:
-    try:
-        _signal.pidfd_send_signal(pidfd, _signal.SIGKILL)
-    except OSError:
-        return
 
 
 def _restore(path: str, files: list[int], made: dict[str, int]) -> bytes:
