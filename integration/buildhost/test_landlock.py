@@ -209,7 +209,7 @@ def test_the_table_of_attempts(command: str, qemu: str, vm: Vm, other: Vm, confi
         answers = attempt(command, vm, targets, confinement=confinement)
     seen = {one.what: answers[one.kind, where[one.target]] for one in walls.ATTEMPTS}
     wanted = {one.what: one.landlock if confinement == "landlock" else Answer.DONE for one in walls.ATTEMPTS}
-    got = {what: Answer.DONE if answer == "ok" else walls.Answer.DENIED for what, answer in seen.items()}
+    got = {what: Answer.DONE if answer == "ok" else Answer.DENIED for what, answer in seen.items()}
     assert got == wanted, seen
     assert {answer for answer in seen.values() if answer != "ok"} <= DENIED, seen
     if confinement == "landlock":

@@ -28,7 +28,7 @@ from integration.guestlib import qemumachine
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from confined_qemu.model.landlock import Ruleset
+    from confined_qemu.model.ruleset import Ruleset
 
 OVMF = "/usr/share/OVMF"
 _TUNSETIFF, _TAP, _NO_HEADER = 0x400454CA, 0x0002, 0x1000
