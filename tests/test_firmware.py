@@ -42,11 +42,11 @@ def read(system: str, *descriptors: str, machine: str = "q35", features: str = "
     kind = f"<type arch='x86_64' machine='{machine}'>hvm</type>"
     text = f"<domain type='kvm'><name>x y</name><memory>1024</memory>{system.format(kind)}{features}</domain>"
     found = domain.parse(text, "d.xml", descriptors)
-    return found.vm, [line for line in carrying.lines_of(found.lost) if "is no name" not in line]
+    return found.vm, [line for line in carrying.lines_of(found.lost) if "becomes" not in line]
 
 
 EFI = "<os firmware='efi'>{}</os>"
-COPY = "line 1: {}: make the copy yourself where it is missing: install -D -m 600 /{}_VARS.fd {}"
+COPY = "line 1: {}: the file is not copied from its template\0if it is missing: install -D -m 600 /{}_VARS.fd {}"
 PLACE = "/var/lib/libvirt/qemu/nvram/x-y_VARS.fd"
 
 

@@ -6,7 +6,7 @@ import errno
 import os
 
 from confined_qemu.model.annotations import TYPE_CHECKING, cast
-from confined_qemu.model.errors import HINT, HostError, SpecError, UsageError, printable, shell_word, why
+from confined_qemu.model.errors import HINT, HostError, SpecError, UsageError, message, printable, shell_word, why
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import Confinement, Hypervisor, Invocation
 from confined_qemu.model.resource import PROBED, Access, Role
@@ -134,11 +134,11 @@ def _descriptors(text: str) -> tuple[str, ...]:
 
 
 def remarks_of(imported: Imported, path: str) -> tuple[str, ...]:
-    """Return a line for each thing of a domain that was lost."""
+    """Return a message for each thing of a domain that was lost."""
     from confined_qemu.read.libvirt.carrying import lines_of
 
     path = printable(path)
-    return tuple(f"{path}: not carried over: {line}" for line in lines_of(imported.lost))
+    return tuple(message(f"{path}: not carried over: {line}") for line in lines_of(imported.lost))
 
 
 def spec_of(path: str) -> tuple[str, tuple[str, ...]]:
@@ -152,8 +152,8 @@ def spec_of(path: str) -> tuple[str, tuple[str, ...]]:
     from confined_qemu.read.spec import writer
 
     imported = domain(_text(path), path)
-    lost = tuple(lines_of(imported.lost))
-    tail = ("Not carried over from the domain:", *(f"- {line}" for line in lost)) if lost else ()
+    lost = [line for told in lines_of(imported.lost) for line in message(f"- {told}").splitlines()]
+    tail = ("Not carried over from the domain:", *lost) if lost else ()
     head = (f"From libvirt's domain {imported.vm.name}, by `confined-qemu import`.",)
     return writer.write(imported.vm, head=head, comments=imported.origins, tail=tail), remarks_of(imported, path)
 

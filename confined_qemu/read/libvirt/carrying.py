@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 
 from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.model.errors import printable
+from confined_qemu.model.errors import HINT
 from confined_qemu.model.frozen import dataclass, field
 from confined_qemu.read.spec.yamlnodes import Mapping, Mark, Node, Scalar, Sequence, shown
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 NO_KEY: Final = "a spec has no key for it"
 _REASONS: Final = {
     "currentMemory": "the guest starts with all of its memory",
-    "description": "it is text for people",
-    "devices/channel": "a guest agent's channel; see qemu_args",
-    "devices/controller": "each disk's bus brings its own",
-    "devices/graphics": "choose display: yourself, for example vnc=127.0.0.1:0",
-    "devices/video": "the screen is QEMU's standard VGA card",
+    "description": "text for people: the VM does not use it",
+    "devices/channel": f"a spec has no key for it{HINT}give its -chardev and -device in qemu_args:",
+    "devices/controller": "each disk gets the controller of its bus",
+    "devices/graphics": f"the VM has no screen that can be reached{HINT}add one, for example display: vnc=127.0.0.1:0",
+    "devices/video": "the VM gets QEMU's standard VGA card",
     "launchSecurity": "the guest's memory is NOT encrypted here",
-    "metadata": "it is text for programs",
-    "title": "it is text for people",
+    "metadata": "text for other programs: the VM does not use it",
+    "title": "text for people: the VM does not use it",
 }
 _QUIET: Final = frozenset({"@id", "features/acpi", "features/apic", "features/pae", "seclabel/imagelabel"})
 """State of a running VM, which libvirt ignores in a definition too, and what QEMU does anyway."""
@@ -36,7 +36,10 @@ _QUIET_NAMES: Final = ("/alias", "@index", "@tty", "@labelskip", "@portid")
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Something of a domain that the VM has not: where it stands, its name, and why or what there is instead."""
+    """Something of a domain that the VM lacks: where it stands, its name, and what there is instead.
+
+    Hints on how to mend it are set off in `why` by `HINT`.
+    """
 
     mark: Mark
     what: str
@@ -44,13 +47,13 @@ class Loss:
 
 
 def lines_of(losses: tuple[Loss, ...]) -> Iterator[str]:
-    """Yield a line for each name and reason, with the numbers of all lines where it stands."""
+    """Yield a message for each name and reason, with the numbers of all lines where it stands; hints by `HINT`."""
     merged: dict[tuple[str, str], list[int]] = {}
     for loss in losses:
         merged.setdefault((loss.what, loss.why), []).append(loss.mark.line)
     for (what, why), numbers in merged.items():
         places = ", ".join(str(number) for number in dict.fromkeys(numbers))
-        yield printable(f"{'line' if len(set(numbers)) == 1 else 'lines'} {places}: {what}: {why}")
+        yield f"{'line' if len(set(numbers)) == 1 else 'lines'} {places}: {what}: {why}"
 
 
 @dataclass(slots=True)
@@ -91,9 +94,9 @@ class Carrying:
             model = element.take("model")
             if model in {None, "selinux"}:
                 hint = f"drop <seclabel>, or leave {what} out"
-                self.refuse(element, f"the label of {what} cannot be kept: it would be relabelled for the VM", hint)
+                self.refuse(element, f"a spec has no seclabel for {what}: it would be relabelled for the VM", hint)
             else:
-                self.lose(element, f"the model {model} is not SELinux's")
+                self.lose(element, f"labels of the model {model} are not set, only SELinux's")
 
     def argue(self, element: Element, *words: str) -> None:
         """Append arguments for QEMU's own command line."""
@@ -107,8 +110,8 @@ class Carrying:
     def path(self, element: Element, path: str) -> Scalar | None:
         """Return a path's value; libvirt's paths start at the root, and another is refused."""
         if not posixpath.isabs(path):
-            what = "there is no path" if not path else f"{shown(path)} is no absolute path"
-            self.refuse(element, what, "libvirt takes paths from the root (/…) only")
+            what = "the path is missing" if not path else f"{shown(path)} is not an absolute path"
+            self.refuse(element, what, "write it from the root: /…")
             return None
         return self.text(element, path)
 

@@ -9,7 +9,7 @@ import re
 
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.commas import escape
-from confined_qemu.model.errors import shell_word
+from confined_qemu.model.errors import HINT, shell_word
 from confined_qemu.read.libvirt import others
 from confined_qemu.read.spec.devices import NicModel
 from confined_qemu.read.spec.disks import Bus, DiskFormat
@@ -34,7 +34,7 @@ def devices(carry: Carrying, element: Element) -> None:
         carry.put("emulator", emulator, path)
     orders = [order for disk in element.every("disk") if (order := _disk(carry, disk)) is not None]
     if orders != sorted(orders):
-        carry.lose(element, "disks are tried in the order in which they stand, then the cdrom", "/disk/boot@order")
+        carry.lose(element, "the guest boots from the disks in their order, then from the cdrom", "/disk/boot@order")
     _serial(carry, element)
     _interfaces(carry, element.every("interface"))
     others.read(carry, element)
@@ -82,13 +82,13 @@ def _disk(carry: Carrying, element: Element) -> int | None:
 def _left_out(parts: tuple[Element | None, ...], device: str, kind: str) -> str | None:
     """Return why a disk cannot be one of a spec, None where it can."""
     if device not in {"disk", "cdrom", "floppy"}:
-        return f"a spec has no device='{device}'"
+        return f"a spec has disks, CD-ROMs and floppies, no device={shown(device)}"
     if kind not in {"file", "block"}:
-        return f"a disk of type='{kind}' has no file"
+        return f"a spec's disk is a file or a block device, not type={shown(kind)}"
     for part in parts:
         for child in part.children if part is not None else ():
             if child.tag in {"encryption", "slices"}:
-                return f"<{child.tag}> cannot be said, and the guest would see something else"
+                return f"a spec has no key for <{child.tag}>, without which the guest would read other bytes"
     return None
 
 
@@ -96,8 +96,8 @@ def _may_be_kept(carry: Carrying, element: Element, name: str) -> bool:
     """Refuse a disk that would be written although the domain says that it must not."""
     transient = element.one("transient")
     if transient is not None:
-        hint = "make an overlay for it (qemu-img create -b …) and use that, or drop <transient/>"
-        carry.refuse(transient, f"{name} would be written: a spec cannot throw a disk's writes away", hint)
+        hint = "name an overlay of it (qemu-img create -b …) in its place, or drop <transient/>"
+        carry.refuse(transient, f"a spec has no transient disks: {name} would keep what the guest writes", hint)
     return transient is None
 
 
@@ -128,7 +128,7 @@ def _cdrom(carry: Carrying, element: Element, parts: tuple[Element, Element], fi
     if form != DiskFormat.RAW:
         carry.put("cdrom_format", element, form)
     if bus not in {None, Bus.IDE, Bus.SATA}:
-        carry.lose(target, "the drive stands on the machine's own IDE or SATA controller", "@bus")
+        carry.lose(target, "the drive is on the machine's own IDE or SATA controller", "@bus")
 
 
 def _another_cdrom(carry: Carrying, element: Element, source: Element, image: tuple[Node, str]) -> None:
@@ -141,7 +141,7 @@ def _another_cdrom(carry: Carrying, element: Element, source: Element, image: tu
     places = Q35_PORTS if isinstance(machine, Scalar) and machine.text.startswith(Q35) else IDE_PLACES
     index = places - 1 - sum(one.text.startswith("if=ide,media=cdrom,") for one in carry.arguments)
     if index <= CDROM_PLACE or not isinstance(file, Scalar):
-        carry.lose(element, f"a machine has no place for so many CD-ROMs as {shown(getattr(file, 'text', ''))}")
+        carry.lose(element, f"no place is left on the machine's controller for {shown(getattr(file, 'text', ''))}")
         return
     carry.no_label(source, "a second cdrom")
     words = f"if=ide,media=cdrom,index={index},format={form},readonly=on,file={escape(file.text)}"
@@ -174,12 +174,13 @@ def _disk_label(carry: Carrying, source: Element) -> Mapping | None:
             carry.refuse(element, f"a second <seclabel> of the model {model or '(none)'}", "drop one of the two")
         models.append(model)
         if model not in {None, "selinux"}:
-            carry.lose(element, f"the model {model} is not SELinux's")
+            carry.lose(element, f"labels of the model {model} are not set, only SELinux's")
             continue
         label = element.one("label")
         relabel = element.take("relabel")
         if relabel not in {None, "yes", "no"}:
-            carry.refuse(element, f"relabel={shown(relabel or '')}: expected yes or no", None, "@relabel")
+            carry.refuse(element, f"expected yes or no, got {shown(relabel or '')}", None, "@relabel")
+            relabel = None
         text = label.word() if label is not None else None
         found = carry.mapping(element, {"relabel": relabel, "label": text or None})
         carry.left(element)
@@ -209,7 +210,7 @@ def _serial(carry: Carrying, devices_: Element) -> None:
         line.every("address")
         carry.left(line)
     for line in lines[1:]:
-        carry.lose(line, "a spec has one serial line; give more by qemu_args")
+        carry.lose(line, f"a spec has one serial line{HINT}give the others in qemu_args: (-serial …)")
 
 
 def _appends(carry: Carrying, line: Element) -> bool:
@@ -235,14 +236,18 @@ def _char(carry: Carrying, element: Element) -> str:
     if kind in {"stdio", "null"}:
         return kind
     if kind == "pty":
-        carry.lose(element, "no terminal is made for it; it is serial: stdio instead", "@type='pty'")
+        carry.lose(
+            element,
+            "no pseudo-terminal is made: the line is QEMU's standard input and output (serial: stdio)",
+            "@type='pty'",
+        )
         return "stdio"
     carry.no_label(source, "a serial line's file")
     if kind == "file" or (kind == "unix" and source is not None and source.take("mode") == "bind"):
         good = carry.path(source or element, path) is not None
         carry.left(source)
         return f"{kind}:{path}" if good else "null"
-    carry.lose(element, "a spec cannot say it; what the guest writes there is dropped", f"@type='{kind}'")
+    carry.lose(element, "a spec has no such serial line: what the guest writes there is dropped", f"@type='{kind}'")
     return "null"
 
 
@@ -276,14 +281,15 @@ def _interface(carry: Carrying, element: Element) -> Mapping | None:
     elif kind == "ethernet" and device is not None:
         values |= {"type": "tap", "ifname": device}
         if managed != "no":
-            carry.lose(element, f"{device} is not made; it must be there: ip tuntap add {device} mode tap", "/target")
+            hint = f"before the start run: ip tuntap add {shell_word(device)} mode tap"
+            carry.lose(element, f"{device} is not made for the VM{HINT}{hint}", "/target")
     elif kind == "direct":
         carry.lose(element, _macvtap(element.one("source"), device))
         element.drop()
         return None
     else:
-        why = f"type='{kind}': there is no network; make a tap device there, and say network: {{type: tap, ifname: …}}"
-        carry.lose(element, why)
+        hint = "make a tap device on that network, and write network: {type: tap, ifname: NAME}"
+        carry.lose(element, f"the card is left out: a spec has none of type={shown(kind)}{HINT}{hint}")
         element.drop()
         return None
     element.every("address")
@@ -293,13 +299,15 @@ def _interface(carry: Carrying, element: Element) -> Mapping | None:
 
 
 def _macvtap(source: Element | None, device: str | None) -> str:
-    """Return how a macvtap device reaches a VM: it has a node of its own, which QEMU takes open."""
+    """Say how a macvtap device reaches a VM: it has a device node, which QEMU is given open."""
     link = shell_word((source.take("dev") if source is not None else None) or "LINK")
     mode = shell_word((source.take("mode") if source is not None else None) or "vepa")
     name = shell_word(device or "macvtap0")
     return (
-        f"type='direct': make the device (ip link add link {link} name {name} type macvtap mode {mode}), say network: "
-        f"{{type: tap, fd: 3}}, and run it with 3<>/dev/tap$(cat /sys/class/net/{name}/ifindex)"
+        f"the card is left out: a spec takes a macvtap device as an open descriptor"
+        f"{HINT}make the device: ip link add link {link} name {name} type macvtap mode {mode}"
+        f"{HINT}write network: {{type: tap, fd: 3}}"
+        f"{HINT}run the VM with 3<>/dev/tap$(cat /sys/class/net/{name}/ifindex)"
     )
 
 

@@ -41,12 +41,12 @@ _UNITS: Final[dict[str, int]] = {"b": 1, "bytes": 1} | {
 """Bytes in each of libvirt's units, which it reads in either case (virutil.c, virScaleInteger)."""
 _MIB: Final = 1 << 20
 _EVENTS: Final = {"on_poweroff": "destroy", "on_reboot": "restart", "on_crash": "destroy"}
-"""What the guest's ends lead to where nothing is said; QEMU does the same."""
+"""What follows where the domain does not say it; QEMU does the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """A VM and what of its domain was lost; `origins` names the element that a spec's key came from."""
+    """A VM, and what of its domain it lacks; `origins` names the element that a spec's key came from."""
 
     vm: VM
     lost: tuple[Loss, ...]
@@ -86,7 +86,7 @@ def printable_tag(element: Element) -> str:
 def _domain(carry: Carrying, root: Element, descriptors: Sequence[Descriptor]) -> None:
     kind = root.take("type")
     if kind not in _ACCELERATORS:
-        carry.refuse(root, f"type={shown(kind or '')} is not a type of QEMU's", "only kvm and qemu can be run", "@type")
+        carry.refuse(root, f"expected kvm or qemu, got {shown(kind or '')}", "QEMU runs no other type", "@type")
     carry.put("accel", root, _ACCELERATORS.get(kind or "", "kvm"))
     _name(carry, root)
     uuid = ""
@@ -98,7 +98,7 @@ def _domain(carry: Carrying, root: Element, descriptors: Sequence[Descriptor]) -
         _system(carry, system, _machine(carry, root), descriptors)
     if (cpu := root.one("cpu")) is not None:
         _cpu_model(carry, cpu, kind or "")
-    _habits(carry, root)
+    _clock_and_events(carry, root)
     for element in root.every("sysinfo"):
         others.sysinfo(carry, element)
     others.memory_backing(carry, root.one("memoryBacking"))
@@ -110,7 +110,7 @@ def _domain(carry: Carrying, root: Element, descriptors: Sequence[Descriptor]) -
     for line in root.every("qemu:commandline"):
         for argument in line.every("qemu:arg"):
             if (value := argument.take("value")) is None:
-                carry.refuse(argument, "an argument needs value='…'", "add it")
+                carry.refuse(argument, "an argument needs value='…'", "add the attribute")
             else:
                 carry.argue(argument, value)
         carry.left(line)
@@ -121,15 +121,17 @@ def _name(carry: Carrying, root: Element) -> None:
     element = root.one("name")
     name = element.whole() if element is not None else ""
     if element is None or not name.strip():
-        carry.refuse(element or root, "a domain needs a <name>", "add it")
+        carry.refuse(element or root, "a domain needs a <name>", "add <name>NAME</name>")
         carry.put("name", root, "unnamed")
         return
     if "/" in name or "\n" in name:
-        carry.refuse(element, f"{shown(name)}: a name holds no '/' and no line break", "choose another")
+        carry.refuse(element, f"a name has no '/' and no line break, got {shown(name)}", "choose another")
     fit = re.sub("[^A-Za-z0-9._-]", "-", name)[:64]
     fit = fit if fit[:1].isalnum() else f"vm{fit}"[:64]
     if fit != name:
-        carry.lose(element, f"{shown(name)} is no name here; it is {fit}")
+        carry.lose(
+            element, f"{shown(name)} becomes {fit}: a name here has letters, digits, '.', '_' and '-', at most 64"
+        )
     carry.put("name", element, fit)
 
 
@@ -137,7 +139,7 @@ def _memory(carry: Carrying, root: Element) -> None:
     element = root.one("memory")
     size = _bytes(carry, element) if element is not None else 0
     if element is None or size == 0:
-        carry.refuse(element or root, "a domain needs <memory>, and not 0", "add <memory unit='MiB'>128</memory>")
+        carry.refuse(element or root, "a domain needs <memory> above 0", "add <memory unit='MiB'>128</memory>")
     if element is None or not size:
         return
     mebibytes = -(-size // _MIB)  # rounded up, as libvirt does for QEMU (qemu_domain.c)
@@ -152,7 +154,7 @@ def _bytes(carry: Carrying, element: Element) -> int | None:
     """Return a size in bytes; without a unit it is KiB. None where it cannot be read, which is noted."""
     unit, number = (element.take("unit") or "KiB").strip(), element.word()
     if unit.lower() not in _UNITS or re.fullmatch("[0-9]{1,15}", number) is None:
-        what = f"{shown(f'{number} {unit}')} is no size"
+        what = f"expected a size, got {shown(f'{number} {unit}')}"
         carry.refuse(element, what, "write a whole number and a unit such as KiB, MiB or GiB")
         return None
     return int(number) * _UNITS[unit.lower()]
@@ -190,8 +192,8 @@ def _machine(carry: Carrying, root: Element) -> Machine:
 def _system(carry: Carrying, system: Element, machine: Machine, descriptors: Sequence[Descriptor]) -> None:
     kind = system.one("type")
     if kind is None or (word := kind.word()) != "hvm":
-        what = "there is no <type>" if kind is None else f"{shown(word)} is no machine of QEMU's"
-        carry.refuse(kind or system, what, "only <type>hvm</type> can be run")
+        what = "<type> is missing" if kind is None else f"expected hvm, got {shown(word)}"
+        carry.refuse(kind or system, what, "write <type>hvm</type>: QEMU runs no other")
     else:
         if (stated := kind.take("machine")) is not None:
             carry.put("machine", kind, stated)
@@ -205,7 +207,7 @@ def _system(carry: Carrying, system: Element, machine: Machine, descriptors: Seq
     others.acpi_tables(carry, system.one("acpi"))
     order = [boot.take("dev") for boot in system.every("boot")]
     if order and order != [dev for dev in ("hd", "cdrom") if dev in order]:
-        carry.lose(system, "the disks are tried in their order, then the cdrom", "/boot@dev")
+        carry.lose(system, "the guest boots from the disks in their order, then from the cdrom", "/boot@dev")
     carry.left(system)
 
 
@@ -231,11 +233,11 @@ def _cpu_model(carry: Carrying, cpu: Element, kind: str) -> None:
         name = "host"
         if kind == "qemu" and mode == "host-model":  # libvirt takes what QEMU can emulate of the host's
             name = "max"
-            carry.lose(cpu, "it is the best CPU that QEMU emulates (cpu: max)", "@mode='host-model'")
+            carry.lose(cpu, "the guest gets the best CPU that QEMU emulates (cpu: max)", "@mode='host-model'")
         elif kind == "qemu":
             carry.refuse(cpu, f"mode='{mode}' needs type='kvm'", "use mode='maximum', or name a model", "@mode")
         elif mode == "host-model":
-            carry.lose(cpu, "it is the host's CPU as it is (cpu: host)", "@mode='host-model'")
+            carry.lose(cpu, "the guest gets the host's own CPU (cpu: host)", "@mode='host-model'")
     elif mode == "maximum":
         name = "max"
     carry.left(model)
@@ -246,13 +248,13 @@ def _cpu_model(carry: Carrying, cpu: Element, kind: str) -> None:
             if policy in {"require", "force", "disable", "forbid"}:
                 words.append(("+" if policy in {"require", "force"} else "-") + flag)
             else:
-                carry.lose(feature, f"{shown(flag)} is left to the model", f"@policy='{policy}'")
+                carry.lose(feature, f"the CPU model decides about {shown(flag)}", f"@policy='{policy}'")
         carry.put("cpu", cpu, ",".join(words))
     carry.left(cpu)
 
 
-def _habits(carry: Carrying, root: Element) -> None:
-    """Read the clock and what happens when the guest ends itself."""
+def _clock_and_events(carry: Carrying, root: Element) -> None:
+    """Read the clock, and what happens when the guest shuts down, reboots or crashes."""
     carry.left(root.one("features"))
     clock = root.one("clock")
     if clock is not None:
@@ -260,7 +262,7 @@ def _habits(carry: Carrying, root: Element) -> None:
         if offset == "localtime":
             carry.argue(clock, "-rtc", "base=localtime")
         elif offset != "utc":
-            carry.lose(clock, "the clock starts at UTC", f"@offset='{offset}'")
+            carry.lose(clock, "the guest's clock starts at UTC", f"@offset='{offset}'")
     carry.left(clock)
     for tag, default in _EVENTS.items():
         element = root.one(tag)
@@ -278,31 +280,31 @@ def _seclabels(carry: Carrying, elements: list[Element]) -> None:
     models = [element.take("model") for element in elements]
     for number, (element, model) in enumerate(zip(elements, models, strict=True)):
         if model is None and len(models) > 1:
-            carry.refuse(element, "of several <seclabel> each must name its model", "add model='selinux'")
+            carry.refuse(element, "each of several <seclabel> must name its model", "add model='selinux'")
         elif model in models[:number]:
             carry.refuse(element, f"a second <seclabel> of the model {model}", "drop one of the two")
         elif model in {None, "selinux"}:
             _seclabel(carry, element)
         else:
-            carry.lose(element, f"the model {model} is not SELinux's")
+            carry.lose(element, f"labels of the model {model} are not set, only SELinux's")
 
 
 def _seclabel(carry: Carrying, element: Element) -> None:
     kind = element.take("type") or "dynamic"
     relabel = element.take("relabel")
     if relabel not in {None, "yes", "no"}:
-        carry.refuse(element, f"relabel={shown(relabel or '')}: expected yes or no", None, "@relabel")
+        carry.refuse(element, f"expected yes or no, got {shown(relabel or '')}", None, "@relabel")
         relabel = None
     values: dict[str, Node | str | bool | None] = {"type": kind, "relabel": relabel}
     label, base = element.one("label"), element.one("baselabel")
     if label is not None and kind == "static":
         values["label"] = carry.text(label, label.word())
     elif label is not None and kind != "dynamic":  # a running dynamic VM's is there, and libvirt reads it from no one
-        carry.lose(label, f"a VM of type {kind} has no label")
+        carry.lose(label, f"not used where the seclabel has type={shown(kind)}")
     if base is not None and kind == "dynamic":
         values["baselabel"] = carry.text(base, base.word())
     elif base is not None:
-        carry.lose(base, f"a VM of type {kind} has no baselabel")
+        carry.lose(base, f"not used where the seclabel has type={shown(kind)}")
     mapping: Mapping = carry.mapping(element, values)
     if [key.text for key, _ in mapping.pairs if isinstance(key, Scalar)] != ["type"] or kind != "dynamic":
         carry.put("seclabel", element, mapping)

@@ -6,7 +6,7 @@ After libvirt's qemu_firmware.c (9.0) and QEMU's `docs/interop/firmware.json`. Q
 from __future__ import annotations
 
 from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.model.errors import shell_word
+from confined_qemu.model.errors import HINT, shell_word
 from confined_qemu.model.frozen import dataclass
 from confined_qemu.read.spec.disks import DiskFormat
 from confined_qemu.read.spec.yamlnodes import shown
@@ -24,7 +24,7 @@ _MACHINES: Final = {"pc": "pc-i440fx-", "q35": "pc-q35-"}
 _SMM: Final = ("-machine", "smm=on", "-global", "driver=cfi.pflash01,property=secure,value=on")
 """What firmware needs that keeps its variables from the guest's kernel."""
 _NONE_FITS: Final = (
-    "no descriptor in /usr/share/qemu/firmware or /etc/qemu/firmware fits; write firmware: and nvram: yourself"
+    f"no descriptor in /usr/share/qemu/firmware or /etc/qemu/firmware fits{HINT}write firmware: and nvram: yourself"
 )
 _TEMPLATE: Final = ("template", "templateFormat", "format")
 _VARIABLES: Final = "/var/lib/libvirt/qemu/nvram"
@@ -116,7 +116,7 @@ def _stated(carry: Carrying, loader: Element) -> tuple[str, bool]:
     path = carry.path(loader, loader.word())
     flash = kind == "pflash"
     if flash and loader.take("readonly") == "no":
-        carry.lose(loader, "firmware code is never written; its variables are nvram:", "@readonly='no'")
+        carry.lose(loader, "the firmware's code is read-only; the guest writes nvram: alone", "@readonly='no'")
     elif not flash:
         loader.take("readonly")
     if path is not None and flash:
@@ -195,17 +195,20 @@ def _variables(
         form = form or (None if text else stated)
     why = None
     if kind not in {"file", "block"}:
-        why = f"variables of type='{kind}' are in no file"
+        why = f"a spec's nvram: is a file, not type={shown(kind)}"
     elif not flash:
-        why = "it belongs to firmware in flash memory, and there is no <loader type='pflash'>"
+        why = "only firmware in flash memory uses it, and there is no <loader type='pflash'>"
     elif not text and template is None:
-        why = "libvirt would make the file from its template; make the copy yourself, and say nvram:"
+        why = f"libvirt would copy a template that is not named here{HINT}make the copy, and write nvram: PATH"
     if why is not None:
-        carry.lose(place, f"it is left out: {why}")
+        carry.lose(place, f"left out: {why}")
         return
     text = text or f"{_VARIABLES}/{name}_VARS.{form if form not in {None, 'raw'} else 'fd'}"
     if template is not None:
-        carry.lose(place, f"make the copy yourself where it is missing: {_copy(template, stated, text, form)}")
+        carry.lose(
+            place,
+            f"the file is not copied from its template{HINT}if it is missing: {_copy(template, stated, text, form)}",
+        )
     carry.no_label(source, "the firmware's variables")
     if (path := carry.path(place, text)) is not None:
         carry.put("nvram", place, path)
@@ -221,7 +224,7 @@ def _copy(template: str, stated: str | None, text: str, form: str | None) -> str
 
 
 def _format(carry: Carrying, element: Element, key: str, stated: str | None) -> None:
-    """Carry a format: as raw, firmware would write over the header of a qcow2 file."""
+    """Carry a format: taken for raw, a qcow2 file would lose its header."""
     if stated in {None, DiskFormat.RAW}:
         return
     if stated in {form.value for form in DiskFormat}:

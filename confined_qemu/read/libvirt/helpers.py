@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from confined_qemu.model.annotations import TYPE_CHECKING
+from confined_qemu.model.errors import HINT
 from confined_qemu.read.spec.helpers import ShareDriver, TpmModel, TpmVersion
 from confined_qemu.read.spec.yamlnodes import Mapping, Sequence, shown
 
@@ -43,20 +44,23 @@ def _tpm(carry: Carrying, element: Element, uuid: str) -> None:
     elif version not in {known.value for known in TpmVersion} or model not in {known.value for known in TpmModel}:
         why = f"a spec does not know the TPM {shown(f'{model} {version}')}"
     elif backend is not None and any(child.tag == "encryption" for child in backend.children):
-        why = "its state is encrypted, which a spec cannot say, and a new one would be in the clear"
+        why = "its state is encrypted, and a spec has no key for that"
     source = backend.one("source") if backend is not None else None
     stated = _state(carry, source)
     if why is None and source is not None and stated is None:
-        why = "its <source> is no folder of the host"
+        why = "its <source> is not a folder of the host"
     elif why is None and source is None and _UUID.fullmatch(uuid) is None:
-        why = "where its state lies is said by the domain's <uuid>, and there is none"
+        why = f"libvirt finds its state by the domain's <uuid>, which is missing{HINT}add the <uuid>"
     if why is not None:
-        carry.lose(element, f"it is left out: {why}")
+        carry.lose(element, f"left out: {why}")
         return
     state = stated or f"{_STATES}/{uuid.lower()}/tpm2"
     carry.put("tpm", element, carry.mapping(element, {"state": state, "version": version, "model": model}))
     if source is None:
-        carry.lose(element, f"its state is the one that libvirt keeps, {state}; copy it for a VM of your own")
+        carry.lose(
+            element,
+            f"its state is the one that libvirt keeps{HINT}for a VM of its own copy {state} and name the copy",
+        )
     element.every("address")
     carry.left(source)
     for part in (backend, element):
@@ -86,18 +90,20 @@ def _share(carry: Carrying, element: Element) -> Mapping | None:
     tag = (target.take("dir") if target is not None else None) or ""
     why = None
     if kind != "mount" or source is None or folder is None:
-        why = f"a share of type='{kind}' is no folder of the host"
+        why = f"a spec shares folders of the host, not type={shown(kind)}"
     elif stated not in _DRIVERS:
         why = f"a spec does not know the driver {shown(stated)}"
     elif _TAG.fullmatch(tag) is None:
-        why = f"{shown(tag)} is no tag here"
+        why = f"expected a tag of at most 31 letters, digits and / _ . : -, got {shown(tag)}"
     if why is not None or source is None or folder is None:
-        carry.lose(element, f"it is left out: {why}")
+        carry.lose(element, f"left out: {why}")
         return None
     mode = element.take("accessmode") or "passthrough"
     if stated == "path" and mode != "mapped":
         carry.lose(
-            element, "owners and modes that the guest sets are kept in extended attributes", f"@accessmode='{mode}'"
+            element,
+            "owners and modes that the guest sets are kept in extended attributes",
+            f"@accessmode='{mode}'",
         )
     path = carry.path(source, folder)
     readonly = True if element.flag("readonly") else None

@@ -9,6 +9,7 @@ import re
 
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.commas import escape
+from confined_qemu.model.errors import HINT
 from confined_qemu.read.spec.devices import Input, MemoryBacking, Sound
 from confined_qemu.read.spec.yamlnodes import Scalar, shown
 
@@ -50,11 +51,12 @@ def _hostdev(carry: Carrying, element: Element) -> None:
     source = element.one("source")
     name = _name(kind, source) if source is not None and mode == "subsystem" else None
     if name is None or source is None:
-        carry.lose(element, f"a spec does not know a host device of type={shown(kind)}, or this way to name one")
+        carry.lose(element, f"left out: a spec cannot name this host device of type={shown(kind)}")
         return
     carry.add("host_devices", element, name)
     if element.take("managed") == "yes" and kind == "pci":
-        carry.lose(element, f"nobody takes {name} from its driver; give it to vfio-pci: driverctl", "@managed")
+        hint = f"before the start run: driverctl set-override {name.removeprefix('pci:')} vfio-pci"
+        carry.lose(element, f"the device is not taken from its driver{HINT}{hint}", "@managed")
     _end(carry, source, element)
 
 
@@ -87,7 +89,7 @@ def _input(carry: Carrying, element: Element) -> None:
         carry.add("input", element, kind)
         _end(carry, element)
     elif bus in {None, "ps2"} and kind in {"keyboard", "mouse"}:
-        carry.lose(element, "the machine's own keyboard and mouse are there")
+        carry.lose(element, "the machine has a PS/2 keyboard and mouse of its own")
     else:
         carry.lose(element, f"a spec does not know {shown(f'{kind} {bus or str()}'.strip())}")
 
@@ -127,7 +129,7 @@ def _vsock(carry: Carrying, element: Element) -> None:
     number = cid.take("address") if cid is not None else None
     automatic = cid is not None and cid.take("auto") == "yes"
     if cid is None or number is None or automatic:
-        carry.lose(element, "libvirt would choose a number; choose one that no VM has, and say vsock: NUMBER")
+        carry.lose(element, f"libvirt would choose a number{HINT}write vsock: NUMBER, one that no other VM has")
         return
     element.take("model")
     carry.put("vsock", element, Scalar(number, plain=True, mark=cid.mark))
@@ -139,7 +141,7 @@ def acpi_tables(carry: Carrying, element: Element | None) -> None:
     for table in element.every("table") if element is not None else ():
         kind = table.take("type") or ""
         if kind not in _TABLES:
-            carry.lose(table, f"a table of type {shown(kind)} is not known")
+            carry.lose(table, f"left out: QEMU reads no table of type={shown(kind)}")
         elif (path := carry.path(table, table.whole().strip())) is not None:
             carry.argue(table, "-acpitable", f"{_TABLES[kind]}{escape(path.text)}")
     carry.left(element)
@@ -170,12 +172,14 @@ def memory_backing(carry: Carrying, element: Element | None) -> None:
     if pages is not None and not pages.children:
         carry.put("memory_backing", pages, MemoryBacking.HUGEPAGES.value)
     elif pages is not None:
-        carry.lose(pages, "huge pages are the host's default size, of /dev/hugepages: memory_backing: hugepages")
+        carry.lose(
+            pages, f"a spec has no key for their size{HINT}for the host's default write memory_backing: hugepages"
+        )
     elif kind == MemoryBacking.MEMFD and source is not None:
         carry.put("memory_backing", source, MemoryBacking.MEMFD.value)
     elif source is not None:
-        carry.lose(source, f"memory of type {shown(kind or '')} is QEMU's own here")
+        carry.lose(source, f"the guest's memory is QEMU's own, not of type={shown(kind or '')}")
     if access is not None and access.take("mode") == "private":
-        carry.lose(access, "memory that is no program's own is shared", "@mode")
+        carry.lose(access, "memory_backing: shares the guest's memory with the VM's helpers", "@mode")
     for part in (source if kind == MemoryBacking.MEMFD else None, access, element):
         carry.left(part)

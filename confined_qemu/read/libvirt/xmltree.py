@@ -116,13 +116,18 @@ class _ElementBuilder:
     def doctype(self, *_: object) -> None:
         """Refuse a document type: only there can entities be declared."""
         hint = "remove <!DOCTYPE …> and write what its entities stand for"
-        self.problems.add(self.mark(), "", "a document type is not read, nor are entities", hint)
+        self.problems.add(self.mark(), "", "document types and entities are not read", hint)
         raise _Stop
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
         """Begin an element."""
         if len(self.open) >= MAX_DEPTH:
-            self.problems.add(self.mark(), "", f"more than {MAX_DEPTH} levels of nesting", "no domain has so many")
+            self.problems.add(
+                self.mark(),
+                "",
+                f"more than {MAX_DEPTH} levels of nesting",
+                "remove some: no domain has so many",
+            )
             raise _Stop
         name = self._short(tag)
         above = self.open[-1] if self.open else None
