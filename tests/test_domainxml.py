@@ -199,7 +199,7 @@ LEFT_OUT = {
     "<tpm><backend type='passthrough'><device path='/dev/tpm0'/></backend></tpm>": "no TPM of type 'passthrough'",
     "<hostdev type='mdev'><source><address uuid='x'/></source></hostdev>": "host device of type='mdev'",
     "<hostdev type='scsi'><source><adapter name='x'/></source></hostdev>": "host device of type='scsi'",
-    "<hostdev type='pci' managed='yes'><source><address bus='1'/></source></hostdev>": "driverctl set-override 0000:01:00.0",
+    "<hostdev type='pci' managed='yes'><source><address bus='1'/></source></hostdev>": "set-override 0000:01:00.0",
     "<vsock><cid auto='yes'/></vsock>": "libvirt would choose a number",
     "<rng model='virtio'><backend model='egd'/></rng>": "source of type 'egd'",
     "<sound model='es1370'/>": "the sound card 'es1370'",
