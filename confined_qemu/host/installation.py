@@ -6,12 +6,15 @@ The lists are data. That they are enough is tested with real QEMU, for each row 
 from __future__ import annotations
 
 import os
+import stat
 
 from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.model.landlock import DEVICE, READ, RUN, WRITE, Owned, Right
+from confined_qemu.model.landlock import DEVICE, FILE_RIGHTS, READ, RUN, WRITE, Owned
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from confined_qemu.model.landlock import Right
 
 _LIBRARIES = ("/lib", "/lib64", "/lib32", "/libx32", "/usr/lib", "/usr/lib64", "/usr/lib32", "/usr/local/lib")
 _SHARED = ("/usr/share", "/usr/local/share")
@@ -25,8 +28,9 @@ _NAMES = (
     *("/etc/nsswitch.conf", "/etc/passwd", "/etc/group", "/etc/hosts", "/etc/host.conf", "/etc/resolv.conf"),
     *("/etc/gai.conf", "/etc/services", "/etc/protocols", "/etc/machine-id"),
 )
+_SELF = "/proc/self"
 _KERNEL = (
-    *("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/filesystems", "/proc/sys"),
+    *(_SELF, "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/filesystems", "/proc/sys"),
     *("/sys/devices", "/sys/bus", "/sys/class", "/sys/dev", "/sys/block", "/sys/module", "/sys/kernel/mm"),
     *("/sys/kernel/iommu_groups", "/sys/fs/cgroup"),
 )
@@ -51,35 +55,56 @@ _DEEPEST = 4
 
 def found(emulator: str, environment: Mapping[bytes, bytes]) -> tuple[Owned, ...]:
     """Return what there is of QEMU's installation for this emulator, each once, by its path without links."""
-    seen: dict[str, Owned] = {}
-    for owned in _all(emulator, environment):
-        if not os.path.exists(owned.path):
-            continue  # one look; a path without links takes one for each of its parts
-        real = os.path.realpath(owned.path)
-        if real not in seen or owned.rights & ~seen[real].rights:
-            rights = owned.rights | (seen[real].rights if real in seen else Right(0))
-            seen[real] = Owned(real if owned.path != "/proc/self" else owned.path, rights, owned.why)
-    return tuple(seen.values())
+    seen: dict[str, tuple[Right, str]] = {}
+    for paths, rights, why in _all(emulator, environment):
+        of_file = rights & FILE_RIGHTS
+        for path in paths:
+            there = _there(path)
+            if there is None:
+                continue
+            real, folder = there
+            allowed = rights if folder else of_file
+            before = seen.get(real)
+            if before is None:
+                seen[path if path == _SELF else real] = (allowed, why)
+            elif allowed & ~before[0]:
+                seen[real] = (allowed | before[0], why)
+    return tuple(Owned(path, rights, why) for path, (rights, why) in seen.items())
 
 
-def _all(emulator: str, environment: Mapping[bytes, bytes]) -> Iterator[Owned]:
-    for program in programs(emulator):
-        yield Owned(program, RUN, "the emulator")
-    for paths, rights, why in (
+def _there(path: str) -> tuple[str, bool] | None:
+    """Return a path without links, and whether it is a folder's; None where there is nothing.
+
+    The kernel is asked for the path in one go: `os.path.realpath` looks at each part of it.
+    """
+    try:
+        opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return os.readlink(f"/proc/self/fd/{opened}"), stat.S_ISDIR(os.fstat(opened).st_mode)
+    except OSError:
+        return None
+    finally:
+        os.close(opened)
+
+
+def _all(emulator: str, environment: Mapping[bytes, bytes]) -> tuple[tuple[Iterable[str], Right, str], ...]:
+    """Return the paths that are looked for, with what may be done with them and why."""
+    return (
+        (programs(emulator), RUN, "the emulator"),
         (_LIBRARIES, READ, "libraries, modules and firmware"),
         (_SHARED, READ, "firmware, keymaps and time zones"),
-        (tuple(_beside(os.path.realpath(emulator))), READ, "the emulator's own folders"),
+        (_beside(os.path.realpath(emulator)), READ, "the emulator's own folders"),
         (_LINKER, READ, "the dynamic linker"),
-        (tuple(_named(environment)), READ, "the dynamic linker, by the caller's environment"),
+        (_named(environment), READ, "the dynamic linker, by the caller's environment"),
         (_CONFIGURATION, READ, "libraries' configuration"),
         (_NAMES, READ, "names of users and hosts"),
-        (tuple(_resolver()), READ, "names of hosts, as the network changes"),
+        (_resolver(), READ, "names of hosts, as the network changes"),
         (_KERNEL, READ, "the kernel's files"),
         (_RANDOM, READ, "every process's"),
         (_NOTHING, DEVICE | WRITE, "every process's"),
-    ):
-        for path in paths:
-            yield Owned(path, rights, why)
+    )
 
 
 def _resolver() -> Iterator[str]:
