@@ -14,12 +14,15 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from confined_qemu.host import capabilities, landlock, processcontrol
+from tests.examples import LONG, NORMAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 # A loaded machine must not fail a property by its clock, and a run leaves no folder in the checkout.
-settings.register_profile("project", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+_HYPOTHESIS = settings(deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("project", _HYPOTHESIS, max_examples=NORMAL)
+settings.register_profile("long", _HYPOTHESIS, max_examples=LONG)  # pytest --hypothesis-profile=long
 settings.load_profile("project")
 
 GOLDEN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "golden")

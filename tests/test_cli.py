@@ -14,7 +14,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from confined_qemu.cli import command as cli
@@ -28,6 +28,7 @@ from confined_qemu.model.errors import ConfinedQemuError, LsmError
 from confined_qemu.model.facts import SelinuxMode
 from confined_qemu.model.invocation import Confinement
 from tests import strategies
+from tests.examples import examples
 from tests.messages import is_hint, is_message
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ _words = (
 @example(["exec", "--emulator", "/", "--", "-hda", "a.img"])
 @example(["run", "."])
 @example(["check", "."])
-@settings(max_examples=200)
+@examples(60)
 def test_no_traceback_for_any_words(arguments: list[str]) -> None:
     code, _, err = answer(arguments)
     assert code in {0, 1, 125, 126, 127}
@@ -134,7 +135,7 @@ def test_no_traceback_for_any_words(arguments: list[str]) -> None:
 
 
 @given(st.lists(strategies.hostile | strategies.stray | st.sampled_from(["-hda", "-drive", "-M", "help"]), max_size=6))
-@settings(max_examples=100)
+@examples(40)
 def test_no_traceback_for_any_qemu_arguments(arguments: list[str]) -> None:
     code, out, _ = answer(["plan", "--json", "--policy-root", "policy", "--emulator", "./qemu", "--", *arguments])
     assert code in {0, 125}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from confined_qemu.model.commas import escape
@@ -544,7 +544,6 @@ words = st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         words | paths | st.sampled_from(sorted(f"-{name}" for name in OPTIONS)) | st.text(max_size=20), max_size=12

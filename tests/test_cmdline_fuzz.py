@@ -6,7 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from confined_qemu.model import hostpaths
@@ -144,7 +144,6 @@ def found(invocation: Invocation) -> list[tuple[str, Role]]:
     ]
 
 
-@settings(max_examples=50)
 @given(path=paths)
 @example(path="a,b=c")
 @example(path="../a,,b//c \n%d=\udcff ")

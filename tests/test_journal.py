@@ -11,7 +11,7 @@ import tempfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from confined_qemu.labels import journal, statefolders
@@ -23,6 +23,7 @@ from confined_qemu.model.frozen import replace
 from confined_qemu.model.record import Grant, Record, encode
 from confined_qemu.model.steps import Bind, Create, MakeFolder, Relabel
 from tests import strategies
+from tests.examples import examples
 from tests.messages import is_message
 
 if TYPE_CHECKING:
@@ -78,7 +79,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @given(record=records)
-@settings(max_examples=30)
 def test_every_record_comes_back(folder: str, record: Record) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as own:
         path, descriptor = journal.write(own, record)
@@ -95,7 +95,6 @@ _grants = st.builds(Grant, strategies.paths, st.lists(_relabels | _creates, max_
 
 
 @given(record=records, grants=st.lists(_grants, min_size=1, max_size=3).map(tuple))
-@settings(max_examples=30)
 def test_what_a_vm_is_given_later_comes_back_with_its_record(
     folder: str, record: Record, grants: tuple[Grant, ...]
 ) -> None:
@@ -257,7 +256,7 @@ _places = st.sampled_from(
 @example(place=("steps", 0, "after"), value=[])
 @example(place=("steps", 1, "path"), value="\0")
 @example(place=("steps", 1, "path"), value=5)
-@settings(max_examples=150)
+@examples(50)
 def test_a_damaged_record_is_read_or_told(folder: str, place: tuple[str | int, ...], value: Any) -> None:
     good = _good()
     inner: Any = good

@@ -178,7 +178,7 @@ chunks = st.lists(st.tuples(st.booleans(), st.binary(min_size=1, max_size=3000))
 
 
 @given(chunks)
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_conversation_arrives_as_it_was_said(said: list[tuple[bool, bytes]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(relay, "_next_process", lambda *_: -1)

@@ -27,6 +27,7 @@ from confined_qemu.model.record import Record
 from confined_qemu.model.resource import Sharing
 from confined_qemu.model.steps import Bind, Create, JournalStep, MakeFolder, Relabel
 from tests import launches
+from tests.examples import examples
 from tests.fakes import DEBIAN, VIRT_IMAGE, Crash, Labels, install_labels, install_processes
 
 if TYPE_CHECKING:
@@ -461,7 +462,7 @@ def test_labels_come_back_whatever_ends_when(tmp_path: Path) -> None:
         def __init__(self) -> None:
             super().__init__(str(tmp_path))
 
-    run_state_machine_as_test(Here, settings=settings(max_examples=40, stateful_step_count=30))
+    run_state_machine_as_test(Here, settings=settings(examples(20), stateful_step_count=30))
 
 
 def test_of_two_in_one_context_each_is_itself(tmp_path: Path, labels: Labels, monkeypatch: pytest.MonkeyPatch) -> None:

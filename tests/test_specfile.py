@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from confined_qemu.model.context import Context
@@ -20,6 +20,7 @@ from confined_qemu.read.spec.devices import Char, CharKind, Network, NetworkType
 from confined_qemu.read.spec.disks import Bus, Disk, DiskFormat, ExtraFile
 from confined_qemu.read.spec.helpers import Share, ShareDriver, Tpm, TpmModel, TpmVersion
 from confined_qemu.read.spec.vm import VM
+from tests.examples import examples
 from tests.messages import is_message
 from tests.strategies import spec_documents
 
@@ -257,7 +258,7 @@ def refuse_or_read(text: str) -> None:
         line.encode()
 
 
-@settings(max_examples=400)
+@examples(100)
 @given(st.text(st.sampled_from("abkx:- \n\t#&*!|>'\"%@`{}[],?<=~01\\\x00\x85\ud800\udcff\ufeff") | st.characters()))
 @example("%YAML 1.1\n---\n")
 @example("%YAML 9.9\n--- a")
@@ -278,7 +279,7 @@ def test_any_bytes_are_refused_or_read(data: bytes) -> None:
     refuse_or_read(data.decode("utf-8", "surrogateescape"))
 
 
-@settings(max_examples=300)
+@examples(100)
 @given(st.data())
 def test_any_damage_to_a_good_spec_is_refused_or_read(data: st.DataObject) -> None:
     text = data.draw(st.sampled_from(CONFIGS + BAD).map(decoded))

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from confined_qemu.cli import command, ps
@@ -287,7 +287,6 @@ _records = st.builds(
 
 
 @given(record=_records, alive=st.booleans())
-@settings(max_examples=25)
 def test_root_survives_whatever_a_journal_may_say(
     tmp_path_factory: pytest.TempPathFactory, record: Record, alive: bool
 ) -> None:
