@@ -10,7 +10,8 @@ from confined_qemu.host import lsm
 from confined_qemu.install import adopt, policylabels
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import HostError
-from tests.fakes import DEBIAN, install_labels
+from confined_qemu.plan import places
+from tests.fakes import DEBIAN, Crash, install_labels
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,3 +94,36 @@ def test_user_and_level_stay_and_so_do_customizable_types(tmp_path: Path, monkey
     (line,) = policylabels.restore(str(tmp_path), lambda _: None)
     assert line.endswith("/a from unconfined_u:object_r:var_t:s0:c1 to unconfined_u:object_r:virt_image_t:s0:c1")
     assert labels.of(str(tmp_path / "b")).type == "virt_content_t"
+
+
+# ---- an undo that was cut off
+
+
+def test_undo_goes_on_where_one_was_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed when the file context was gone and not all labels were: the next one does the others, a third nothing."""
+    labels = install_labels(monkeypatch)
+    image, plain = Context.parse("system_u:object_r:virt_image_t:s0"), Context.parse("system_u:object_r:var_t:s0")
+    contexts = [f"{places.pattern(str(tmp_path))} all files system_u:object_r:virt_image_t:s0"]
+
+    def semanage(*_: str) -> None:
+        contexts.clear()
+
+    for module, name, answer in (
+        (adopt, "_folder", lambda folder, _verb: folder), (adopt, "_require_idle", lambda _: None),
+        (adopt, "_semanage", semanage), (lsm, "policy_contexts", lambda: DEBIAN),
+        (lsm, "customizable_types", frozenset), (lsm, "local_file_contexts", lambda: tuple(contexts)),
+        (lsm, "default_label", lambda _path, _mode: image if contexts else plain),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, answer)
+    (tmp_path / "a").touch()
+    for path in (tmp_path, tmp_path / "a"):
+        labels.give(str(path), image)
+    labels.at(4, Crash())  # the folder has its label back, the file has not
+    with pytest.raises(Crash):
+        adopt.undo(str(tmp_path))
+    assert contexts == []
+    assert labels.of(str(tmp_path / "a")) == image
+    assert not adopt.undo(str(tmp_path)).context_changed
+    assert labels.of(str(tmp_path / "a")) == plain
+    with pytest.raises(HostError, match="no file context of its own"):
+        adopt.undo(str(tmp_path))

@@ -276,7 +276,8 @@ def _policy_adopt(chosen: argparse.Namespace) -> int:
     from confined_qemu.model.errors import printable
 
     changed = adopt.undo(chosen.folder) if chosen.undo else adopt.adopt(chosen.folder)
-    state = ("removed" if chosen.undo else "added") if changed.context_changed else "is there already"
+    before = "is gone already" if chosen.undo else "is there already"
+    state = ("removed" if chosen.undo else "added") if changed.context_changed else before
     say(f"file context {changed.pattern} {state}")
     for line in changed.relabelled:
         say(printable(line))

@@ -78,6 +78,8 @@ def adopt(folder: str) -> Changed:
 def undo(folder: str) -> Changed:
     """Take back what `adopt` did: the file context goes, and the labels become the policy's own.
 
+    What an undo that was cut off between the two has left goes back by the next one.
+
     Raises:
         HostError: not root, the folder was not adopted, a VM runs on it, or a step failed.
         LsmError: SELinux cannot be asked.
@@ -85,12 +87,22 @@ def undo(folder: str) -> Changed:
     path = _folder(folder, "adopt --undo")
     _require_idle(path)
     pattern = places.pattern(path)
-    if pattern not in {words[0] for line in lsm.local_file_contexts() if (words := line.split())}:
-        raise HostError("no file context of its own", where=path, hint="see: semanage fcontext -l -C")
-    _semanage("-d", pattern)
+    known = pattern in {words[0] for line in lsm.local_file_contexts() if (words := line.split())}
     # the folder may be gone, and what it was called may mean another thing tomorrow
-    relabelled = policylabels.restore(path, _require_image) if os.path.isdir(path) else ()
-    return Changed(path, pattern, context_changed=True, relabelled=relabelled)
+    there = os.path.isdir(path)
+    if known:
+        _semanage("-d", pattern)
+    goes_back = there and (known or any(_is_left(entry) for entry in policylabels.entries(path)))
+    relabelled = policylabels.restore(path, _require_image) if goes_back else ()
+    if not known and not relabelled:
+        raise HostError("no file context of its own", where=path, hint="see: semanage fcontext -l -C")
+    return Changed(path, pattern, context_changed=known, relabelled=relabelled)
+
+
+def _is_left(entry: policylabels.Labelled) -> bool:
+    """Tell whether an entry is labelled as an image, and no file context says so any more."""
+    wanted = lsm.default_label(entry.path, entry.mode)
+    return entry.label is not None and entry.label.type == _TYPE and wanted is not None and wanted.type != _TYPE
 
 
 # ---- what may be adopted
