@@ -10,7 +10,7 @@ import pytest
 from integration.buildhost.hosted import CHECKOUT
 
 SMALL = {
-    "syscalls": ["--every", "80"],
+    "syscalls": ["--every", "500"],
     "powercuts": ["--count", "8"],
     "links": ["--count", "500"],
     "crowds": ["--pairs", "400", "--processes", "20", "--crashes", "2", "--launches", "12"],

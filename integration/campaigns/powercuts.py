@@ -75,10 +75,19 @@ def _cuts(place: str, count: int) -> list[tuple[str, str | None]]:
         with tempfile.TemporaryDirectory(dir=place) as folder:
             world = World(os.path.join(folder, "images"), os.path.join(folder, "state"))
             world.prepare()
-            calls = syscalls.calls(world, verb, os.path.join(folder, "log"))
+            calls = _calls(world, verb, os.path.join(folder, "log"))
         step = max(1, len(calls) // max(1, count // 2 - 1))
         found += [(verb, f"inject={name}:signal=KILL:when={number}") for name, number in calls[::step]]
     return found[:count]
+
+
+def _calls(world: World, verb: str, log: str) -> list[tuple[str, int]]:
+    """Return each call of a victim's work."""
+    if verb == "recover":
+        world.run("give")
+    world.run(verb, "strace", "-o", log)
+    world.check(f"{verb}, nothing injected")
+    return syscalls.counted(log)
 
 
 def _one(place: str, kind: str, given: tuple[str, str], cut: tuple[int, str, str | None]) -> None:
