@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,8 +13,8 @@ from integration.guestlib import cache, image, layers, machine, programs, remote
 from integration.guestlib.report import GuestError, progress, silence
 
 DESCRIPTION = (
-    "Boots linux-0.2.img confined: on this host where SELinux enforces here, else in an enforcing guest. "
-    "What it shows is checked; the exit code is 0 only if all of it is as it should be."
+    "Boots linux-0.2.img confined: on this host where SELinux enforces here, else in an enforcing guest; with --here, "
+    "held by Landlock. What it shows is checked; the exit code is 0 only if all of it is as it should be."
 )
 SETUP = os.path.join(programs.checkout(), "integration", "setup.sh")
 SPEC = os.path.join(programs.checkout(), "configs", scene.SPEC)
@@ -24,12 +25,14 @@ ENFORCE = "/sys/fs/selinux/enforce"
 GUEST = "demo"
 TREE = "/root/demo"
 REFUSED = 125
-# Where the transcript stands in a text of ours.
-BEGIN, END = "<!-- transcript -->\n```\n", "```\n<!-- end -->"
 TRANSCRIPT_HELP = (
     "write the transcript there instead of showing it; in a file that has a block <!-- transcript --> … <!-- end -->, "
     "only that block is replaced"
 )
+HERE_HELP = "on this host as it is, where SELinux does not enforce: no guest, nothing installed, Landlock holds the VM"
+COMMAND = """#!/bin/sh
+PYTHONPATH={checkout} exec {python} -B -m confined_qemu "$@"
+"""
 HOST_STEPS = f"install the checkout into {wheel.VENV}, link it at {remote.LINK}, and load its SELinux policy module"
 
 
@@ -39,6 +42,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--yes", action="store_true", help=f"on a host that enforces: {HOST_STEPS}; do not ask")
     parser.add_argument("--transcript", metavar="FILE", help=TRANSCRIPT_HELP)
     parser.add_argument("--policy", choices=layers.POLICIES, help="in the guest that enforces this one")
+    parser.add_argument("--here", action="store_true", help=HERE_HELP)
     parser.add_argument("--tcg", action="store_true", help="without KVM, in the domain that Fedora has for such VMs")
     parser.add_argument("--screen", action="store_true", help="use the VM's screen, as with the original image")
     options = parser.parse_args(argv)
@@ -61,6 +65,8 @@ def main(argv: list[str]) -> int:
 
 def _demo(options: argparse.Namespace, output: int | None) -> int:
     setup()
+    if options.here and (enforces() or options.policy or options.tcg):
+        raise GuestError("--here is for a host that does not enforce, and takes no --policy and no --tcg")
     on_host = options.policy is None and enforces()
     if on_host:
         refusal = _refusal(agreed=options.yes)
@@ -74,6 +80,8 @@ def _demo(options: argparse.Namespace, output: int | None) -> int:
         arguments.append("--tcg")
     if sys.stderr.isatty():
         arguments.append("--progress")
+    if options.here:
+        return _here(made, [*arguments[1:], "--landlock"], output)
     if on_host:
         return _on_host(made, arguments, output)
     return _in_guest(options.policy or "default", made, arguments, output)
@@ -82,11 +90,11 @@ def _demo(options: argparse.Namespace, output: int | None) -> int:
 def _write_transcript(path: str, text: str) -> None:
     try:
         with open(path, encoding="utf-8") as file:
-            before, mark, rest = file.read().partition(BEGIN)
+            before, mark, rest = file.read().partition(scene.BEGIN)
     except FileNotFoundError:
         before, mark, rest = "", "", ""
     if mark:
-        text = before + mark + text + END + rest.partition(END)[2]
+        text = before + mark + text + scene.END + rest.partition(scene.END)[2]
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)
 
@@ -140,6 +148,22 @@ def _on_host(made: str, arguments: list[str], output: int | None) -> int:
     finally:
         cache.remove(FOLDER)
         progress(f"installed and still there: {remote.LINK}; to undo: confined-qemu policy remove")
+
+
+def _here(made: str, arguments: list[str], output: int | None) -> int:
+    """Play the scene on this host, with the checkout's command first on PATH."""
+    with tempfile.TemporaryDirectory(prefix="confined-qemu-demo.") as folder:
+        for source in (made, SPEC):
+            shutil.copy(source, folder)
+        command = os.path.join(folder, "bin", "confined-qemu")
+        os.mkdir(os.path.dirname(command))
+        with open(command, "w", encoding="utf-8") as file:
+            words = {"checkout": programs.checkout(), "python": programs.tool_python()}
+            file.write(COMMAND.format(**{name: shlex.quote(text) for name, text in words.items()}))
+        os.chmod(command, 0o755)
+        environment = {**os.environ, "PATH": f"{os.path.dirname(command)}:{os.environ['PATH']}"}
+        line = [*play(programs.checkout()), folder, *arguments]
+        return subprocess.run(line, stdout=output, env=environment, check=False).returncode
 
 
 def _in_guest(policy: str, made: str, arguments: list[str], output: int | None) -> int:

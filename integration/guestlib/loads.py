@@ -27,6 +27,8 @@ KVM = ("-accel", "kvm")
 """TCG, which QEMU takes by itself, is denied to VMs where the policy has not turned it on."""
 RESERVERS = 8
 DRAWS = 20
+WALLS = 60
+"""Rounds of what takes milliseconds."""
 # In the launcher's domain, as nothing else may start a process in svirt_t: NUMBER processes, each at a pair of its own.
 CROWD = """#!/usr/bin/python3 -IS
 import os, sys
@@ -68,8 +70,56 @@ for _ in range(int(sys.argv[2])):
 """
 CHOOSE = "lambda count: int.from_bytes(os.urandom(8), 'little') % count"
 
+WALL = """
+import json, os, sys, time
+sys.path.insert(0, {folder!r})
+from confined_qemu.host import landlockfacts, survey
+from confined_qemu.launch import collect, inputs, walls
+from confined_qemu.model.frozen import replace
+from confined_qemu.model.policy import NO_POLICY
+from confined_qemu.plan.planner import plan
+words = ["-accel", "tcg", "-drive", "if=none,format=raw,file=" + sys.argv[1]]
+wanted = inputs.from_arguments(sys.argv[2], words, confinement="landlock")
+caller = collect.Caller(dict(os.environb), (), "")
+found = collect.collect(wanted, caller, survey.selinux(scan=False))
+times = []
+for _ in range(int(sys.argv[3])):
+    began = time.perf_counter()
+    facts = landlockfacts.facts(landlockfacts.kernel(), found, caller.environment)
+    looked = time.perf_counter()
+    made = plan(wanted, replace(found, landlock=facts), NO_POLICY)
+    planned = time.perf_counter()
+    ruleset = walls.prepared(made)
+    prepared = time.perf_counter()
+    here, there = os.pipe()
+    if os.fork() == 0:
+        first = time.perf_counter()
+        walls.hold(made.landlock, ruleset)
+        os.write(there, str(time.perf_counter() - first).encode())
+        os._exit(0)
+    laid = float(os.read(here, 99))
+    os.wait()
+    for one in (here, there, ruleset):
+        os.close(one)
+    times.append([1000 * one for one in (looked - began, planned - looked, prepared - planned, laid)])
+print(json.dumps(times))
+"""
+
 
 # ---- anywhere
+
+
+def wall(folder: str, package: str) -> Group:
+    """Time what Landlock adds to a start, in a process that has what it needs loaded."""
+    image = os.path.join(folder, "wall.img")
+    with open(image, "wb") as file:
+        file.truncate(1 << 20)
+    command = [sys.executable, "-IS", "-c", WALL.format(folder=package), image, QEMU, str(WALLS)]
+    rounds = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    names = ("QEMU's installation is found", "the plan is made", "the rules are made", "they are laid on")
+    found = [Series("all of it", [sum(one) for one in rounds])]
+    found += [Series(name, list(values)) for name, values in zip(names, zip(*rounds, strict=True), strict=True)]
+    return Group("what Landlock adds to a start", "ms", found)
 
 
 def pairs(folder: str, package: str, most: int) -> Group:
@@ -258,7 +308,7 @@ def main(argv: list[str]) -> int:
     chosen = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=None if chosen.package else IMAGES) as folder:
         if chosen.package:
-            groups = [pairs(folder, chosen.package, chosen.pairs)]
+            groups = [wall(folder, chosen.package), pairs(folder, chosen.package, chosen.pairs)]
         else:
             groups = [
                 peak(folder),  # first: the most of all children so far is what it reads

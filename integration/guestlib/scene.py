@@ -1,6 +1,7 @@
 """The demo's scene: what a person types to boot a confined VM, with the real output, checked line by line.
 
-Runs where SELinux enforces (the guest, or a host of that kind), with `screen` beside it and nothing else:
+Runs where SELinux enforces (the guest, or a host of that kind), or held by Landlock where it does not, with `screen`
+beside it and nothing else:
 `python3 -m integration.guestlib.scene --help`.
 """
 
@@ -34,7 +35,31 @@ POLICY = "/etc/selinux/config"
 INTERRUPT = "\x03"
 EMULATED = f"sed -i 's/^accel: auto .*/accel: tcg/' {SPEC}"
 END_PATIENCE = 60.0
+BEGIN, END = "<!-- transcript -->\n```\n", "```\n<!-- end -->"
+"""Where the transcript stands in a text of ours."""
+_VARYING = (
+    (r":c\d+,c\d+", ":cA,cB"),  # pairs
+    (r"\b\d+ (pts/\d+|\?) +\d\d:\d\d:\d\d", "PID TTY TIME"),
+    (r"(/ # )?\[ +\d+\.\d+\]", "[TIME]"),  # the kernel's last line, with or without the shell's last prompt
+    (r"\(Debian [^)]*\)", "(Debian)"),  # versions of Debian's packages
+    (r"Linux \d\S*", "Linux VERSION"),
+    (r"BusyBox v\S*", "BusyBox VERSION"),
+    (r"\n\n+", "\n"),
+)
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
+
+
+def transcript(path: str) -> str:
+    """Return the transcript that a text shows."""
+    with open(path, encoding="utf-8") as file:
+        return file.read().partition(BEGIN)[2].partition(END)[0]
+
+
+def same_each_time(text: str, *varying: tuple[str, str]) -> str:
+    """Return a transcript without what differs from run to run; `varying` are patterns of this one and their names."""
+    for pattern, name in (*varying, *_VARYING):
+        text = re.sub(pattern, name, text)
+    return text.strip()
 
 
 class SceneError(Exception):
@@ -172,12 +197,13 @@ def domain(*, emulated: bool) -> str:
     return contexts[-1 if emulated else 0].split(":")[2]
 
 
-def play(*, on_screen: bool, emulated: bool, progress: Callable[[str], None]) -> None:
+def play(*, on_screen: bool, emulated: bool, held: bool, progress: Callable[[str], None]) -> None:
     """Show the whole scene in the current folder, which holds the image and the spec."""
     if emulated:
         shell(EMULATED)
     shell(f"confined-qemu check {SPEC}")
-    shell(f"ls -Z {IMAGE}", expect=UNUSED)
+    if not held:
+        shell(f"ls -Z {IMAGE}", expect=UNUSED)
     command = ["confined-qemu", "run", SPEC]
     if on_screen:
         command += ["--", "-qmp", f"unix:{SOCKET},server=on,wait=off"]
@@ -190,7 +216,7 @@ def play(*, on_screen: bool, emulated: bool, progress: Callable[[str], None]) ->
         if emulated:
             _look_at_start(vm)
         else:
-            _boot(vm, on_screen=on_screen)
+            _boot(vm, on_screen=on_screen, look=_look_at_list if held else _look_at_labels)
         code = vm.end()
     except BaseException:
         vm.kill()
@@ -198,14 +224,17 @@ def play(*, on_screen: bool, emulated: bool, progress: Callable[[str], None]) ->
     show(f"# echo $?\n{code}")
     if code != 0:
         raise SceneError(f"confined-qemu run: exit code {code}")
-    shell(f"ls -Z {IMAGE}", expect=UNUSED)
+    if not held:
+        shell(f"ls -Z {IMAGE}", expect=UNUSED)
 
 
-def _boot(vm: Vm, *, on_screen: bool) -> None:
+def _boot(vm: Vm, *, on_screen: bool, look: Callable[[], None]) -> None:
     console: Console = screen.Screen(SOCKET, PATIENCE) if on_screen else vm
     console.wait_for(lambda text: MARKER in text or (on_screen and _prompts(text)), "the guest's marker")
     console.wait_for(_prompts, "the guest's prompt")
-    _look_from_outside(domain(emulated=False))
+    show("-- meanwhile, in a second terminal:")
+    look()
+    show("-- and back in the first one:")
     console.type(QUESTION)
     console.wait_for(lambda text: bool(ANSWER.search(text)) and _prompts(text), f"the answer to {QUESTION}")
     if on_screen:
@@ -217,7 +246,9 @@ def _look_at_start(vm: Vm) -> None:
     """Look as soon as the VM runs, and end it: in an emulated machine an emulator takes long to boot Linux."""
     kind = domain(emulated=True)
     vm.wait_for_process(kind)
-    _look_from_outside(kind)
+    show("-- meanwhile, in a second terminal:")
+    _look_at_labels(kind)
+    show("-- and back in the first one:")
     vm.interrupt()
 
 
@@ -225,14 +256,17 @@ def _prompts(text: str) -> bool:
     return bool(PROMPT.search(text.rstrip("\n")))
 
 
-def _look_from_outside(kind: str) -> None:
-    show("-- meanwhile, in a second terminal:")
+def _look_at_labels(kind: str | None = None) -> None:
+    kind = kind or domain(emulated=False)
     process = shell(f"ps -eZ | grep {kind}", expect=rf"\b{kind}:s0:c\d+,c\d+ ", times=1)
     image = shell(f"ls -Z {IMAGE}", expect=r"\bsvirt_image_t:s0:c\d+,c\d+ ")
     pairs = [re.findall(r":s0:(c\d+,c\d+) ", text) for text in (process, image)]
     if pairs[0] != pairs[1]:
         raise SceneError(f"QEMU runs at {pairs[0]} and its image is at {pairs[1]}")
-    show("-- and back in the first one:")
+
+
+def _look_at_list() -> None:
+    shell("confined-qemu ps", expect=r"\blinux-0\.2\b.*\blandlock\b")
 
 
 def main(argv: list[str]) -> int:
@@ -241,6 +275,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("folder", help=f"holds {IMAGE} and {SPEC}")
     parser.add_argument("--screen", action="store_true", help="the guest's shell is on its screen, not on serial")
     parser.add_argument("--tcg", action="store_true", help="without KVM, in the domain for VMs that generate code")
+    parser.add_argument("--landlock", action="store_true", help="without SELinux")
     parser.add_argument("--progress", action="store_true", help="say on standard error what takes long")
     chosen = parser.parse_args(argv)
     os.chdir(chosen.folder)
@@ -250,7 +285,7 @@ def main(argv: list[str]) -> int:
             print(f"({text})", file=sys.stderr, flush=True)
 
     try:
-        play(on_screen=chosen.screen, emulated=chosen.tcg, progress=progress)
+        play(on_screen=chosen.screen, emulated=chosen.tcg, held=chosen.landlock, progress=progress)
     except (SceneError, screen.ScreenError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

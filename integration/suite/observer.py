@@ -1,7 +1,8 @@
 """Watches a program that starts QEMU by itself: which QEMUs ran, in which contexts, and whether all labels are back.
 
 What ran is what the kernel's audit recorded at each exec of the emulator: no QEMU is too short for it, and nothing has
-to look in time. The record's `subj` is the context after the exec, and a process at `svirt_t` cannot leave it.
+to look in time. The record's `subj` is the context after the exec, and a process at `svirt_t` cannot leave it. A
+process that Landlock holds took a ruleset upon itself before, which audit records too, and cannot lay it off.
 """
 
 from __future__ import annotations
@@ -23,9 +24,16 @@ if TYPE_CHECKING:
 NAME = os.path.basename(harness.QEMU)
 DROP_IN = f"/usr/local/lib/confined-clients/{NAME}"
 """The launch script under the emulator's name, in a folder that a client may have first on its PATH."""
-_RULE = ("exit,always", "-F", "arch=b64", "-S", "execve,execveat", "-F", "success=1", "-F", f"exe={harness.QEMU}")
+WITHOUT_DOMAIN = f"/usr/local/lib/landlocked-clients/{NAME}"
+"""A copy of it, whose label gives the launcher no domain: as it is on a host without SELinux."""
 _KEY = "confined-clients"
-_SYSCALL = re.compile(rf'^type=SYSCALL msg=audit\(([\d.:]+)\):.* pid=(\d+) .* subj=(\S+) key="{_KEY}"')
+_LANDLOCK_RESTRICT_SELF = "446"
+_ON_X86_64 = ("exit,always", "-F", "arch=b64", "-F", "success=1")
+_RULES = (
+    (*_ON_X86_64, "-S", "execve,execveat", "-F", f"exe={harness.QEMU}"),
+    (*_ON_X86_64, "-S", _LANDLOCK_RESTRICT_SELF),
+)
+_SYSCALL = re.compile(rf'^type=SYSCALL msg=audit\(([\d.:]+)\):.* syscall=(\d+) .* pid=(\d+) .* subj=(\S+) key="{_KEY}"')
 _EXECVE = re.compile(r"^type=EXECVE msg=audit\(([\d.:]+)\): (.*)$")
 _WORD = re.compile(r'\ba(\d+)(?:\[\d+\])?=(?:"([^"]*)"|([0-9A-F]*))(?= |$)')
 _PAIR = re.compile(r":svirt_t:(s0:c\d+,c\d+)$")
@@ -34,36 +42,50 @@ _OF_A_VM = re.compile(r":svirt_image_t:s0:c\d+,c\d+$")
 
 
 class Way(enum.Enum):
-    """What a client gets as its emulator: QEMU itself, or the drop-in in its place."""
+    """What a client gets as its emulator: QEMU itself, or the drop-in in its place, by SELinux or by Landlock alone."""
 
     BARE = "bare"
     DROP_IN = "drop-in"
+    LANDLOCK = "landlock"
 
     def emulator(self) -> str:
         """Return the path for a client that is told one."""
         if self is Way.BARE:
             return harness.QEMU
-        if not os.path.islink(DROP_IN):
-            os.makedirs(os.path.dirname(DROP_IN), exist_ok=True)
-            os.symlink(harness.LAUNCH, DROP_IN)
-        return DROP_IN
+        path = DROP_IN if self is Way.DROP_IN else WITHOUT_DOMAIN
+        if not os.path.lexists(path):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            if self is Way.DROP_IN:
+                os.symlink(harness.LAUNCH, path)
+            else:
+                shutil.copy(harness.LAUNCH, path)
+        return path
+
+    def settings(self) -> dict[str, str]:
+        """Return the launcher's settings, for a client's environment."""
+        return {"CONFINED_QEMU_CONFINEMENT": "landlock"} if self is Way.LANDLOCK else {}
 
     def environment(self) -> dict[str, str]:
-        """Return the environment for a client that looks on PATH; that is the only difference of the two ways."""
+        """Return the environment for a client that looks on PATH; that is the only difference of the ways."""
         folder = os.path.dirname(self.emulator())
-        others = [part for part in os.environ["PATH"].split(":") if part not in {folder, os.path.dirname(DROP_IN)}]
-        environment = {**os.environ, "PATH": ":".join([folder, *others])}
+        ours = {folder, *map(os.path.dirname, (DROP_IN, WITHOUT_DOMAIN))}
+        others = [part for part in os.environ["PATH"].split(":") if part not in ours]
+        environment = {**os.environ, **self.settings(), "PATH": ":".join([folder, *others])}
         assert shutil.which(NAME, path=environment["PATH"]) == self.emulator()
         return environment
 
 
 @dataclass(frozen=True)
 class Started:
-    """One QEMU: its process, its context just after the exec, and its arguments without the program's name."""
+    """One QEMU: its process, its context just after the exec, and its arguments without the program's name.
+
+    `held`: Landlock held it at its exec.
+    """
 
     pid: int
     context: str
     arguments: tuple[str, ...]
+    held: bool = False
 
     @property
     def pair(self) -> str | None:
@@ -92,14 +114,16 @@ class Seen:
     def check(self, vms: int, queries: int = 0) -> None:
         """Fail unless so many VMs ran and so many queries (None of a pair), each as its way says.
 
-        The drop-in's VMs ran in `svirt_t`, each at a pair of its own, its queries in `svirt_t` without a pair; no
-        bare QEMU ran there.
+        The drop-in's VMs ran in `svirt_t`, each at a pair of its own, its queries in `svirt_t` without a pair; no other
+        QEMU ran there. Where Landlock alone is to hold VMs, it held each.
         """
-        found = [f"{one.context} {' '.join(one.arguments)}" for one in self.started]
+        found = [f"{one.context} {one.held} {' '.join(one.arguments)}" for one in self.started]
         assert len(self.started) == vms + queries, found
         confined = [one for one in self.started if ":svirt_" in one.context]
-        if self.way is Way.BARE:
+        if self.way is not Way.DROP_IN:
             assert not confined, found
+            held = [one for one in self.started if one.held]
+            assert len(held) == (vms if self.way is Way.LANDLOCK else 0), found
             return
         assert len(confined) == len(self.started), found
         assert all(_CONFINED.search(one.context) for one in confined), found
@@ -136,12 +160,14 @@ def watching(way: Way, *folders: str) -> Iterator[Seen]:
     """
     seen = Seen(way, before=labels(*folders))
     trail, lost = harness.AuditTrail(), _lost()
-    harness.run("auditctl", "-a", *_RULE, "-k", _KEY)
+    for rule in _RULES:
+        harness.run("auditctl", "-a", *rule, "-k", _KEY)
     try:
         yield seen
         settle_all()
     finally:
-        harness.run("auditctl", "-d", *_RULE, "-k", _KEY)
+        for rule in _RULES:
+            harness.run("auditctl", "-d", *rule, "-k", _KEY)
     seen.started = _started(trail.text())
     assert _lost() == lost, "the kernel dropped audit records"
     seen.after = labels(*folders)
@@ -164,16 +190,20 @@ def _lost() -> str:
 def _started(log: str) -> list[Started]:
     """Return the QEMUs of audit records; one exec is records of one serial number (auditd(8), `type=EXECVE`)."""
     words: dict[str, dict[int, str]] = {}
-    execs = []
+    execs, held = [], set()
     for line in log.splitlines():
         if record := _SYSCALL.match(line):
-            execs.append((record[1], int(record[2]), record[3]))
+            serial, call, pid, context = record.groups()
+            if call == _LANDLOCK_RESTRICT_SELF:
+                held.add(int(pid))
+            else:
+                execs.append((serial, int(pid), context, int(pid) in held))
         elif record := _EXECVE.match(line):
             of_this = words.setdefault(record[1], {})
             for word in _WORD.finditer(record[2]):  # a long argument comes in pieces, `a7[0]=`, `a7[1]=`
                 text = bytes.fromhex(word[3]).decode(errors="surrogateescape") if word[2] is None else word[2]
                 of_this[int(word[1])] = of_this.get(int(word[1]), "") + text
     return [
-        Started(pid, context, tuple(text for number, text in sorted(words[serial].items()) if number > 0))
-        for serial, pid, context in execs
+        Started(pid, context, tuple(text for number, text in sorted(words[serial].items()) if number > 0), laid_on)
+        for serial, pid, context, laid_on in execs
     ]

@@ -46,7 +46,7 @@ class Client:
         self.process = harness.Process(
             [sys.executable, "-c", WITHOUT_ITS_CLOCK, CLIENT, "--qemu-command", way.emulator(),
              "--timeout-reboot", str(BOOT_LIMIT), "--qemu-options", OPTIONS, DISK],
-            env={**os.environ, "TMPDIR": str(temporary), "CONFINED_QEMU_LABEL_TREES": str(temporary)},
+            env={**os.environ, "TMPDIR": str(temporary), "CONFINED_QEMU_LABEL_TREES": str(temporary), **way.settings()},
             stderr=self.log.open("wb"),
         )  # fmt: skip
         self.process.read_until(b"ok\n")

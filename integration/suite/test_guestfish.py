@@ -40,6 +40,7 @@ class Fish:
             "LIBGUESTFS_PATH": APPLIANCE,
             "LIBGUESTFS_CACHEDIR": str(folder.parent),  # what it finds out about the emulator: once for each test
             "LIBGUESTFS_MEMSIZE": "384",
+            **way.settings(),
         }
         self.process = harness.Process(["guestfish", "--format=raw", "-a", self.disk], env=environment)
         self.do("run", "list-devices")
@@ -73,13 +74,14 @@ def appliance() -> None:
     harness.run("modprobe", "kvm_amd")
 
 
-def test_bare(tmp_path: Path) -> None:
-    """What the drop-in is compared with."""
-    with watching(Way.BARE, APPLIANCE, str(tmp_path)) as seen:
-        fish = Fish(Way.BARE, tmp_path / "a")
-        fish.write("bare")
+@pytest.mark.parametrize("way", [Way.BARE, Way.LANDLOCK])
+def test_a_file_is_written(way: Way, tmp_path: Path) -> None:
+    """Bare: what the drop-in is compared with."""
+    with watching(way, APPLIANCE, str(tmp_path)) as seen:
+        fish = Fish(way, tmp_path / "a")
+        fish.write(way.value)
         assert fish.quit() == 0
-    assert fish.written == "bare"
+    assert fish.written == way.value
     seen.check(PROBES + 1, QUERIES)
 
 
