@@ -52,8 +52,13 @@ def is_for_types(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
-def imports(node: ast.AST, *, types: bool = False) -> Iterator[str]:
-    """Yield what is imported anywhere below, late imports included; those for annotations only with `types`."""
+@cache
+def imports_of(name: str, *, types: bool = False) -> tuple[str, ...]:
+    """Return what a module imports, late imports included; those for annotations only with `types`."""
+    return tuple(imports(tree_of(name), types=types))
+
+
+def imports(node: ast.AST, *, types: bool) -> Iterator[str]:
     for child in ast.iter_child_nodes(node):
         if is_for_types(child) and not types:
             continue
@@ -71,7 +76,7 @@ def imports(node: ast.AST, *, types: bool = False) -> Iterator[str]:
 
 def known_to(name: str) -> set[str]:
     """Return the modules of ours that a module names, be it in annotations only."""
-    return {own(found) for found in imports(tree_of(name), types=True) if found.startswith(f"{PACKAGE}.")} - {name}
+    return {own(found) for found in imports_of(name, types=True) if found.startswith(f"{PACKAGE}.")} - {name}
 
 
 def own(name: str) -> str:
@@ -91,16 +96,21 @@ def _modules() -> list[str]:
 MODULES = _modules()
 
 
+def every_node() -> Iterator[tuple[str, ast.AST]]:
+    """Yield each node of each module's tree."""
+    return ((name, node) for name in MODULES for node in ast.walk(tree_of(name)))
+
+
 def layer(name: str) -> str:
     return name.partition(".")[0]
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_imports_go_one_way(name: str) -> None:
-    below = LAYERS[: LAYERS.index(layer(name)) + 1]
-    for imported in imports(tree_of(name)):
-        if imported.startswith(f"{PACKAGE}."):
-            assert layer(own(imported)) in below, f"{name} imports {own(imported)}, which stands above it"
+def test_imports_go_one_way() -> None:
+    for name in MODULES:
+        below = LAYERS[: LAYERS.index(layer(name)) + 1]
+        for imported in imports_of(name):
+            if imported.startswith(f"{PACKAGE}."):
+                assert layer(own(imported)) in below, f"{name} imports {own(imported)}, which stands above it"
 
 
 def test_no_circle_of_modules_not_even_of_types() -> None:
@@ -111,21 +121,21 @@ def test_no_circle_of_modules_not_even_of_types() -> None:
     assert not left
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if layer(name) in PURE])
-def test_the_pure_layers_ask_no_host(name: str) -> None:
-    found = {imported.partition(".")[0] for imported in imports(tree_of(name))}
-    assert found & HOST <= HOST_ALLOWED.get(name, set())
-    called = {
-        node.func.id
-        for node in ast.walk(tree_of(name))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-    }
-    assert called.isdisjoint({"open", "input", "exec", "eval", "__import__"})
+def test_the_pure_layers_ask_no_host() -> None:
+    for name in [name for name in MODULES if layer(name) in PURE]:
+        found = {imported.partition(".")[0] for imported in imports_of(name)}
+        assert found & HOST <= HOST_ALLOWED.get(name, set()), name
+        called = {
+            node.func.id
+            for node in ast.walk(tree_of(name))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
+        assert called.isdisjoint({"open", "input", "exec", "eval", "__import__"}), name
 
 
 def test_one_module_speaks_to_selinux() -> None:
-    assert [name for name in MODULES if "selinux" in set(imports(tree_of(name)))] == ["host.lsm"]
-    called = [name for name in MODULES if "libselinux" in {part.split(".")[-1] for part in imports(tree_of(name))}]
+    assert [name for name in MODULES if "selinux" in set(imports_of(name))] == ["host.lsm"]
+    called = [name for name in MODULES if "libselinux" in {part.split(".")[-1] for part in imports_of(name)}]
     assert called == ["host.lsm"]  # the same by ctypes, behind the same door
 
 
@@ -133,7 +143,7 @@ def test_what_is_imported_is_declared_and_needs_no_compiler() -> None:
     with open(os.path.join(ROOT, "pyproject.toml"), "rb") as file:
         project = tomllib.load(file)["project"]
     known = {"yaml": "pyyaml", "prctl": "python-prctl"}
-    tops = {name.partition(".")[0] for module in MODULES for name in imports(tree_of(module))}
+    tops = {name.partition(".")[0] for module in MODULES for name in imports_of(module)}
     foreign = tops - sys.stdlib_module_names - {PACKAGE, "hatchling"}  # the last builds the wheel
     optional = project["optional-dependencies"]["prctl"]
     assert {known.get(name, name) for name in foreign} == {*project["dependencies"], *optional}
@@ -171,37 +181,36 @@ def test_no_two_modules_give_one_name_to_two_classes() -> None:
 
 def test_yaml_and_psutil_have_one_place_each() -> None:
     for module, place in (("yaml", "read.spec.yamlnodes"), ("psutil", "cli.ps")):
-        assert [name for name in MODULES if module in set(imports(tree_of(name)))] == [place]
+        assert [name for name in MODULES if module in set(imports_of(name))] == [place]
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_only_the_command_line_prints(name: str) -> None:
-    for node in ast.walk(tree_of(name)):
+def test_only_the_command_line_prints() -> None:
+    for name, node in every_node():
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            assert node.func.id != "print", f"line {node.lineno}"
+            assert node.func.id != "print", f"{name}, line {node.lineno}"
         if isinstance(node, ast.Attribute) and node.attr in {"stdout", "stderr"} and name not in SPEAKS:
-            assert not (isinstance(node.value, ast.Name) and node.value.id == "sys"), f"line {node.lineno}"
+            assert not (isinstance(node.value, ast.Name) and node.value.id == "sys"), f"{name}, line {node.lineno}"
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_nothing_is_too_long_to_be_read(name: str) -> None:
-    with open(file_of(name), encoding="utf-8") as file:
-        assert len(file.readlines()) <= LONGEST_MODULE
-    for node in ast.walk(tree_of(name)):
+def test_nothing_is_too_long_to_be_read() -> None:
+    for name in MODULES:
+        with open(file_of(name), encoding="utf-8") as file:
+            assert len(file.readlines()) <= LONGEST_MODULE, name
+    for name, node in every_node():
         if isinstance(node, ast.FunctionDef) and node.end_lineno is not None:
-            assert node.end_lineno - node.lineno < LONGEST_FUNCTION, node.name
+            assert node.end_lineno - node.lineno < LONGEST_FUNCTION, f"{name}.{node.name}"
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_no_module_does_anything_when_it_is_imported(name: str) -> None:
+def test_no_module_does_anything_when_it_is_imported() -> None:
     allowed = (
         ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign, ast.If,
     )  # fmt: skip
-    for node in tree_of(name).body:
-        text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        assert text or isinstance(node, allowed), f"line {node.lineno}"
-        if isinstance(node, ast.If):
-            assert is_for_types(node) or "__name__" in ast.unparse(node.test)
+    for name in MODULES:
+        for node in tree_of(name).body:
+            text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+            assert text or isinstance(node, allowed), f"{name}, line {node.lineno}"
+            if isinstance(node, ast.If):
+                assert is_for_types(node) or "__name__" in ast.unparse(node.test), f"{name}, line {node.lineno}"
 
 
 # ---- start-up: sets of modules, as they stand at the exec that ends each start-up
@@ -221,21 +230,26 @@ sys.argv = {argv!r}
 
 def loaded(code: str, argv: list[str], cwd: Path) -> set[str]:
     """Return the modules that are there when `code`, as a program with these arguments, executes another."""
-    found = []
-    for text in (_END + "end()", _END + code):
-        program = text.format(path=[PACKAGES, ROOT], argv=argv)
-        done = subprocess.run(
-            [PYTHON, "-IS", "-c", program],
-            env={"PATH": os.environ["PATH"], "CONFINED_QEMU_CONFINEMENT": "none"},
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        found.append(set(done.stdout.split()))
-        assert done.stdout, done.stderr
-    return found[1] - found[0]
+    return _all_loaded(code, argv, str(cwd)) - _at_first()
+
+
+@cache
+def _at_first() -> set[str]:
+    return _all_loaded("end()", [], "/")
+
+
+def _all_loaded(code: str, argv: list[str], cwd: str) -> set[str]:
+    done = subprocess.run(
+        [PYTHON, "-IS", "-c", (_END + code).format(path=[PACKAGES, ROOT], argv=argv)],
+        env={"PATH": os.environ["PATH"], "CONFINED_QEMU_CONFINEMENT": "none"},
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout, done.stderr
+    return set(done.stdout.split())
 
 
 def short(modules: set[str]) -> set[str]:

@@ -41,12 +41,12 @@ def test_split_reads_from_left_to_right(text: str, options: tuple[str, ...]) -> 
     assert split(text) == options
 
 
-@pytest.mark.parametrize("byte", HOSTILE_BYTES)
 @pytest.mark.parametrize("form", ["{}", "{}x", "x{}", "x{}{}x", "{0}{0}{0}"])
-def test_every_byte_survives(byte: str, form: str) -> None:
-    value = form.format(byte, byte)
-    text = f"file={escape(value)},format=raw,readonly=on"
-    assert split(text) == (f"file={value}", "format=raw", "readonly=on")
+def test_every_byte_survives(form: str) -> None:
+    for byte in HOSTILE_BYTES:
+        value = form.format(byte, byte)
+        text = f"file={escape(value)},format=raw,readonly=on"
+        assert split(text) == (f"file={value}", "format=raw", "readonly=on")
 
 
 @given(st.lists(hostile | stray | st.just(""), min_size=1))

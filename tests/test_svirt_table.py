@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+from itertools import product
 
 import pytest
 from hypothesis import given
@@ -45,38 +46,34 @@ def test_no_row_is_hidden_by_another() -> None:
         ), row.what
 
 
-@pytest.mark.parametrize(("role", "access"), USES)
 @pytest.mark.parametrize("place", Place)
-def test_each_use_has_a_rule(role: Role, access: Access, place: Place) -> None:
-    directory_in_dev = access is Access.DIRECTORY and place is Place.DEVICE
-    assert labelrules.row(role, access, place) is not None or directory_in_dev
+def test_each_use_has_a_rule(place: Place) -> None:
+    for role, access in USES:
+        directory_in_dev = access is Access.DIRECTORY and place is Place.DEVICE
+        assert labelrules.row(role, access, place) is not None or directory_in_dev
 
 
-@pytest.mark.parametrize("role", Role)
-@pytest.mark.parametrize("access", Access)
 @pytest.mark.parametrize("place", [Place.DESCRIPTOR, Place.KERNEL])
-def test_what_is_every_processs_is_never_relabelled(role: Role, access: Access, place: Place) -> None:
-    assert labelrules.sharing(role, access, place, shareable=True) is Sharing.UNLABELLED
+def test_what_is_every_processs_is_never_relabelled(place: Place) -> None:
+    for role, access in product(Role, Access):
+        assert labelrules.sharing(role, access, place, shareable=True) is Sharing.UNLABELLED
 
 
-@pytest.mark.parametrize("role", sorted(set(Role) - labelrules.OWN_DEVICES - {Role.EXTRA, Role.MEMORY}))
-@pytest.mark.parametrize("access", Access)
 @pytest.mark.parametrize("place", sorted(set(Place) - {Place.OWN_DEVICE}))
-def test_no_other_role_relabels_a_character_device(role: Role, access: Access, place: Place) -> None:
-    assert FileKind.CHARACTER not in labelrules.kinds(role, access, place)
+def test_no_other_role_relabels_a_character_device(place: Place) -> None:
+    for role, access in product(set(Role) - labelrules.OWN_DEVICES - {Role.EXTRA, Role.MEMORY}, Access):
+        assert FileKind.CHARACTER not in labelrules.kinds(role, access, place)
 
 
-@pytest.mark.parametrize("role", Role)
 @pytest.mark.parametrize("access", Access)
-def test_a_device_of_one_vm_is_private_whatever_it_is_used_for_and_a_shared_one_never(
-    role: Role, access: Access
-) -> None:
-    own = labelrules.row(role, access, Place.OWN_DEVICE, kind=FileKind.CHARACTER)
-    shared = labelrules.row(role, access, Place.SHARED_DEVICE, kind=FileKind.CHARACTER)
-    assert own is not None
-    assert own.sharing is Sharing.PRIVATE
-    assert shared is not None
-    assert shared.sharing is Sharing.UNLABELLED
+def test_a_device_of_one_vm_is_private_whatever_it_is_used_for_and_a_shared_one_never(access: Access) -> None:
+    for role in Role:
+        own = labelrules.row(role, access, Place.OWN_DEVICE, kind=FileKind.CHARACTER)
+        shared = labelrules.row(role, access, Place.SHARED_DEVICE, kind=FileKind.CHARACTER)
+        assert own is not None
+        assert own.sharing is Sharing.PRIVATE
+        assert shared is not None
+        assert shared.sharing is Sharing.UNLABELLED
 
 
 # ---- places

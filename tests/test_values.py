@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import types
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -41,21 +42,27 @@ def sources() -> Iterator[tuple[str, str]]:
                     yield os.path.relpath(path, ROOT)[:-3].replace(os.sep, "."), file.read()
 
 
-CLASSES = [(module, name) for module, text in sources() for name in decorated(ast.parse(text))]
+SOURCES = dict(sources())
+CLASSES = [(module, name) for module, text in SOURCES.items() for name in decorated(ast.parse(text))]
+
+
+@cache
+def remade(module: str) -> types.ModuleType:
+    """Return a module of ours whose dataclasses are the standard library's."""
+    again = types.ModuleType(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, module, again)  # where the standard library looks its annotations up
+        for word in ("dataclass", "field", "replace"):
+            patch.setattr(frozen, word, getattr(dataclasses, word))
+        exec(compile(SOURCES[module], module, "exec"), again.__dict__)  # noqa: S102 - our own source
+    return again
 
 
 @pytest.fixture(params=CLASSES, ids=lambda found: ".".join(found).removeprefix("confined_qemu."))
-def both(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
+def both(request: pytest.FixtureRequest) -> tuple[Any, Any]:
     """A class as it is, and as the standard library makes it of the same source."""
     module, name = request.param
-    ours = getattr(importlib.import_module(module), name)
-    text = next(text for found, text in sources() if found == module)
-    again = types.ModuleType(module)
-    monkeypatch.setitem(sys.modules, module, again)  # where the standard library looks its annotations up
-    for word in ("dataclass", "field", "replace"):
-        monkeypatch.setattr(frozen, word, getattr(dataclasses, word))
-    exec(compile(text, module, "exec"), again.__dict__)  # noqa: S102 - our own source
-    return ours, getattr(again, name)
+    return getattr(importlib.import_module(module), name), getattr(remade(module), name)
 
 
 def shown(value: object) -> str:
