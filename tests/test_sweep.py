@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from confined_qemu.host import mounts, walk
-from confined_qemu.labels import label, sweep
+from confined_qemu.labels import find, label, sweep
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import LabelError
 from confined_qemu.model.facts import Identity
@@ -125,11 +125,24 @@ def test_a_folder_that_cannot_be_read(share: str, monkeypatch: pytest.MonkeyPatc
         sweep.sweep(step(share))
 
 
-@pytest.mark.parametrize(("module", "name", "bound"), [(sweep, "_MOST", 3), (walk, "DEEPEST", 2)])
-def test_it_is_bounded_and_says_so(
-    share: str, monkeypatch: pytest.MonkeyPatch, module: object, name: str, bound: int
+def test_what_is_too_much_at_once_is_done_by_more_of_them(
+    share: str, labels: Labels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, name, bound)
-    with pytest.raises(LabelError, match="folders deep") as caught:
+    """What is not the VM's does not count, so that each time gets further, and the last one is to the end."""
+    monkeypatch.setattr(walk, "MOST", 4)
+    with pytest.raises(LabelError, match="more than 4 entries") as caught:
         sweep.sweep(step(share))
-    assert f"run: chcon -R -l s0 {share}" in str(caught.value)
+    assert "run: confined-qemu recover (it does as many again)" in str(caught.value)
+    sweep.sweep(step(share))
+    assert {labels.of(f"{share}/{name}") for name in ("file", "mine", "mine/deeper/file", "link", "pipe")} == {SHARED}
+
+
+def test_what_lies_too_deep_is_put_right_by_hand(share: str, labels: Labels, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walk, "DEEPEST", 2)
+    for _ in range(2):  # and stays so
+        with pytest.raises(LabelError, match="more than 2 folders deep") as caught:
+            sweep.sweep(step(share))
+    assert f"run: find {share} -xdev -context {GIVEN} -exec chcon -h {SHARED} {{}} +" in str(caught.value)
+    assert f"confined-qemu recover --forget {share}" in str(caught.value)
+    assert [labels.of(f"{share}/{name}") for name in ("mine/deeper", "mine/deeper/file")] == [SHARED, GIVEN]
+    sweep.sweep(step(share), find.Search(forgotten=frozenset({share})))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from confined_qemu.host import walk
-from confined_qemu.labels import notes, trees
+from confined_qemu.labels import find, notes, trees
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import JournalError, LabelError, LsmError
 from confined_qemu.model.facts import FileFacts, FileKind, FolderFacts, Identity
@@ -206,6 +206,19 @@ def test_it_is_bounded(tree: str, labels: Labels, tmp_path: Path, monkeypatch: p
     with pytest.raises(LabelError, match="cannot be read"):
         trees.give(step(tree), str(tmp_path / "notes"), (), untold)
     assert labels.of(f"{tree}/a/b/four") == HOME
+
+
+def test_what_was_made_too_deep_is_put_right_by_hand(
+    tree: str, labels: Labels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = str(tmp_path / "notes")
+    trees.give(step(tree), where, (), untold)
+    monkeypatch.setattr(walk, "DEEPEST", 1)
+    with pytest.raises(LabelError, match="more than 1 folders deep") as caught:
+        trees.undo(step(tree), [where], nobody)
+    assert f"run: find {tree} -xdev -context {GIVEN} -exec chcon -h " in str(caught.value)
+    assert (labels.of(f"{tree}/a/b") == GIVEN, labels.of(tree) == GIVEN) == (True, False)
+    trees.undo(step(tree), [where], nobody, find.Search(forgotten=frozenset({tree})))
 
 
 def test_one_that_cannot_be_put_back_does_not_stop_the_others(tree: str, labels: Labels, tmp_path: Path) -> None:

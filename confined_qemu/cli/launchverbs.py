@@ -370,7 +370,11 @@ def _add_start(verb: Parser) -> None:
 def _add_recover(recover: Parser) -> None:
     recover.add_argument("--json", action="store_true")
     recover.add_argument(
-        "--forget", action="append", default=[], metavar="PATH", help="a file that is not found again is gone for good"
+        "--forget",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="a file that is not found again is gone for good; a folder was put right by hand",
     )
     recover.add_argument("--libvirt", action="store_true", help="what a crashed libvirt left, by its own notes; root's")
     recover.add_argument("paths", nargs="*", metavar="PATH", help="with --libvirt: more files, or folders of them")

@@ -10,29 +10,23 @@ import errno
 import os
 
 from confined_qemu.host import lsm, walk
-from confined_qemu.labels import find
+from confined_qemu.labels import find, limits
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import LabelError, why
 
 if TYPE_CHECKING:
     from confined_qemu.model.steps import Sweep
 
-_MOST = walk.MOST
-"""Entries looked at."""
 _FAULTS = frozenset({errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """Why a folder below the share cannot be read though a VM may have made it; another one that the launcher may not read
 is none of a VM's: it is closed to the launcher, or an overlay's own upper layer (ELOOP)."""
-
-
-class _Full(Exception):
-    """The bound is reached."""
 
 
 def sweep(step: Sweep, search: find.Search | None = None) -> None:
     """Give `step.restore` to every entry that carries `step.given`; a folder that is gone is left.
 
     Raises:
-        LabelError: the folder cannot be read, or there is more in it than is looked at.
+        LabelError: the folder cannot be read, or there is more of the VM's in it than is put right at once, or deeper.
         LsmError: an entry is the VM's, and the kernel refuses.
     """
     search = search or find.Search()
@@ -40,16 +34,12 @@ def sweep(step: Sweep, search: find.Search | None = None) -> None:
     if top is None:
         return
     try:
-        _put_right(step, top)
         search.changes.add(top, step.path)
-    except _Full as full:
-        raise LabelError(
-            f"more than {_MOST} entries, or more than {walk.DEEPEST} folders deep: some may still carry {step.given}",
-            where=step.path,
-            hint=f"run: chcon -R -l {step.restore.range} {step.path}",
-        ) from full
+        is_whole = _put_right(step, top)
     finally:
         os.close(top)
+    if not is_whole and step.path not in search.forgotten:
+        raise limits.too_deep(step.path, step.given, step.restore)
 
 
 def _made(step: Sweep) -> int | None:
@@ -61,16 +51,23 @@ def _made(step: Sweep) -> int | None:
     return None
 
 
-def _put_right(step: Sweep, top: int) -> None:
+def _put_right(step: Sweep, top: int) -> bool:
+    """Put right what is the VM's; return whether no folder lay too deep to be entered."""
+    deep: list[str] = []
+    count = 0
+
     def unread(shown: str, error: OSError) -> None:
         if error.errno == errno.ENAMETOOLONG:
-            raise _Full
-        if shown == step.path or error.errno in _FAULTS:
+            deep.append(shown)
+        elif shown == step.path or error.errno in _FAULTS:
             raise LabelError(f"cannot be read: {why(error)}", where=shown) from error
 
-    for count, entry in enumerate(walk.below(top, step.path, unread, lambda _: step.deep), 1):
-        if count > _MOST:
-            raise _Full
+    for entry in walk.below(top, step.path, unread, lambda _: step.deep):
         # the label is the proof that it is the VM's: nobody else gives it, its pair is its own
-        if lsm.context_of(entry.proc) == step.given:
-            lsm.set_context(entry.proc, step.restore, shown=entry.shown)
+        if lsm.context_of(entry.proc) != step.given:
+            continue
+        count += 1
+        if count > walk.MOST:
+            raise limits.too_many(step.path, step.given)
+        lsm.set_context(entry.proc, step.restore, shown=entry.shown)
+    return not deep

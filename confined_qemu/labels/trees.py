@@ -12,7 +12,7 @@ import resource
 import stat
 
 from confined_qemu.host import inodes, lsm, walk
-from confined_qemu.labels import find, notes
+from confined_qemu.labels import find, limits, notes
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import ConfinedQemuError, LabelError, why
 from confined_qemu.model.facts import FileKind
@@ -201,11 +201,7 @@ class _Back:
             return self.step.before
         self.new += 1
         if self.new > walk.MOST:
-            raise LabelError(
-                f"more than {walk.MOST:,} entries were made in it: some may still carry {self.step.given}",
-                where=self.step.path,
-                hint=f"run: restorecon -RF {self.step.path}",
-            )
+            raise limits.too_many(self.step.path, self.step.given)
         return replace(self.folders[depth - 1], user=now.user)
 
 
@@ -227,7 +223,10 @@ def undo(
     failed: list[ConfinedQemuError] = []
 
     def unread(shown: str, error: OSError) -> None:
-        if error.errno not in (errno.ENOENT, errno.EACCES):  # what may not be read now could not be labelled then
+        if error.errno == errno.ENAMETOOLONG:
+            if step.path not in search.forgotten:
+                failed.append(limits.too_deep(step.path, step.given, step.before))
+        elif error.errno not in (errno.ENOENT, errno.EACCES):  # what may not be read now could not be labelled then
             failed.append(LabelError(f"cannot be read: {why(error)}", where=shown))
 
     try:
