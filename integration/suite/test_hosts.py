@@ -62,7 +62,7 @@ def test_a_pipe_of_another_user_is_refused_with_the_way_out(user: pwd.struct_pas
     command = _as_user(harness.COMMAND, "run", image.spec)
     if HERE.others_pipes:
         vm = harness.boot(*command)
-        vm.popen.terminate()
+        harness.kill(harness.qemu_of(image.path), signal.SIGTERM)  # runuser would make a code of its own of a signal
         assert vm.wait() == 0
         return
     done = harness.run(*command, check=False, stdin=subprocess.DEVNULL)
