@@ -96,21 +96,22 @@ def made(ruleset: Ruleset) -> int:
             _add(made_one, rule)
         for right, ports in ((Tcp.BIND, ruleset.bind), (Tcp.CONNECT, ruleset.connect)):
             for port in sorted(ports) if right & ruleset.tcp else ():
-                pair = (ctypes.c_uint64 * 2)(int(right), port)
-                _rule(made_one, _PORT, pair, f"port {port}")
+                _rule(made_one, _PORT, _word(right) + _word(port), f"port {port}")
     except BaseException:
         os.close(made_one)
         raise
     return made_one
 
 
-def _rule(ruleset: int, kind: int, attribute: Any, where: str) -> None:
-    import ctypes
+def _word(number: int, size: int = _WORD) -> bytes:
+    import sys
 
-    _call(
-        "landlock_add_rule", where, _ADD, ctypes.c_int(ruleset), ctypes.c_int(kind), ctypes.byref(attribute),
-        ctypes.c_uint32(0),
-    )  # fmt: skip
+    return int(number).to_bytes(size, sys.byteorder)
+
+
+def _rule(ruleset: int, kind: int, attribute: bytes, where: str) -> None:
+    """Add a rule; ctypes hands on the address of its bytes."""
+    _call("landlock_add_rule", where, _ADD, ruleset, kind, attribute, 0)
 
 
 def _add(ruleset: int, rule: Rule) -> None:
@@ -136,10 +137,8 @@ def _add(ruleset: int, rule: Rule) -> None:
 
 def _beneath(ruleset: int, opened: int, wanted: Right, path: str) -> bool:
     """Add a rule; tell whether these rights fit the file: a folder's do not fit another."""
-    import ctypes
-
-    # struct landlock_path_beneath_attr is packed: 8 bytes of rights, 4 of descriptor
-    packed = (ctypes.c_char * 12).from_buffer_copy(int(wanted).to_bytes(8, _order()) + opened.to_bytes(4, _order()))
+    # struct landlock_path_beneath_attr is packed: rights, and a descriptor of four bytes
+    packed = _word(wanted) + _word(opened, 4)
     try:
         _rule(ruleset, _BENEATH, packed, path)
     except HostError as error:
@@ -149,12 +148,6 @@ def _beneath(ruleset: int, opened: int, wanted: Right, path: str) -> bool:
         if number != _NO_FILE_SYSTEM:
             raise
     return True
-
-
-def _order() -> Any:
-    import sys
-
-    return sys.byteorder
 
 
 def enforce(ruleset: int, planned: Ruleset) -> None:

@@ -71,7 +71,7 @@ for _ in range(int(sys.argv[2])):
 CHOOSE = "lambda count: int.from_bytes(os.urandom(8), 'little') % count"
 
 WALL = """
-import json, os, sys, time
+import json, os, sys, threading, time
 sys.path.insert(0, {folder!r})
 from confined_qemu.host import landlockfacts, survey
 from confined_qemu.launch import collect, inputs, walls
@@ -83,6 +83,10 @@ wanted = inputs.from_arguments(sys.argv[2], words, confinement="landlock")
 caller = collect.Caller(dict(os.environb), (), "")
 found = collect.collect(wanted, caller, survey.selinux(scan=False))
 times = []
+def lay_on(planned, ruleset, laid):
+    began = time.perf_counter()
+    walls.hold(planned, ruleset)
+    laid.append(time.perf_counter() - began)
 for _ in range(int(sys.argv[3])):
     began = time.perf_counter()
     facts = landlockfacts.facts(landlockfacts.kernel(), found, caller.environment)
@@ -91,17 +95,13 @@ for _ in range(int(sys.argv[3])):
     planned = time.perf_counter()
     ruleset = walls.prepared(made)
     prepared = time.perf_counter()
-    here, there = os.pipe()
-    if os.fork() == 0:
-        first = time.perf_counter()
-        walls.hold(made.landlock, ruleset)
-        os.write(there, str(time.perf_counter() - first).encode())
-        os._exit(0)
-    laid = float(os.read(here, 99))
-    os.wait()
-    for one in (here, there, ruleset):
-        os.close(one)
-    times.append([1000 * one for one in (looked - began, planned - looked, prepared - planned, laid)])
+    laid = []
+    # Landlock holds the thread that asks for it, and this one goes on
+    thread = threading.Thread(target=lay_on, args=(made.landlock, ruleset, laid))
+    thread.start()
+    thread.join()
+    os.close(ruleset)
+    times.append([1000 * one for one in (looked - began, planned - looked, prepared - planned, *laid)])
 print(json.dumps(times))
 """
 
