@@ -395,7 +395,7 @@ def test_a_journal_that_nobody_can_read_is_told(host: Path, monkeypatch: pytest.
     (host / "state" / f"1.1{journal.SUFFIX}").write_text("{")
     code, _, err = answer(["recover"])
     assert code == 125
-    assert "is no journal" in err
+    assert "is not a journal" in err
 
 
 # ---- as a process

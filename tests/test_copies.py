@@ -165,7 +165,7 @@ def test_another_file_in_its_place_is_not_copied(step: Copy) -> None:
     os.rename(step.source, f"{step.source}.old")
     with open(step.source, "wb") as file:
         file.write(b"evil" * 1250)
-    with pytest.raises(LabelError, match="changed after the plan"):
+    with pytest.raises(LabelError, match="changed during launch"):
         making.make(step)
     assert not os.path.exists(step.path)
 

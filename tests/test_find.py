@@ -199,7 +199,7 @@ def test_what_changed_after_the_plan_is_told_before_anything_is_journalled(
         return plan
 
     monkeypatch.setattr(execute, "accepted", swap)
-    with pytest.raises(LabelError, match="changed after the plan"):
+    with pytest.raises(LabelError, match="changed during launch"):
         started(host)
     assert host.left() == []
     assert host.labels.of(host.at("old")) == VIRT_IMAGE

@@ -96,7 +96,7 @@ def test_given_and_taken_back(scene: Scene) -> None:
     assert scene.now() == [False, False]
     assert not os.path.exists(scene.new)
     assert scene.grants() == ()
-    with pytest.raises(HostError, match="was not allowed"):
+    with pytest.raises(HostError, match="was not given it by allow"):
         grants.revoke("vm", scene.files[0])
 
 

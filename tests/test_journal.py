@@ -117,7 +117,7 @@ def test_damaged_grants_are_told_and_nothing_is_taken_for_all(tmp_path: Path, te
     path, descriptor = journal.write(str(tmp_path), record())
     os.close(descriptor)
     (tmp_path / "7.99.boot.vm.allowed").write_text(text)
-    with pytest.raises(JournalError, match="is no journal"):
+    with pytest.raises(JournalError, match="is not a journal"):
         journal.read(path)
 
 
@@ -273,7 +273,7 @@ def test_a_damaged_record_is_read_or_told(folder: str, place: tuple[str | int, .
 def test_what_is_no_journal_is_told(tmp_path: Path, text: bytes) -> None:
     path = tmp_path / "x"
     path.write_bytes(text)
-    with pytest.raises(JournalError, match="is no journal") as raised:
+    with pytest.raises(JournalError, match="is not a journal") as raised:
         journal.read(str(path))
     assert raised.value.where == str(path)
     assert raised.value.hint is not None
@@ -317,7 +317,7 @@ def test_a_field_of_the_wrong_kind_is_no_journals(tmp_path: Path, place: tuple[s
     inner[place[-1]] = value
     path = tmp_path / f"1.1{journal.SUFFIX}"
     path.write_text(json.dumps(good), encoding="ascii")
-    with pytest.raises(JournalError, match="is no journal") as raised:
+    with pytest.raises(JournalError, match="is not a journal") as raised:
         journal.read(str(path))
     assert is_message(str(raised.value))
     assert len(str(raised.value)) < 1000
@@ -511,13 +511,13 @@ def test_a_folder_that_others_may_write_is_refused(state: Path, mode: int) -> No
 def test_a_link_is_no_folder(state: Path) -> None:
     (state / "elsewhere").mkdir(mode=0o700)
     (state / str(os.geteuid())).symlink_to("elsewhere")
-    with pytest.raises(JournalError, match="it is no folder"):
+    with pytest.raises(JournalError, match="not a folder"):
         statefolders.user_folder(os.geteuid())
 
 
 def test_a_file_is_no_folder(state: Path) -> None:
     (state / str(os.geteuid())).write_text("")
-    with pytest.raises(JournalError, match="it is no folder"):
+    with pytest.raises(JournalError, match="not a folder"):
         statefolders.user_folder(os.geteuid())
 
 

@@ -471,14 +471,14 @@ def test_while_libvirt_is_at_a_file_nothing_changes_and_the_wait_ends(
     waiting = turns.Waiting(0.0)
     monkeypatch.setattr(turns, "Waiting", lambda: waiting)
     step = relabel(image)
-    with pytest.raises(LabelError, match=r"libvirt is at it") as raised:
+    with pytest.raises(LabelError, match=r"libvirt, or another program") as raised:
         label.apply(step, no_bind)
     assert raised.value.where == image
-    assert raised.value.hint == "see who holds it: lslocks; then run again"
+    assert raised.value.hint == "see who holds it: lslocks, and run again"
     assert labels.of(image) == VIRT_IMAGE
     labels.give(image, GIVEN)
     (failed,) = label.undo_all((step,), nobody, find.Search(waiting=waiting))
-    assert "libvirt is at it" in str(failed)
+    assert "libvirt, or another program" in str(failed)
     assert labels.of(image) == GIVEN
     # what keeps its label is not waited for
     label.apply(relabel(image, GIVEN, GIVEN), no_bind)

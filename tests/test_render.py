@@ -175,7 +175,7 @@ def test_the_devices_of_the_host() -> None:
 
 @pytest.mark.parametrize("text", ["usb", "usb:1-", "usb:0x1:2", "pci:1:0.0", "scsi:1:2", "pci:01:00.9", "usb:1-2,a=b"])
 def test_what_is_no_device_of_the_host_is_refused(text: str) -> None:
-    with pytest.raises(ValueProblem, match="is no device such as"):
+    with pytest.raises(ValueProblem, match="expected a device such as"):
         HostDevice.parse(text)
 
 

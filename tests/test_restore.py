@@ -210,7 +210,7 @@ def test_a_damaged_journal_does_not_stop_the_others(tmp_path: Path, labels: Labe
     (bad / f"1.1{journal.SUFFIX}").write_text("{", encoding="ascii")
     first, second = restore.recover([str(bad), os.path.dirname(path)])
     assert [type(error) for error in first.failed] == [JournalError]
-    assert "is no journal" in str(first.failed[0])
+    assert "is not a journal" in str(first.failed[0])
     assert second.failed == ()
     assert [labels.of(disk) for disk in disks] == [VIRT_IMAGE] * 2
 

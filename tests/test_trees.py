@@ -252,7 +252,7 @@ def test_a_line_that_a_crash_cut_off_is_none(tmp_path: Path, cut: int) -> None:
 @pytest.mark.parametrize("text", ["1\n", "x - a:b:c:s0\n", "1 - nonsense\n", "\xff\n"])
 def test_what_are_no_notes_is_said(tmp_path: Path, text: str) -> None:
     (tmp_path / "notes").write_text(text, encoding="latin-1")
-    with pytest.raises(JournalError, match="holds no labels of a tree"):
+    with pytest.raises(JournalError, match="does not hold the labels of a tree"):
         notes.read([str(tmp_path / "notes")])
     assert notes.read([str(tmp_path / "missing")]) == {}
 

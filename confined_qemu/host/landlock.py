@@ -120,13 +120,13 @@ def _add(ruleset: int, rule: Rule) -> None:
     except OSError as error:
         if error.errno in _OUT_OF_REACH and rule.identity is None:
             return
-        raise HostError(f"no rule can be made for it: {why(error)}", where=rule.path, hint="start again") from error
+        raise HostError(f"no rule can be made for it: {why(error)}", where=rule.path, hint="run again") from error
     try:
         planned = rule.identity
         if planned is not None:
             found = os.fstat(opened)
             if (found.st_dev, found.st_ino) != (planned.device, planned.inode):
-                raise HostError("it changed after the plan was made", where=rule.path, hint="start again")
+                raise HostError("changed during launch", where=rule.path, hint="run again")
         # SELinux does not let the launcher look at every file of the host: the kernel says which is no folder
         for wanted in (rule.rights, rule.rights & FILE_RIGHTS):
             if not wanted or _beneath(ruleset, opened, wanted, rule.path):

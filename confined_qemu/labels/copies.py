@@ -29,7 +29,7 @@ def make(step: Copy) -> None:
         raise LabelError(f"cannot be read for a copy: {why(error)}", where=step.source) from error
     try:
         if not identity_of(source).same(step.identity):
-            raise LabelError("it changed after the plan was made; nothing was copied", where=step.source)
+            raise LabelError("changed during launch", where=step.source, hint="run again")
         _copy(step, source)
     finally:
         os.close(source)
@@ -49,4 +49,4 @@ def _copy(step: Copy, source: int) -> None:
     except OSError as error:
         raise LabelError(f"cannot be copied for the VM: {why(error)}", where=step.source) from error
     if done != step.size:
-        raise LabelError("it changed while it was copied", where=step.source, hint="start the VM again")
+        raise LabelError("changed while it was copied", where=step.source, hint="run again")

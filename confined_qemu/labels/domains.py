@@ -26,7 +26,7 @@ def end(name: str, uuid: str) -> None:
     """
     if os.geteuid() != 0:
         # only root starts domains: a journal of another user's that names one is a trap for root's `recover`
-        raise HostError(f"the journal of {name} names a domain of Xen's, and is not root's", hint="remove it")
+        raise HostError(f"the journal of {name} names a domain of Xen's, which only root starts", hint="remove it")
     found = xl.with_uuid(uuid)
     if found is None:
         return
@@ -34,9 +34,9 @@ def end(name: str, uuid: str) -> None:
     deadline = time.monotonic() + _PATIENCE
     while xl.with_uuid(uuid) is not None:
         if said.code or time.monotonic() > deadline:
-            reason = said.reason if said.code else "it is dying and does not go"
+            reason = said.reason if said.code else "it is still shutting down"
             raise HostError(
                 f"the domain {name} ({found.number}) cannot be destroyed: {reason}; its images keep their labels",
-                hint=f"run: xl destroy {found.number}; then: confined-qemu recover",
+                hint=f"run: xl destroy {found.number} && confined-qemu recover",
             )
         time.sleep(_PAUSE)

@@ -11,7 +11,7 @@ from confined_qemu.host import disks
 from confined_qemu.host.inodes import identity_of
 from confined_qemu.labels.turns import Waiting
 from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.model.errors import ConfinedQemuError, LabelError, shell_word, why
+from confined_qemu.model.errors import HINT, ConfinedQemuError, LabelError, shell_word, why
 from confined_qemu.model.frozen import dataclass, field
 from confined_qemu.model.managers import contextmanager
 
@@ -181,8 +181,8 @@ def again(path: str, identity: Identity, given: Context, search: Search) -> int 
         raise NotFoundAgain(
             f"was renamed or removed; inode {identity.inode} may still carry {given}",
             where=path,
-            hint=f"move it back and run: confined-qemu recover; or, if it is gone: "
-            f"confined-qemu recover --forget {shell_word(path)}",
+            hint=f"move it back and run: confined-qemu recover"
+            f"{HINT}or, if it is gone, run: confined-qemu recover --forget {shell_word(path)}",
         )
     return descriptor
 

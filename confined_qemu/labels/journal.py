@@ -240,7 +240,7 @@ def _read(folder: StateFolder, name: str, of_json: Callable[[Any], _Value]) -> _
         with open(descriptor, "rb") as file:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
-                raise ValueError("no regular file")  # noqa: TRY301 - told as every other thing that is none
+                raise ValueError("not a regular file")  # noqa: TRY301 - told as every other thing that is none
             data = file.read(MOST_BYTES + 1) if found.st_size <= MOST_BYTES else None
             if data is None or len(data) > MOST_BYTES:
                 raise ValueError(f"more than {MOST_BYTES >> 20} MiB")  # noqa: TRY301 - as above
@@ -251,9 +251,9 @@ def _read(folder: StateFolder, name: str, of_json: Callable[[Any], _Value]) -> _
         raise JournalError(f"cannot be read: {why(error)}", where=shown) from error
     except (RecursionError, ValueError, ValueProblem) as error:
         raise JournalError(
-            f"is no journal: {printable(str(error))}",
+            f"is not a journal: {printable(str(error))}",
             where=shown,
-            hint=f"check the labels of your images and remove it: rm {shell_word(shown)}",
+            hint=f"check the labels of your images, then run: rm {shell_word(shown)}",
         ) from error
 
 

@@ -47,7 +47,7 @@ def apply(step: JournalStep, bind: Callable[[Bind], None]) -> None:
 def _relabel(step: Relabel) -> None:
     descriptor = find.at(step.path)
     if descriptor is None:
-        raise LabelError("disappeared during launch", where=step.path)
+        raise LabelError("disappeared during launch", where=step.path, hint="run again")
     try:
         if step.before == step.after:
             _change(step, descriptor)  # what keeps its label waits for nobody
@@ -64,7 +64,7 @@ def _change(step: Relabel, descriptor: int) -> None:
     same = identity_of(descriptor) == step.identity and found.st_nlink == step.links
     if not same or lsm.context_of(itself) != step.before:
         raise LabelError(
-            "changed during launch, so it was left as it is",
+            "changed during launch, so its label stays",
             where=step.path,
             hint="run again",
         )

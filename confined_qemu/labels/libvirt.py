@@ -14,7 +14,16 @@ import struct
 from confined_qemu.host import inodes, locks, lsm, processes
 from confined_qemu.labels import restore, statefolders, turns
 from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.model.errors import ConfinedQemuError, HostError, LabelError, ValueProblem, printable, why
+from confined_qemu.model.errors import (
+    HINT,
+    ConfinedQemuError,
+    HostError,
+    LabelError,
+    ValueProblem,
+    printable,
+    shell_word,
+    why,
+)
 from confined_qemu.model.facts import FileKind, LiveProcess, SelinuxMode
 from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.steps import Create, Relabel
@@ -282,9 +291,10 @@ def _decision(path: str, descriptor: int, now: _Now) -> remembered.Decision | No
         memory = remembered.parse(_values(descriptor, path))
     except ValueProblem as error:
         raise LabelError(
-            f"libvirt's note cannot be understood: {error.what}",
+            f"libvirt's note of its label cannot be read: {error.what}",
             where=path,
-            hint="see: getfattr -d -m trusted.libvirt, then mend the label and remove the note with setfattr -x",
+            hint=f"see: getfattr -d -m trusted.libvirt {shell_word(path)}"
+            f"{HINT}set the label (chcon), then remove each attribute of the note (setfattr -x NAME)",
         ) from error
     if memory is None:
         return None
@@ -339,7 +349,7 @@ def _locked(descriptor: int, path: str) -> int | None:
         raise HostError(f"its lock cannot be taken: {why(error)}", where=path) from error
     if not taken:
         os.close(writable)
-        raise HostError("libvirt is changing its label", where=path, hint="run it again")
+        raise HostError("libvirt is changing its label", where=path, hint="run again: confined-qemu recover --libvirt")
     return writable
 
 
@@ -360,7 +370,7 @@ def _do(descriptor: int, path: str, decision: remembered.Decision) -> None:
     stored = _values(descriptor, path)
     wanted = None if decision.count is None else str(decision.count).encode()
     if stored.get(remembered.COUNT, b"").rstrip(b"\0") != (wanted or b"") or (wanted is None and stored):
-        raise LabelError("libvirt's note reads back differently from what was written", where=path)
+        raise LabelError("libvirt's note could not be changed: it reads back as it was", where=path)
 
 
 def line_of(result: Result) -> str:

@@ -68,7 +68,7 @@ def append(path: str, notes: Iterable[Note]) -> None:
             try:
                 found = os.fstat(descriptor)
                 if not stat.S_ISREG(found.st_mode):
-                    raise JournalError("is no file", where=path, hint=f"remove it: rm {shell_word(path)}")
+                    raise JournalError("is not a regular file", where=path, hint=f"run: rm {shell_word(path)}")
                 while data:
                     data = data[os.write(descriptor, data) :]
                 os.fsync(descriptor)
@@ -100,7 +100,7 @@ def read(paths: Iterable[str], given: Context | None = None) -> Mapping[int, Not
                 descriptor = os.open(folder.at(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             with open(descriptor, "rb") as file:
                 if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    raise ValueError("no regular file")  # noqa: TRY301 - told as every other thing that is none
+                    raise ValueError("not a regular file")  # noqa: TRY301 - told as every other thing that is none
                 data = file.read(_MOST_BYTES + 1)
             if len(data) > _MOST_BYTES:
                 raise ValueError(f"more than {_MOST_BYTES >> 20} MiB")  # noqa: TRY301 - as above
@@ -114,8 +114,8 @@ def read(paths: Iterable[str], given: Context | None = None) -> Mapping[int, Not
             raise JournalError(f"cannot be read: {why(error)}", where=path) from error
         except (ValueError, ValueProblem) as error:
             raise JournalError(
-                f"holds no labels of a tree: {printable(str(error))}",
+                f"does not hold the labels of a tree: {printable(str(error))}",
                 where=path,
-                hint=f"check the labels of the share and remove it: rm {shell_word(path)}",
+                hint=f"check the labels of the share, then run: rm {shell_word(path)}",
             ) from error
     return found

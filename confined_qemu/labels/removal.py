@@ -39,7 +39,7 @@ def remove(folder: int, path: str) -> None:
         _empty(folder)
         found, there = os.fstat(folder), os.lstat(path)
         if not os.path.samestat(found, there):
-            raise LabelError("another folder took its place; that one stays", where=path)
+            raise LabelError("not removed: another folder is in its place", where=path)
         os.rmdir(path)
     except FileNotFoundError:
         return

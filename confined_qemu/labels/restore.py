@@ -275,7 +275,7 @@ def held_by_others(path: str) -> others.Others:
     """
     record = journal.read(path)
     if record is None:
-        raise JournalError("it is gone", where=path)
+        raise JournalError("disappeared while it was used", where=path)
     folders = _neighbours(os.path.dirname(path))
     return _others(path, record, own_entries(folders), others.claims(folders))
 

@@ -102,7 +102,7 @@ def around(path: str, *, reading: bool = False) -> Iterator[tuple[StateFolder, s
 
 
 def _reason(error: OSError) -> str:
-    return "it is no folder" if error.errno in (errno.ENOTDIR, errno.ELOOP) else why(error)
+    return "not a folder" if error.errno in (errno.ENOTDIR, errno.ELOOP) else why(error)
 
 
 def _require_own(path: str, found: os.stat_result, *, reading: bool) -> None:
@@ -112,10 +112,10 @@ def _require_own(path: str, found: os.stat_result, *, reading: bool) -> None:
         raise JournalError(
             f"the journal's folder is {whose} (uid {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o})",
             where=path,
-            hint=f"look at it, and remove it: rm -r {shell_word(path)}",
+            hint=f"look into it, then run: rm -r {shell_word(path)}",
         )
     if uid != me and not (reading and me == 0):
-        raise JournalError(f"it is the folder of uid {uid}, and uid {me} is at work", where=path)
+        raise JournalError(f"the folder of uid {uid} is not for uid {me}", where=path)
 
 
 # ---- whose

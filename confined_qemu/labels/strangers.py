@@ -306,8 +306,6 @@ def _answer(child: _Child, seconds: float) -> StrangersAnswer:
         elif row is not None:
             rows.append(row)
     if problem is None and not complete:
-        how = "cannot be followed to its end" if child.ended else f"was not followed within {seconds:g} s"
-        problem = JournalError(
-            f"{whose} {how}; the others were", where=child.folder, hint="run again later: confined-qemu recover"
-        )
+        how = "could not be read to its end" if child.ended else f"was not read within {seconds:g} s"
+        problem = JournalError(f"{whose} {how}", where=child.folder, hint="run again later: confined-qemu recover")
     return StrangersAnswer(child.folder, tuple(rows), problem)

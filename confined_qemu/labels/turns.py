@@ -70,9 +70,9 @@ def _take(lock: int, path: str, waiting: Waiting) -> None:
         waiting.left = max(0.0, deadline - time.monotonic())
         if not waiting.left:
             raise LabelError(
-                "its label cannot be changed: libvirt is at it, or what holds the same lock (byte 1 of the file)",
+                "its label cannot be changed: libvirt, or another program, holds a lock on its byte 1",
                 where=path,
-                hint="see who holds it: lslocks; then run again",
+                hint="see who holds it: lslocks, and run again",
             )
         time.sleep(_PAUSE)
 

@@ -166,7 +166,10 @@ def _held(vm: _Vm) -> Iterator[_Vm]:
 
 
 def _refuse_ended(vm: _Vm) -> NoReturn:
-    raise HostError(f"the VM {vm.record.name} (pid {vm.pid}) has ended", hint="its labels go back by themselves")
+    raise HostError(
+        f"the VM {vm.record.name} (pid {vm.pid}) has ended",
+        hint="its labels go back by themselves",
+    )
 
 
 # ---- allow
@@ -243,16 +246,15 @@ def _no_sockets(step: Bind) -> NoReturn:
 
 def _refuse_not_granted(record: Record, real: str) -> NoReturn:
     if any(os.path.realpath(step.path) == real for step in record.steps):
-        raise HostError(
-            f"the VM {record.name} was started with it, so its label goes back when the VM ends", where=real
-        )
+        raise HostError(f"the VM {record.name} was started with it: its label goes back when the VM ends", where=real)
     if any(step.path == real for step in record.all_steps):
         whose = next(grant.path for grant in record.grants if any(step.path == real for step in grant.steps))
         raise HostError(
-            f"it is a layer of {whose}", where=real, hint=f"run: confined-qemu revoke {shell_word(record.name)} "
-            f"{shell_word(whose)}",
-        )  # fmt: skip
-    raise HostError(f"it was not allowed to the VM {record.name}", where=real, hint="see: confined-qemu ps")
+            f"it was given as a layer of {whose}",
+            where=real,
+            hint=f"run: confined-qemu revoke {shell_word(record.name)} {shell_word(whose)}",
+        )
+    raise HostError(f"the VM {record.name} was not given it by allow", where=real, hint="see: confined-qemu ps")
 
 
 def _same(step: JournalStep, other: JournalStep) -> bool:

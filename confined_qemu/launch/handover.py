@@ -168,11 +168,11 @@ class _Monitor:
         while b"\n" not in self.received:
             data = self.connection.recv(65536)
             if not data or len(self.received) > _LARGEST:
-                raise OSError("it is no QMP monitor, or QEMU has ended")
+                raise OSError("this is not a QMP monitor, or QEMU has ended")
             self.received += data
         line, _, self.received = self.received.partition(b"\n")
         try:
             said = json.loads(line)
         except ValueError as error:
-            raise OSError("it is no QMP monitor") from error
+            raise OSError("this is not a QMP monitor") from error
         return said if isinstance(said, dict) else {}

@@ -86,7 +86,7 @@ def _folder(step: StartHelper) -> int:
     found = os.fstat(opened)
     if step.identity is not None and (found.st_dev, found.st_ino) != (step.identity.device, step.identity.inode):
         os.close(opened)
-        raise HostError("changed during launch", where=step.folder, hint="start again")
+        raise HostError("changed during launch", where=step.folder, hint="run again")
     return opened
 
 
@@ -247,7 +247,7 @@ def _await_answer(step: StartHelper, mine: socket.socket, pidfd: int, log: int) 
             poll.register(number, select.POLLIN)
         while left:
             if not poll.poll(_PATIENCE * 1000):
-                raise HostError(f"{step.kind} did not get ready within {_PATIENCE:.0f} seconds", where=step.program)
+                raise HostError(f"{step.kind} did not answer within {_PATIENCE:.0f} s", where=step.program)
             # no byte more than the answer: the next one is QEMU's
             answer = mine.recv(left, socket.MSG_DONTWAIT)
             left -= len(answer)
@@ -274,7 +274,7 @@ def _check(step: StartHelper, pid: int) -> None:
         return
     found = lsm.process_context(pid)
     if found != step.context:
-        raise HostError(f"{step.kind} runs as {found} and not as {step.context}, so it was killed", where=step.program)
+        raise HostError(f"{step.kind} ran as {found}, not as {step.context}, and was killed", where=step.program)
 
 
 def _has_ended(pidfd: int, seconds: float | None) -> bool:

@@ -106,9 +106,7 @@ def _opened(plan: Plan) -> tuple[int, ...]:
         if descriptor is not None:
             found.append(descriptor)
         if descriptor is None or not inodes.identity_of(descriptor).same(step.identity):
-            raise LabelError(
-                "it changed after the plan was made; nothing was done to it", where=step.path, hint="start again"
-            )
+            raise LabelError("changed during launch", where=step.path, hint="run again")
     return tuple(found)
 
 

@@ -107,7 +107,7 @@ def _show(path: str, leash: socket) -> None:
 
     made = find.at(path)
     if made is None:
-        raise LabelError("it was made for QEMU and is gone", where=path)
+        raise LabelError("made for QEMU, and disappeared during launch", where=path, hint="run again")
     try:
         send_fds(leash, [watch.MADE], [made])
     except OSError as error:

@@ -195,7 +195,7 @@ def test_what_is_no_users_folder_is_one_failure_and_stops_nobody(stage: Stage) -
     assert stage.label(alices) == HOME
     said = {os.path.basename(result.path): str(result.failed[0]) for result in results if result.failed}
     assert sorted(said) == ["1", "2", "3", "4", "5"]
-    assert "it is no folder" in said["1"]
+    assert "not a folder" in said["1"]
     assert f"uid {MALLORY}" in said["3"]
     assert "mode 0777" in said["4"]
 

@@ -137,7 +137,7 @@ def _taken_back(odd: str, qmp: Disks) -> None:
     assert good("revoke", "hot-a", odd).startswith("hot-a: ")
     assert harness.short_label(odd) == harness.UNUSED
     assert DENIED in qmp.add(odd)
-    assert "was not allowed" in said(harness.confined("revoke", "hot-a", odd))
+    assert "was not given it by allow" in said(harness.confined("revoke", "hot-a", odd))
 
 
 def _read_by_both(two: Two) -> None:
@@ -230,7 +230,7 @@ def test_whatever_is_killed(image: harness.Image, folder: str) -> None:
     assert {harness.short_label(path) for path in (top, third)} == {harness.UNUSED}
     good("allow", "raw", top, "--format", "qcow2")
     assert [harness.short_label(path) for path in (top, third)] == [mine, HERE.content]
-    assert "is a layer of" in said(harness.confined("revoke", "raw", third))
+    assert "given as a layer of" in said(harness.confined("revoke", "raw", third))
 
     # the watcher, then QEMU while it is given another file: the journal has all of it
     for watcher in harness.watchers():

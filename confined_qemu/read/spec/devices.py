@@ -96,7 +96,9 @@ class HostDevice:
         import re
 
         if re.fullmatch(cls.PATTERN, text) is None:
-            raise ValueProblem(f"{text!r} is no device such as usb:046d:c52b, usb:1-2, usb:1/5 or pci:0000:01:00.0")
+            raise ValueProblem(
+                f"expected a device such as usb:046d:c52b, usb:1-2, usb:1/5 or pci:0000:01:00.0, got {text!r}"
+            )
         bus, _, name = text.partition(":")
         if bus == HostBus.PCI:
             return cls(HostBus.PCI, name, (("host", name),))
@@ -130,7 +132,7 @@ class Char:
             return cls(CharKind(kind), path)
         if text in {CharKind.NONE, CharKind.NULL, CharKind.STDIO, CharKind.MUX}:
             return cls(CharKind(text))
-        raise ValueProblem(f"{text!r} is none of stdio, null, none, file:PATH and unix:PATH")
+        raise ValueProblem(f"expected stdio, null, none, file:PATH or unix:PATH, got {text!r}")
 
     def __str__(self) -> str:
         return self.kind.value if self.path is None else f"{self.kind.value}:{self.path}"

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 def parse(text: str, file: str) -> VM:
-    """Return the VM that `text` describes, as `load` does; a domain of Xen's is none.
+    """Return the VM of QEMU's that `text` describes.
 
     Raises:
-        SpecError: the text is no spec of QEMU's.
+        SpecError: the text is no spec, or a Xen domain's.
     """
     found = load(text, file)
     if found.hypervisor is Hypervisor.XEN:
-        raise SpecError((f"{file}:1:1: hypervisor: a domain of Xen's, and a VM of QEMU's is wanted here",))
+        raise SpecError((f"{file}:1:1: hypervisor: expected qemu, got xen",))
     return cast("VM", found)
 
 
@@ -37,7 +37,7 @@ def load(text: str, file: str) -> VM | XenVM:
     A file's bytes are best decoded as UTF-8 with surrogateescape, so that a stray byte gets its place too.
 
     Raises:
-        SpecError: the text is no spec; `problems` holds `file:line:column: key: what; how to mend` for each.
+        SpecError: the text is no spec; `problems` holds `file:line:column: key: what` for each, and how to mend it.
     """
     problems = Problems(file)
     vm: Any = None

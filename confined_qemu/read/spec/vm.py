@@ -1,8 +1,8 @@
 """A virtual machine as it is wanted: values and the rules between them, nothing of the host.
 
-libvirt's words where libvirt has one, QEMU's elsewhere. Every rule that ties several keys together is in
-this module or in those of its parts (`vm_disks`, `vm_devices`), and each class refuses values that break one, all of
-them at once (`Broken`).
+Keys have libvirt's names where libvirt has one, QEMU's elsewhere. Every rule that ties several keys together is in this
+module or in those of its parts (`disks`, `devices`, `helpers`). A class refuses values that break rules, and names all
+of these rules at once (`Broken`).
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ def seclabel_violations(seclabel: Seclabel) -> Iterator[Violation]:
         hint = f"add the level, such as {seclabel.label}:s0:c1,c2"
         yield Violation("label", "a static label needs a range", hint, ("type",))
     if kind is SeclabelType.NONE and seclabel.relabel:
-        yield Violation("relabel", "a VM without a label relabels nothing", "say relabel: no", ("type",))
+        yield Violation("relabel", "a VM without a label relabels nothing", "write relabel: no", ("type",))
     if kind is SeclabelType.NONE and seclabel.label is not None:
-        yield Violation("label", "type none has no label", "use type: static", ("type",))
+        yield Violation("label", "type: none has no label", "use type: static", ("type",))
     if kind is not SeclabelType.DYNAMIC and seclabel.baselabel is not None:
         hint = "use type: dynamic" if kind is SeclabelType.NONE else "use label"
         yield Violation("baselabel", "only a dynamic VM has a baselabel", hint, ("type",))
@@ -140,9 +140,11 @@ class VM:
                 "landlock", "confinement is none: nothing holds it", "drop one of the two", ("confinement",)
             )
         if self.confinement is Confinement.LANDLOCK and self.landlock is SecondWall.NO:
-            yield Violation("landlock", "confinement is landlock", "drop one of the two", ("confinement",))
+            yield Violation("landlock", "confinement: landlock needs it", "drop one of the two", ("confinement",))
         if self.networks and self.network.type is not NetworkType.NONE:
-            yield Violation("networks", "network is there too", "move that card into networks", ("network",))
+            yield Violation(
+                "networks", "a VM has network or networks, not both", "move that card into networks", ("network",)
+            )
         yield from self._stdio_twice()
         yield from self._too_many_on_a_bus()
         yield from self._file_twice()
@@ -152,7 +154,7 @@ class VM:
         """A disk's own label needs a VM whose files are relabelled (libvirt's domain_validate.c)."""
         if self.seclabel.relabel:
             return
-        hint = "say relabel: yes in the VM's seclabel, or label the file by hand (chcon) and leave this out"
+        hint = "write relabel: yes in the VM's seclabel, or leave this out and label the file by hand (chcon)"
         labels = {f"disks[{number}].seclabel": disk.seclabel for number, disk in enumerate(self.disks)}
         if self.cdrom_seclabel is not None:
             labels["cdrom_seclabel"] = self.cdrom_seclabel
@@ -206,7 +208,9 @@ class VM:
             first, first_writes = seen.setdefault(path, (key, writes))
             if first != key and (writes or first_writes):
                 hint = "give each its own file"
-                yield Violation(key, f"{path!r} is {first} already, and this VM writes it", hint, (first, "disks"))
+                yield Violation(
+                    key, f"{path!r} is used by {first} already, and this VM writes it", hint, (first, "disks")
+                )
 
     def _files(self) -> Iterator[tuple[str, str, bool]]:
         for number, disk in enumerate(self.disks):

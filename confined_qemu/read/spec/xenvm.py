@@ -77,7 +77,7 @@ class XenVM:
         for number, disk in enumerate(self.disks):
             first = seen.setdefault(disk.file, number)
             if first != number:
-                what = f"{disk.file!r} is disks[{first}] already"
+                what = f"{disk.file!r} is used by disks[{first}] already"
                 yield Violation(f"disks[{number}].file", what, "give each its own file", ("disks",))
 
     def domain(self, folder: str) -> XenDomain:
