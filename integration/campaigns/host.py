@@ -20,8 +20,8 @@ LIFE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "life.py")
 PLAIN = "system_u:object_r:var_t:s0"
 _FOLDERS = ("files/tree/sub", "files/vms/sub", "bin", "state")
 _FILES = ("image", "later", "tree/a", "tree/sub/b", "vms/a", "vms/sub/b")
-_PATIENCE = 60.0
-"""Seconds after which something hangs."""
+_PATIENCE = 600.0
+"""Seconds after which something is taken for hung; nothing is timed by it."""
 _NO_WORK = frozenset({"lock", "history"})
 _SEMANAGE = """#!/bin/sh
 # in the place of semanage(8): `fcontext -a -t TYPE PATTERN`, `fcontext -d PATTERN`

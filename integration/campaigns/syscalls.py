@@ -10,6 +10,7 @@ import re
 import signal
 import tempfile
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -167,6 +168,8 @@ def _one(host: Host, act: Act, fault: Fault, injection: str) -> None:
 def _stopped(host: Host, act: Act, injection: str) -> None:
     """Let QEMU die while the process stands at the call; then it goes on."""
     log = host.at("log")
+    with suppress(FileNotFoundError):
+        os.unlink(log)  # what an earlier one says is no news
     tracer = host.begin(act.verb, "/usr/bin/strace", "-o", log, "-e", injection)
     host.until("it stands still, or has ended", lambda: tracer.poll() is not None or _stands(log))
     host.kill_qemu()
@@ -177,8 +180,11 @@ def _stopped(host: Host, act: Act, injection: str) -> None:
 
 
 def _stands(log: str) -> bool:
-    with open(log, encoding="utf-8", errors="replace") as file:
-        return "--- stopped by SIGSTOP ---" in file.read()
+    try:
+        with open(log, encoding="utf-8", errors="replace") as file:
+            return "--- stopped by SIGSTOP ---" in file.read()
+    except FileNotFoundError:
+        return False  # strace has not begun
 
 
 def _children(pid: int) -> list[int]:
