@@ -66,7 +66,7 @@ def streams(side: Side) -> Seen:
     """QMP over a pipe whose whole content came before QEMU, as probes do it, and a pipe to a reader that leaves."""
     idle = _command(side, *sides.idle())
     boots = _command(side, *sides.guest())
-    keys = "< <(until grep -qa ready boot.log; do sleep 1; done; echo q)"
+    keys = "< <(until grep -sqa ready boot.log; do sleep 1; done; echo q)"
     return {
         "prefilled": _shell(side, f"printf %s {shlex.quote(_PREFILLED)} | {idle}"),
         "here document, no errors": _shell(side, f"{idle} <<< {shlex.quote(_PREFILLED)} 2>&-"),
