@@ -48,9 +48,11 @@ class Policy:
     userdomain: tuple[str, ...]
     """The booleans that let a VM run in a person's domain."""
     ramfs: str | None
-    """The type of a file on ramfs where no VM may use it."""
+    """The type of a file on ramfs, which takes no labels and no VM may use; None where it takes labels, as tmpfs."""
     tcg_in_svirt: Mapping[str, Any]
     """What a spec says so that its VM would generate code in svirt_t, which needs the boolean."""
+    needs_module: bool
+    """May nothing but the launcher's own domain start QEMU in a VM's?"""
     scene: tuple[str, tuple[str, ...]]
     """The text with the demo's transcript under this policy (in the suite's tree, or a path), and how it was made."""
     execmem: tuple[str, ...]
@@ -84,6 +86,7 @@ _DEBIAN = Policy(
     userdomain=("confined_qemu_transition_userdomain",),
     ramfs="ramfs_t",
     tcg_in_svirt={},
+    needs_module=True,
     scene=("README.md", ()),
     execmem=("allow_execmem", "virt_use_execmem"),
     strikes=None,
@@ -111,6 +114,7 @@ POLICIES = {
         userdomain=("confined_qemu_transition_userdomain", "virt_transition_userdomain"),
         ramfs=None,
         tcg_in_svirt={"seclabel": {"type": "dynamic", "baselabel": "system_u:system_r:svirt_t:s0"}},
+        needs_module=False,
         scene=("/opt/confined-qemu/lib/python3.11/site-packages/confined_qemu/help/fedora.md", ("--tcg",)),
         execmem=("virt_use_execmem",),
         strikes=30,  # another VM's and the launcher's own

@@ -7,8 +7,29 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 
 from integration.suite import harness
+from integration.suite.policies import HERE
+
+
+def _without_the_module(image: harness.Image) -> None:
+    """A VM is refused where the policy lets nothing else start one; else it runs, and a line says what is missing."""
+    command = [harness.COMMAND, "run", image.spec]
+    if HERE.needs_module:
+        done = harness.run(*command, check=False)
+        assert done.returncode == 125
+        said = done.stderr
+    else:
+        with tempfile.TemporaryFile("w+") as errors:
+            vm = harness.boot(*command, stderr=errors)
+            assert harness.context(harness.qemu_of(image.path)).startswith("system_u:system_r:svirt_t:s0:c")
+            assert harness.power_off(vm) == 0
+            errors.seek(0)
+            said = errors.read()
+    (line,) = harness.messages(said)
+    assert "confined-qemu policy install" in line
+    assert harness.short_label(image.path) == harness.UNUSED
 
 
 def test_status_without_label_remove_refusal_and_install(image: harness.Image) -> None:
@@ -39,11 +60,7 @@ def test_status_without_label_remove_refusal_and_install(image: harness.Image) -
     done = harness.confined("policy", "status")
     assert (done.returncode, "not loaded" in done.stdout) == (1, True)
 
-    done = harness.confined("run", image.spec)
-    assert done.returncode == 125
-    (line,) = harness.messages(done.stderr)
-    assert "confined-qemu policy install" in line
-    assert harness.short_label(image.path) == harness.UNUSED
+    _without_the_module(image)
 
     done = harness.confined("policy", "install")
     assert done.returncode == 0, done.stderr
