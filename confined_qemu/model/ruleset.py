@@ -128,7 +128,9 @@ def merged(rules: tuple[Rule, ...], known: Right) -> Iterator[Rule]:
     found: dict[str, Rule] = {}
     for rule in rules:
         before = found.get(rule.path)
-        wanted = (rule.rights | before.rights if before is not None else rule.rights) & known
-        first = before or rule
-        found[rule.path] = Rule(rule.path, wanted, first.why, first.identity or rule.identity)
-    yield from found.values()
+        if before is not None:
+            rule = Rule(rule.path, rule.rights | before.rights, before.why, before.identity or rule.identity)  # noqa: PLW2901
+        found[rule.path] = rule
+    unknown = ~int(known)
+    for rule in found.values():
+        yield rule if not int(rule.rights) & unknown else Rule(rule.path, rule.rights & known, rule.why, rule.identity)
