@@ -29,6 +29,8 @@ class Policy:
     """May a VM connect to a listener of a person's program, where it may write to the socket's file?"""
     opens_unused: frozenset[str]
     """The types of devices that any VM may open while no VM has them."""
+    io_uring: bool
+    """May every VM use io_uring, which QEMU tries at each start?"""
     reads_boot: bool
     """May every process read what lies in /boot, so that a VM's kernel needs no copy?"""
     lacks: str
@@ -75,6 +77,7 @@ _DEBIAN = Policy(
     relays=True,
     connects_to_people=False,
     opens_unused=frozenset(),
+    io_uring=False,
     reads_boot=False,
     lacks="open and read and write",
     foreign=("read", "write"),
@@ -102,7 +105,8 @@ POLICIES = {
         opens_terminals=False,
         relays=False,
         connects_to_people=True,
-        opens_unused=frozenset({"usb_device_t"}),
+        opens_unused=frozenset({"usb_device_t", "tpm_device_t"}),
+        io_uring=True,
         reads_boot=True,
         lacks="write",
         foreign=("open",),

@@ -185,7 +185,7 @@ def test_the_command_for_a_file_that_is_opened_later_mends_it(
         assert "its label was changed while the VM ran" in line
         harness.run("bash", "-c", mend(line))
         assert harness.short_label(image.path) == f"svirt_image_t:{level}"
-    assert audit.has("read", "svirt_t", "virt_image_t:s0", "file")
+    assert audit.has("read" if "read" in HERE.lacks else "write", "svirt_t", "virt_image_t:s0", "file")
 
 
 # ---- run whose QEMU fails, and who may know
@@ -211,7 +211,10 @@ def test_an_ordinary_user_gets_a_hint_and_root_the_answer(user: pwd.struct_passw
     done = harness.run("runuser", "-u", user.pw_name, "--", "sh", "-c", f"{harness.COMMAND} denials 2>&1 | cat")
     assert done.stdout.startswith("confined-qemu: /var/log/audit/audit.log: the audit log cannot be read: ")
     assert "sudo confined-qemu denials" in done.stdout
-    assert only(denials("mine"), "io_uring")
+    if HERE.io_uring:
+        assert denials("mine") == ["mine: no denials"]
+    else:
+        assert only(denials("mine"), "io_uring")
 
 
 # ---- the domain
@@ -257,7 +260,7 @@ def test_the_domain_reads_the_log_and_nothing_secret_and_writes_nothing(audit: h
         ("append", "auditd_log_t", "file"),
         ("append", "confined_qemu_var_lib_t", "file"),
         ("setenforce", "security_t", "security"),
-        ("relabelfrom", "etc_t", "file"),
+        ("relabelfrom", HERE.users_file, "file"),
         ("create", "confined_qemu_denials_t", "tcp_socket"),
         ("execute_no_trans", "bin_t", "file"),
     ):
