@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import py_compile
 import signal
 import socket
 import sys
+from pwd import struct_passwd
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -122,3 +124,39 @@ def test_no_process_is_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(HostError, match="no process for the watch") as raised:
         spawn.program("watch", [], [])
     assert "ulimit -u" in (raised.value.hint or "")
+
+
+def test_a_user_is_become_groups_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, object]] = []
+    for name in ("initgroups", "setresgid", "setresuid"):
+        monkeypatch.setattr(os, name, lambda *given, name=name: asked.append((name, given)))
+    entry = struct_passwd(("vm", "x", 107, 64055, "", "/", "/bin/false"))
+    monkeypatch.setattr(pwd, "getpwnam", {"vm": entry, "1st": entry}.__getitem__)
+    monkeypatch.setattr(pwd, "getpwuid", {107: entry}.__getitem__)
+    wanted = [("initgroups", ("vm", 64055)), ("setresgid", (64055,) * 3), ("setresuid", (107,) * 3)]
+    for name in ("vm", "107", "1st"):
+        asked.clear()
+        spawn.become_user(name)
+        assert asked == wanted
+    for name in ("nobody of this name", "108"):
+        with pytest.raises(HostError, match="there is no user") as raised:
+            spawn.become_user(name)
+        assert raised.value.hint == "name one that exists"
+
+
+def test_to_become_a_user_takes_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "injected")
+
+    monkeypatch.setattr(os, "initgroups", refused)
+    with pytest.raises(HostError, match="user: cannot become root: Operation not permitted") as raised:
+        spawn.become_user("root")
+    assert raised.value.hint == "start as root, or without user:"
+
+
+def test_a_watcher_is_given_what_is_there_and_told_what_is_not() -> None:
+    channels = spawn.Channels(report=-1, leash=0, live=7, files=(8, 9), leaves=False)
+    assert channels.open == (0, 7, 8, 9)
+    assert channels.numbers() == (-1, 0, 7, 0, 8, 9)
+    assert spawn.Channels().open == ()
+    assert spawn.Channels().numbers() == (-1, -1, -1, 1)

@@ -70,6 +70,7 @@ def start(step: StartHelper, user: str | None, leash: socket.socket | None) -> R
                 _check(step, pid)
             except BaseException:
                 running.end()
+                os.close(pidfd)
                 raise
             return RunningHelper(pidfd, mine.detach())
     finally:
@@ -116,18 +117,26 @@ def _sockets(step: StartHelper, *, listens: bool) -> tuple[socket.socket, socket
 
             folder, remove = tempfile.mkdtemp(prefix="confined-qemu."), True
         path = os.path.join(folder, f"{step.name}.sock")
-        listener.bind(path)
         try:
-            listener.listen(1)
-            # connected here, the name has done its work
-            mine.connect(path)
+            _joined(listener, mine, path)
         finally:
-            os.unlink(path)
             if remove:
                 os.rmdir(folder)
     except OSError as error:
+        listener.close()
+        mine.close()
         raise HostError(f"no socket for {step.kind}: {why(error)}", where=folder) from error
     return mine, listener
+
+
+def _joined(listener: socket.socket, mine: socket.socket, path: str) -> None:
+    """Let one listen at `path` and connect the other to it; then the name has done its work."""
+    listener.bind(path)
+    try:
+        listener.listen(1)
+        mine.connect(path)
+    finally:
+        os.unlink(path)
 
 
 # ---- the process
@@ -196,7 +205,8 @@ def _become(step: StartHelper, user: str | None, folder: int, log: int, number: 
         _confine(step, ruleset)
         os.execve(step.program, [step.program, *arguments], {"PATH": os.defpath, "LANG": "C.UTF-8"})
     except (ConfinedQemuError, OSError) as error:
-        said = why(error) if isinstance(error, OSError) else str(error)
+        # what it says last is what a person is told: of an error the line, without its hint
+        said = why(error) if isinstance(error, OSError) else str(error).split("\n")[0]
         os.write(2, f"cannot be started: {said}\n".encode())
     finally:
         os._exit(_CANNOT_EXECUTE)
