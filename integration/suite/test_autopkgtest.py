@@ -6,6 +6,7 @@ forty commands more before it comes to the test, two seconds each where two mach
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -83,8 +84,11 @@ class Client:
 
     def _qemu(self) -> int | None:
         pid = self.process.pid
-        children = map(int, sides.text(pid, f"task/{pid}/children").split())
-        return next((child for child in children if "-nographic" in sides.words(child, "cmdline")), None)
+        for child in map(int, sides.text(pid, f"task/{pid}/children").split()):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # qemu-img, which ends
+                if "-nographic" in sides.words(child, "cmdline"):
+                    return child
+        return None
 
 
 @pytest.fixture(autouse=True)
