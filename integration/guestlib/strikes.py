@@ -1,10 +1,15 @@
 """What a program in QEMU's place tries on a host with SELinux, as data: bare, under libvirt, under the launcher.
 
-The suite has the program try each and compares; the table of the help topic `security` is made of it.
+The suite has the program try each and compares; `integration/hostile` shows what came of it, and the table of the help
+topic `security` is made of it.
 """
 
+from collections.abc import Container, Mapping
 from enum import StrEnum
 from typing import NamedTuple
+
+DEBIAN, FEDORA = "default", "fedora"
+"""The policies of a guest that the attempts are made under, by the names that integration/guest has for them."""
 
 
 class Answer(StrEnum):
@@ -12,6 +17,14 @@ class Answer(StrEnum):
 
     DONE = "done"
     DENIED = "denied"
+
+
+class Side(StrEnum):
+    """Who started the program that tries."""
+
+    BARE = "bare QEMU"
+    LIBVIRT = "libvirt"
+    OURS = "confined-qemu"
 
 
 class Strike(NamedTuple):
@@ -23,6 +36,14 @@ class Strike(NamedTuple):
     confined: Answer = Answer.DENIED
     """Under libvirt and under the launcher: both have the policy's `svirt_t`, and a pair."""
     bare: Answer = Answer.DONE
+    fedora: Answer | None = None
+    """The same as `confined` under Fedora's policy, where that has another answer."""
+
+    def wanted(self, side: Side, policy: str) -> Answer:
+        """Return what is to come of it there, under this policy of a guest's."""
+        if side is Side.BARE:
+            return self.bare
+        return self.fedora if self.fedora and policy == FEDORA else self.confined
 
 
 _DONE, _DENIED = Answer.DONE, Answer.DENIED
@@ -121,7 +142,43 @@ STRIKES = (
 """In the order in which they are made: the last ones leave little to try."""
 
 
-def table() -> str:
-    """Return the help topic's table."""
-    rows = [f"| {one.what} | {one.bare} | {one.confined} | {one.confined} |" for one in STRIKES]
-    return "\n".join(["| attempt, by root's VM | bare QEMU | libvirt | confined-qemu |", "|---|---|---|---|", *rows])
+_REFUSED = frozenset({"EACCES", "EPERM"})
+
+
+def meaning(said: str) -> str:
+    """Return the answer that the program's word for it means; the word itself where it is neither."""
+    return Answer.DENIED if said in _REFUSED else Answer.DONE if said == "ok" else said
+
+
+Answers = Mapping[Side, Mapping[str, str]]
+"""By the side, what came of each attempt."""
+
+
+def wanted(policy: str) -> Answers:
+    """Return what is to come of all under a policy."""
+    return {side: {one.what: one.wanted(side, policy) for one in STRIKES} for side in Side}
+
+
+def different(found: Answers, other: Answers) -> list[str]:
+    """Return which attempts had another answer from any side."""
+    return [one.what for one in STRIKES if any(said[one.what] != other[side][one.what] for side, said in found.items())]
+
+
+def table(found: Answers, only: Container[str] | None = None) -> str:
+    """Return the help topic's table of these answers, or of some attempts."""
+    sides = tuple(found)
+    shown = [one.what for one in STRIKES if only is None or one.what in only]
+    rows = [" | ".join([what, *(found[side][what] for side in sides)]) for what in shown]
+    head = " | ".join(["attempt, by root's VM", *sides])
+    return "\n".join([f"| {head} |", f"|{'---|' * (len(sides) + 1)}", *(f"| {row} |" for row in rows)])
+
+
+def columns(found: Answers) -> str:
+    """Return the same for a terminal."""
+    width = max(len(one.what) for one in STRIKES)
+    head = f"{'':{width}}  {'  '.join(found)}"
+    rows = [
+        "  ".join([f"{one.what:{width}}", *(f"{said[one.what]:{len(side)}}" for side, said in found.items())]).rstrip()
+        for one in STRIKES
+    ]
+    return "\n".join([head, *rows])

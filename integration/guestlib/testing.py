@@ -245,7 +245,7 @@ def _guest_part(part: Part, selection: list[str]) -> Counts:
         if guest.retries:
             progress(f"guest {name} needed {guest.retries} retries to start")
         try:
-            _fill(guest, part)
+            fill(guest, part)
             if part.disk:
                 clientdisk.lend(guest)
             found = _suite(guest, [*selection, *part.paths()])
@@ -261,7 +261,7 @@ def _guest_part(part: Part, selection: list[str]) -> Counts:
     raise AssertionError
 
 
-def _fill(guest: machine.Running, part: Part = ANY_PART) -> None:
+def fill(guest: machine.Running, part: Part = ANY_PART) -> None:
     """Install the checkout into the guest, and the suite beside it with what the part needs."""
     progress("installing the checkout into the guest")
     remote.install(guest)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from integration.suite import harness, hostile, sides, tinyguest
+from integration.suite import harness, hostile, sides, tinyguest, virtd
 from integration.suite.policies import HERE
 
 if TYPE_CHECKING:
@@ -28,12 +28,8 @@ def pytest_sessionstart() -> None:
 @pytest.fixture
 def folder(request: pytest.FixtureRequest) -> Iterator[str]:
     """A fresh folder for images, labelled as the policy labels one; empty and without our labels afterwards."""
-    path = os.path.join(harness.IMAGES, request.node.name[:60])
-    shutil.rmtree(path, ignore_errors=True)
-    os.makedirs(path)
-    subprocess.run(["restorecon", "-RF", harness.IMAGES], check=True)
-    yield path
-    shutil.rmtree(path)
+    with harness.images_folder(request.node.name[:60]) as path:
+        yield path
 
 
 @pytest.fixture
@@ -41,10 +37,7 @@ def make_image(folder: str) -> Callable[[str], harness.Image]:
     """Return a function that makes a bootable image with a spec, labelled virt_image_t."""
 
     def make(name: str) -> harness.Image:
-        image = harness.Image(folder, name)
-        subprocess.run(["restorecon", "-RF", folder], check=True)
-        assert harness.short_label(image.path) == harness.UNUSED
-        return image
+        return harness.fresh_image(folder, name)
 
     return make
 
@@ -102,9 +95,12 @@ def execmem() -> Iterator[None]:
 @pytest.fixture
 def hostile_qemu() -> Iterator[str]:
     """The hostile program, installed where QEMU could be and labelled as QEMU is."""
-    path = "/usr/local/bin/hostile-qemu"
-    shutil.copy(hostile.PROGRAM, path)
-    os.chmod(path, 0o755)
-    subprocess.run(["chcon", "-t", "qemu_exec_t", path], check=True)
-    yield path
-    os.unlink(path)
+    with hostile.installed() as path:
+        yield path
+
+
+@pytest.fixture(scope="module")
+def libvirtd() -> Iterator[None]:
+    """Run libvirt's daemon meanwhile."""
+    with virtd.running():
+        yield

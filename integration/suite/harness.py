@@ -6,6 +6,7 @@ import json
 import os
 import re
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -171,6 +172,27 @@ class Image:
         with open(self.spec, "w", encoding="utf-8") as file:
             json.dump({key: value for key, value in spec.items() if value is not None}, file)
         return self.spec
+
+
+@contextmanager
+def images_folder(name: str) -> Iterator[str]:
+    """Have a fresh folder for images, labelled as the policy labels one; it is gone afterwards."""
+    path = os.path.join(IMAGES, name)
+    shutil.rmtree(path, ignore_errors=True)
+    os.makedirs(path)
+    run("restorecon", "-RF", IMAGES)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
+def fresh_image(folder: str, name: str) -> Image:
+    """Make a bootable image with a spec, labelled virt_image_t."""
+    image = Image(folder, name)
+    run("restorecon", "-RF", folder)
+    assert short_label(image.path) == UNUSED
+    return image
 
 
 _START = "from confined_qemu.cli.launchscript import main"

@@ -1,8 +1,4 @@
-"""Beside the real libvirt: its VMs, their pairs and images stay its own, and what it leaves in a crash is cleaned.
-
-libvirtd runs in its own domain (virtd_t) and in enforcing mode. On Debian it starts VMs there when `namespaces` is
-empty in qemu.conf; with a private /dev for each VM it fails by itself (EBUSY), whatever SELinux says.
-"""
+"""Beside the real libvirt: its VMs, their pairs and images stay its own, and what it leaves in a crash is cleaned."""
 
 from __future__ import annotations
 
@@ -13,95 +9,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from integration.suite import harness, tinyguest
+from integration.suite import harness, virtd
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable
 
-UNIT = "confined-qemu-test-libvirtd"
-CONFIGURATION = 'user = "root"\ngroup = "root"\nnamespaces = []\ncgroup_controllers = []\nstdio_handler = "file"\n'
 NOTE = "trusted.libvirt.security."
 LABEL, COUNT, BOOTED = (NOTE + name for name in ("selinux", "ref_selinux", "timestamp_selinux"))
 DEAD = "system_u:object_r:svirt_image_t:s0:c1,c2"
 FREE = "system_u:object_r:virt_image_t:s0"
-
-
-def start_libvirtd() -> None:
-    """Start it as a unit starts it, so that it enters virtd_t."""
-    harness.run("systemd-run", f"--unit={UNIT}", "-q", "/usr/sbin/libvirtd")
-    harness.until("libvirtd answers", lambda: harness.run("virsh", "list", check=False).returncode == 0)
-    assert ":virtd_t:" in harness.context(libvirtd_pid())
-
-
-def libvirtd_pid() -> int:
-    """Return libvirtd's pid."""
-    return int(harness.run("systemctl", "show", "-P", "MainPID", UNIT).stdout)
-
-
-def stop_libvirtd() -> None:
-    """End it, and forget the unit."""
-    harness.run("systemctl", "stop", UNIT, check=False)
-    harness.run("systemctl", "reset-failed", UNIT, check=False)
-
-
-@pytest.fixture(scope="module")
-def libvirtd() -> Iterator[None]:
-    """Run libvirt's daemon, with what its system package would have made."""
-    harness.run("groupadd", "-rf", "libvirt-qemu")
-    harness.run("useradd", "-r", "-g", "libvirt-qemu", "-s", "/usr/sbin/nologin", "libvirt-qemu", check=False)
-    for folder in ("/etc/libvirt/qemu", "/var/log/libvirt/qemu", "/var/lib/libvirt/qemu"):
-        os.makedirs(folder, exist_ok=True)
-    with open("/etc/libvirt/qemu.conf", "w", encoding="ascii") as file:
-        file.write(CONFIGURATION)
-    harness.run("restorecon", "-RF", "/etc/libvirt", "/var/log/libvirt", "/var/lib/libvirt")
-    start_libvirtd()
-    yield
-    for domain in tuple(RUNNING):
-        domain.destroy()
-    stop_libvirtd()
-    os.unlink("/etc/libvirt/qemu.conf")
-    for folder in ("/var/lib/libvirt/qemu", "/run/libvirt"):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-RUNNING: list[Domain] = []
-"""VMs of libvirt's that a test has started and not ended."""
-
-
-class Domain:
-    """A VM of libvirt's with the tiny guest, private images and read-only ones."""
-
-    def __init__(self, folder: str, name: str, private: Sequence[str], readonly: Sequence[str] = ()) -> None:
-        self.name = name
-        self.log = os.path.join(folder, f"{name}.log")
-        self.xml = os.path.join(folder, f"{name}.xml")
-        disks = ""
-        for number, path in enumerate((*private, *readonly)):
-            disks += f"<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{path}'/>"
-            disks += f"<target dev='vd{'abcdef'[number]}' bus='virtio'/>"
-            disks += f"{'<readonly/>' if path in readonly else ''}</disk>"
-        with open(self.xml, "w", encoding="utf-8") as file:
-            file.write(
-                f"<domain type='kvm'><name>{name}</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>"
-                "<os><type arch='x86_64' machine='pc'>hvm</type>"
-                f"<loader readonly='yes' type='rom'>{tinyguest.ROM}</loader></os>"
-                "<features><acpi/></features><on_reboot>destroy</on_reboot>"
-                f"<devices><emulator>{harness.QEMU}</emulator>{disks}"
-                f"<serial type='file'><source path='{self.log}'/></serial>"
-                "<controller type='usb' model='none'/><memballoon model='none'/></devices></domain>"
-            )
-
-    def create(self) -> int:
-        """Start it; return QEMU's pid."""
-        harness.run("virsh", "create", self.xml)
-        RUNNING.append(self)
-        with open(f"/run/libvirt/qemu/{self.name}.pid", encoding="ascii") as file:
-            return int(file.read())
-
-    def destroy(self) -> None:
-        """Let libvirt end it, labels included."""
-        harness.run("virsh", "destroy", self.name)
-        RUNNING.remove(self)
 
 
 def images(folder: str, *names: str) -> list[str]:
@@ -146,7 +62,7 @@ def test_a_running_vm_of_libvirts_keeps_its_images_and_its_pair(
 ) -> None:
     ours, other = make_image("ours"), make_image("other")
     theirs, readonly = images(folder, "theirs.img", "readonly.img")
-    domain = Domain(folder, "lv", [theirs], [readonly])
+    domain = virtd.Domain(folder, "lv", [theirs], [readonly])
     pid = domain.create()
     its_context, its_level = harness.context(pid), harness.level(harness.label(theirs))
     assert its_context == f"system_u:system_r:svirt_t:{its_level}"
@@ -200,9 +116,9 @@ def test_what_a_crashed_libvirt_left_goes_back(folder: str, make_image: Callable
     first, second = images(folder, "first.img", "second.img")
     mine = "unconfined_u:object_r:virt_image_t:s0"
     os.setxattr(second, "security.selinux", mine.encode())
-    pid = Domain(folder, "crash", [first, second]).create()
-    RUNNING.clear()
-    os.kill(libvirtd_pid(), 9)
+    pid = virtd.Domain(folder, "crash", [first, second]).create()
+    virtd.RUNNING.clear()
+    os.kill(virtd.daemon(), 9)
     os.kill(pid, 9)
     harness.until("QEMU ends", lambda: not harness.context(pid))
     left, noted = harness.label(first), notes(first)
@@ -223,8 +139,8 @@ def test_what_a_crashed_libvirt_left_goes_back(folder: str, make_image: Callable
     assert (harness.label(first), notes(first)) == (FREE, {})
     assert (harness.label(second), notes(second)) == (mine, {})
     assert recover() == {}
-    stop_libvirtd()
-    start_libvirtd()
+    virtd.stop()
+    virtd.start()
 
 
 def test_notes_of_every_kind(folder: str) -> None:
@@ -293,7 +209,7 @@ def test_a_process_that_cannot_see_the_notes_says_so(folder: str) -> None:
 @pytest.mark.usefixtures("libvirtd")
 def test_libvirts_own_xml_runs_and_is_imported(folder: str) -> None:
     (image,) = images(folder, "a,b.img")
-    domain = Domain(folder, "imported", [image])
+    domain = virtd.Domain(folder, "imported", [image])
     with open(domain.xml, encoding="utf-8") as file:
         text = file.read()
     serial = f"<serial type='file'><source path='{domain.log}'/></serial>"
