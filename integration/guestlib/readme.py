@@ -55,7 +55,7 @@ def quoted() -> dict[str, str]:
         (f"{HELP}/labels.md", "labels", _labels()),
         (f"{HELP}/tests.md", "tests", bypolicy.table()),
         (f"{HELP}/landlock.md", "walls", walls.table()),
-        (f"{HELP}/security.md", "strikes", strikes.table(strikes.wanted(strikes.DEBIAN))),
+        (f"{HELP}/security.md", "strikes", strikes.table(strikes.wanted())),
     )
     texts = {name: read(name) for name, _, _ in wanted}
     for name, mark, lines in wanted:

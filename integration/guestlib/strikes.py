@@ -4,12 +4,9 @@ The suite has the program try each and compares; `integration/hostile` shows wha
 topic `security` is made of it.
 """
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple
-
-DEBIAN, FEDORA = "default", "fedora"
-"""The policies of a guest that the attempts are made under, by the names that integration/guest has for them."""
 
 
 class Answer(StrEnum):
@@ -36,14 +33,10 @@ class Strike(NamedTuple):
     confined: Answer = Answer.DENIED
     """Under libvirt and under the launcher: both have the policy's `svirt_t`, and a pair."""
     bare: Answer = Answer.DONE
-    fedora: Answer | None = None
-    """The same as `confined` under Fedora's policy, where that has another answer."""
 
-    def wanted(self, side: Side, policy: str) -> Answer:
-        """Return what is to come of it there, under this policy of a guest's."""
-        if side is Side.BARE:
-            return self.bare
-        return self.fedora if self.fedora and policy == FEDORA else self.confined
+    def wanted(self, side: Side) -> Answer:
+        """Return what is to come of it there, under Debian's policy."""
+        return self.bare if side is Side.BARE else self.confined
 
 
 _DONE, _DENIED = Answer.DONE, Answer.DENIED
@@ -154,21 +147,25 @@ Answers = Mapping[Side, Mapping[str, str]]
 """By the side, what came of each attempt."""
 
 
-def wanted(policy: str) -> Answers:
-    """Return what is to come of all under a policy."""
-    return {side: {one.what: one.wanted(side, policy) for one in STRIKES} for side in Side}
+def wanted() -> Answers:
+    """Return what is to come of all under Debian's policy."""
+    return {side: {one.what: one.wanted(side) for one in STRIKES} for side in Side}
 
 
-def different(found: Answers, other: Answers) -> list[str]:
-    """Return which attempts had another answer from any side."""
-    return [one.what for one in STRIKES if any(said[one.what] != other[side][one.what] for side, said in found.items())]
+def different(found: Answers) -> list[str]:
+    """Return a line for each answer that is not as it is to be."""
+    return [
+        f"{one.what}: by {side} {said[one.what]}, not {one.wanted(side)}"
+        for one in STRIKES
+        for side, said in found.items()
+        if said[one.what] != one.wanted(side)
+    ]
 
 
-def table(found: Answers, only: Container[str] | None = None) -> str:
-    """Return the help topic's table of these answers, or of some attempts."""
+def table(found: Answers) -> str:
+    """Return the help topic's table of these answers."""
     sides = tuple(found)
-    shown = [one.what for one in STRIKES if only is None or one.what in only]
-    rows = [" | ".join([what, *(found[side][what] for side in sides)]) for what in shown]
+    rows = [" | ".join([one.what, *(found[side][one.what] for side in sides)]) for one in STRIKES]
     head = " | ".join(["attempt, by root's VM", *sides])
     return "\n".join([f"| {head} |", f"|{'---|' * (len(sides) + 1)}", *(f"| {row} |" for row in rows)])
 
