@@ -176,8 +176,8 @@ def beside(folder: str, seconds: int) -> list[Group]:
         calls = _calls(ours, seconds)
         process.communicate(QUIT)
     return [
-        Group("what stays beside a VM: private memory", "MB", [Series(f"{len(ours)} process", [memory])]),
-        Group(f"what stays beside a VM: system calls in {seconds} s", "", [Series("strace", [float(calls)])]),
+        Group("beside a VM: private memory", "MB", [Series(f"{len(ours)} process", [memory])]),
+        Group(f"beside a VM: system calls in {seconds} s", "", [Series("strace", [float(calls)])]),
     ]
 
 

@@ -166,7 +166,7 @@ def confined(folder: str, count: int) -> list[Group]:
     os.setxattr(helper, XATTR, b"system_u:object_r:confined_qemu_exec_t:s0")
     os.symlink(LAUNCH, link)
     run = ["confined-qemu", "run", spec, "--", "-S", "-qmp", "stdio"]
-    hand = Way("by hand: label, exec context, exec", [helper, image, "s0:c1,c2", QEMU, *arguments])
+    hand = Way("by hand: label, exec", [helper, image, "s0:c1,c2", QEMU, *arguments])
     starts = [
         hand,
         Way("bare QEMU, unconfined", [QEMU, *arguments]),
@@ -178,7 +178,7 @@ def confined(folder: str, count: int) -> list[Group]:
         os.setxattr(image, XATTR, UNUSED)
 
     _turns(count, [(greet, way) for way in starts], unlabel)
-    where = "enforcing guest"
+    where = "guest"
     return [
         Group(f"{where}; to the greeting", "ms", [way.series() for way in starts]),
         *_beside_libvirt(folder, image, run, count, where),
