@@ -123,14 +123,16 @@ def _numbers(ports: frozenset[int]) -> str:
     return ", ".join(spans) or "no port"
 
 
+def _joined(first: Rule, second: Rule) -> Rule:
+    return Rule(first.path, first.rights | second.rights, first.why, first.identity or second.identity)
+
+
 def merged(rules: tuple[Rule, ...], known: Right) -> Iterator[Rule]:
     """Yield each path's rule once, with what all of them allow there, as far as this ABI knows it."""
     found: dict[str, Rule] = {}
     for rule in rules:
         before = found.get(rule.path)
-        if before is not None:
-            rule = Rule(rule.path, rule.rights | before.rights, before.why, before.identity or rule.identity)  # noqa: PLW2901
-        found[rule.path] = rule
+        found[rule.path] = rule if before is None else _joined(before, rule)
     unknown = ~int(known)
     for rule in found.values():
         yield rule if not int(rule.rights) & unknown else Rule(rule.path, rule.rights & known, rule.why, rule.identity)

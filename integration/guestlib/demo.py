@@ -73,7 +73,7 @@ def _demo(options: argparse.Namespace, output: int | None) -> int:
         if refusal is not None:
             raise GuestError(refusal)
     made = image.image()
-    arguments = [FOLDER]
+    arguments = []
     if options.screen or image.is_original(made):
         arguments.append("--screen")
     if options.tcg:
@@ -81,7 +81,7 @@ def _demo(options: argparse.Namespace, output: int | None) -> int:
     if sys.stderr.isatty():
         arguments.append("--progress")
     if options.here:
-        return _here(made, [*arguments[1:], "--landlock"], output)
+        return _here(made, [*arguments, "--landlock"], output)
     if on_host:
         return _on_host(made, arguments, output)
     return _in_guest(options.policy or "default", made, arguments, output)
@@ -144,7 +144,7 @@ def _on_host(made: str, arguments: list[str], output: int | None) -> int:
         shutil.copy(source, FOLDER)
     programs.run(["restorecon", "-RF", FOLDER])
     try:
-        return subprocess.run([*play(programs.checkout()), *arguments], stdout=output, check=False).returncode
+        return subprocess.run([*play(programs.checkout()), FOLDER, *arguments], stdout=output, check=False).returncode
     finally:
         cache.remove(FOLDER)
         progress(f"installed and still there: {remote.LINK}; to undo: confined-qemu policy remove")
@@ -177,7 +177,7 @@ def _in_guest(policy: str, made: str, arguments: list[str], output: int | None) 
         remote.put(guest, [made, SPEC], FOLDER)
         put_scene(guest, TREE)
         remote.output(guest, "restorecon", "-RF", os.path.dirname(FOLDER))
-        return remote.run(guest, [*play(TREE), *arguments], output=output)
+        return remote.run(guest, [*play(TREE), FOLDER, *arguments], output=output)
     finally:
         if ours:
             machine.down(name)

@@ -216,7 +216,7 @@ def play(*, on_screen: bool, emulated: bool, held: bool, progress: Callable[[str
         if emulated:
             _look_at_start(vm)
         else:
-            _boot(vm, on_screen=on_screen, look=_look_at_list if held else _look_at_labels)
+            _boot(vm, on_screen=on_screen, held=held)
         code = vm.end()
     except BaseException:
         vm.kill()
@@ -228,13 +228,11 @@ def play(*, on_screen: bool, emulated: bool, held: bool, progress: Callable[[str
         shell(f"ls -Z {IMAGE}", expect=UNUSED)
 
 
-def _boot(vm: Vm, *, on_screen: bool, look: Callable[[], None]) -> None:
+def _boot(vm: Vm, *, on_screen: bool, held: bool) -> None:
     console: Console = screen.Screen(SOCKET, PATIENCE) if on_screen else vm
     console.wait_for(lambda text: MARKER in text or (on_screen and _prompts(text)), "the guest's marker")
     console.wait_for(_prompts, "the guest's prompt")
-    show("-- meanwhile, in a second terminal:")
-    look()
-    show("-- and back in the first one:")
+    _look_from_outside(None if held else domain(emulated=False))
     console.type(QUESTION)
     console.wait_for(lambda text: bool(ANSWER.search(text)) and _prompts(text), f"the answer to {QUESTION}")
     if on_screen:
@@ -246,9 +244,7 @@ def _look_at_start(vm: Vm) -> None:
     """Look as soon as the VM runs, and end it: in an emulated machine an emulator takes long to boot Linux."""
     kind = domain(emulated=True)
     vm.wait_for_process(kind)
-    show("-- meanwhile, in a second terminal:")
-    _look_at_labels(kind)
-    show("-- and back in the first one:")
+    _look_from_outside(kind)
     vm.interrupt()
 
 
@@ -256,17 +252,22 @@ def _prompts(text: str) -> bool:
     return bool(PROMPT.search(text.rstrip("\n")))
 
 
-def _look_at_labels(kind: str | None = None) -> None:
-    kind = kind or domain(emulated=False)
+def _look_from_outside(kind: str | None) -> None:
+    """Look at the VM in its domain; without one, at the list that says what holds it."""
+    show("-- meanwhile, in a second terminal:")
+    if kind is None:
+        shell("confined-qemu ps", expect=r"\blinux-0\.2\b.*\blandlock\b")
+    else:
+        _look_at_labels(kind)
+    show("-- and back in the first one:")
+
+
+def _look_at_labels(kind: str) -> None:
     process = shell(f"ps -eZ | grep {kind}", expect=rf"\b{kind}:s0:c\d+,c\d+ ", times=1)
     image = shell(f"ls -Z {IMAGE}", expect=r"\bsvirt_image_t:s0:c\d+,c\d+ ")
     pairs = [re.findall(r":s0:(c\d+,c\d+) ", text) for text in (process, image)]
     if pairs[0] != pairs[1]:
         raise SceneError(f"QEMU runs at {pairs[0]} and its image is at {pairs[1]}")
-
-
-def _look_at_list() -> None:
-    shell("confined-qemu ps", expect=r"\blinux-0\.2\b.*\blandlock\b")
 
 
 def main(argv: list[str]) -> int:
