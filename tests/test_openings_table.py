@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from confined_qemu.read.qemu.filenames import PROTOCOLS
+from confined_qemu.read.qemu.blocks import PROTOCOLS
 from confined_qemu.read.qemu.keyvals import objects
 from confined_qemu.read.qemu.options import OPTIONS
 from confined_qemu.read.qemu.queries import walk

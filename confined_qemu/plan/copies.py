@@ -51,12 +51,12 @@ class CopyPlanner:
     _count: int = 0
 
     def instead(self, wanted: Wanted, uses: Sequence[Resource], outcome: Outcome) -> Outcome:
-        """Return what comes of a file that may not be used as it lies; `uses` are all that QEMU does with it.
+        """Return what comes of a file that the VM may not use as it lies; `uses` are all that QEMU does with it.
 
-        Where no copy helps that is `outcome`, the refusal.
+        `outcome` holds the denial, and is returned where no copy helps.
         """
         found = wanted.found
-        if not outcome.denials or outcome.refusals or self.label is None or found.identity is None:
+        if self.label is None or found.identity is None:
             return outcome
         own = self.facts.selinux.own
         if found.kind is not FileKind.REGULAR or self.invocation.user is not None or not all(map(_copied, uses)):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from confined_qemu.model.facts import DescriptorFacts
     from confined_qemu.model.policy import Policy
     from confined_qemu.model.resource import Resource
-    from confined_qemu.plan.levels import Levels
+    from confined_qemu.plan.svirt import Levels
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from confined_qemu.model.policy import denied
 from confined_qemu.model.resource import Access, Resource, Role, Sharing
 from confined_qemu.model.steps import Create, Relabel
 from confined_qemu.plan import fixedlabels, openings, places, svirt
-from confined_qemu.plan.levels import Levels, Lowered
+from confined_qemu.plan.openings import named, unusable, writes
 from confined_qemu.plan.outcome import Outcome
-from confined_qemu.plan.usable import named, unusable, writes
+from confined_qemu.plan.svirt import Levels, Lowered
 
 if TYPE_CHECKING:
     from confined_qemu.model.context import Context

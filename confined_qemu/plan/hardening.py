@@ -6,8 +6,8 @@ from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.facts import FileKind
 from confined_qemu.model.hardening import Hardening, HardeningFacts
 from confined_qemu.model.resource import Role
+from confined_qemu.read.qemu.keyvals import words
 from confined_qemu.read.qemu.ports import ports as ports_of
-from confined_qemu.read.qemu.words import words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -22,8 +22,8 @@ from confined_qemu.model.steps import KeepFolder, LabelTree, StartHelper, Sweep
 from confined_qemu.plan import fixedlabels, svirt
 from confined_qemu.plan import trees as treeplan
 from confined_qemu.plan.files import FilePlanner, Wanted
-from confined_qemu.plan.levels import Levels, Lowered
 from confined_qemu.plan.outcome import Collected, Outcome
+from confined_qemu.plan.svirt import Levels, Lowered
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

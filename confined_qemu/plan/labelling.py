@@ -10,15 +10,16 @@ from confined_qemu.model.invocation import SeclabelType
 from confined_qemu.model.plan import PlannedResource
 from confined_qemu.model.resource import Resource, Sharing
 from confined_qemu.model.steps import MakeFolder
-from confined_qemu.plan import bothwalls, copies, descriptors, hardening, sockets, svirt
+from confined_qemu.plan import bothwalls, descriptors, hardening, sockets, svirt
 from confined_qemu.plan import files as fileplan
 from confined_qemu.plan import process as processplan
 from confined_qemu.plan.draft import Draft
-from confined_qemu.plan.levels import Levels
+from confined_qemu.plan.svirt import Levels
 
 if TYPE_CHECKING:
     from confined_qemu.model.context import Context, PolicyContexts
     from confined_qemu.model.hardening import Hardening
+    from confined_qemu.plan.outcome import Outcome
 
 
 class Labelling(Draft):
@@ -116,8 +117,8 @@ class Labelling(Draft):
             merged[key] = fileplan.merge(merged.get(key), wanted)
             uses.setdefault(key, []).append(wanted.resource)
         planner = fileplan.FilePlanner(self.invocation, self.facts, self.policy, process)
-        copying = copies.CopyPlanner(self.invocation, self.facts, self.policy, self._private(), self._temporary_folder)
-        outcomes = {key: copying.instead(wanted, uses[key], planner.decide(wanted)) for key, wanted in merged.items()}
+        outcomes = {key: planner.decide(wanted) for key, wanted in merged.items()}
+        self._copy_what_is_denied(merged, uses, outcomes)
         for outcome in outcomes.values():
             self.take(outcome)
         named = (resource for resource in self.files() if self._handed_over(resource))
@@ -129,6 +130,18 @@ class Labelling(Draft):
                 continue  # QEMU does without it
             settled = hostpaths.settled(resource, found.real, found.kind)
             self.found.resources.append(PlannedResource(settled, found.path, outcome.context, outcome.restore))
+
+    def _copy_what_is_denied(
+        self, merged: dict[object, fileplan.Wanted], uses: dict[object, list[Resource]], outcomes: dict[object, Outcome]
+    ) -> None:
+        """Give the VM a copy of each file that it may not use as it lies, where a copy helps."""
+        denied = [key for key, outcome in outcomes.items() if outcome.denials and not outcome.refusals]
+        if not denied:
+            return
+        from confined_qemu.plan.copies import CopyPlanner
+
+        planner = CopyPlanner(self.invocation, self.facts, self.policy, self._private(), self._temporary_folder)
+        outcomes |= {key: planner.instead(merged[key], uses[key], outcomes[key]) for key in denied}
 
     def files(self) -> list[Resource]:
         """Return the resources as `Draft` does, and the files that the VM gets by number."""

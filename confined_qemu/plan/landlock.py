@@ -19,9 +19,9 @@ from confined_qemu.model.plan import PlannedResource
 from confined_qemu.model.resource import Access, Resource, Role, Takes
 from confined_qemu.model.ruleset import Ports, Rule, Ruleset
 from confined_qemu.plan import hardening
+from confined_qemu.plan.openings import unusable
 from confined_qemu.plan.outcome import Collected
-from confined_qemu.plan.usable import unusable
-from confined_qemu.read.qemu.words import words
+from confined_qemu.read.qemu.keyvals import words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -14,8 +14,8 @@ from confined_qemu.model.plan import PlannedResource
 from confined_qemu.model.policy import denied
 from confined_qemu.model.resource import Access, Resource, Role, Takes
 from confined_qemu.model.steps import Bind, Connect
-from confined_qemu.plan.levels import Levels
 from confined_qemu.plan.outcome import Collected, Outcome
+from confined_qemu.plan.svirt import Levels
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,8 +17,7 @@ from confined_qemu.model.commas import escape
 from confined_qemu.model.errors import HINT, CommandLineError
 from confined_qemu.model.frozen import dataclass, replace
 from confined_qemu.model.resource import PROBED, Access, Resource, Role, Sharing
-from confined_qemu.read.qemu.blocks import header_files
-from confined_qemu.read.qemu.filenames import FILTERS, PROTOCOLS, expand
+from confined_qemu.read.qemu.blocks import FILTERS, PROTOCOLS, expand, header_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

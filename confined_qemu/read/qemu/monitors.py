@@ -7,7 +7,7 @@ What is not understood counts as somebody. Sources: `softmmu/vl.c` (`qemu_create
 from __future__ import annotations
 
 from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.read.qemu.words import words
+from confined_qemu.read.qemu.keyvals import words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

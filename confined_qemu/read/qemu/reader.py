@@ -9,29 +9,36 @@ from __future__ import annotations
 import posixpath
 
 from confined_qemu.model.annotations import TYPE_CHECKING
+from confined_qemu.model.commas import escape
 from confined_qemu.model.errors import CommandLineError, printable
 from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.invocation import Accel, Invocation
 from confined_qemu.model.resource import Access, Role
-from confined_qemu.read.qemu import chardevs, sequence, special
+from confined_qemu.read.qemu import chardevs, configs, special
 from confined_qemu.read.qemu.blocks import Blocks
 from confined_qemu.read.qemu.collector import Collector, read_keys
 from confined_qemu.read.qemu.keyvals import objects, pairs, truth
 from confined_qemu.read.qemu.options import OPTIONS, Kind, Option
-from confined_qemu.read.qemu.queries import is_query
+from confined_qemu.read.qemu.queries import is_query, name_of
 from confined_qemu.read.settings import UnknownOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from confined_qemu.model.resource import Resource
-    from confined_qemu.read.qemu.sequence import Item
+
+    Reader = Callable[[str], str | None]
+    """Returns a configuration file's text, None where there is no such file."""
 
 _DEFAULT_NAME = "qemu"
 _NO_WINDOW = frozenset({"curses", "daemonize", "nographic", "spice", "vnc"})
 """Options with which QEMU opens no window of its own accord (`softmmu/vl.c`)."""
 _GUARDS = ("confidential-guest-support", "memory-encryption")
 _FLASH = ("pflash0", "pflash1")
+_UNSETTABLE = frozenset({"audiodev", "boot-opts", "machine", "object", "smp-opts"})
+"""Groups that QEMU keeps in a form which `-set` does not reach (`is_qemuopts_group`)."""
+_LONGEST_NAME = 63
+"""Bytes of a group, an id or a key in `-set`."""
 
 
 def read(  # noqa: PLR0913 - what a caller may want otherwise
@@ -39,7 +46,7 @@ def read(  # noqa: PLR0913 - what a caller may want otherwise
     arguments: Sequence[str],
     *,
     name: str | None = None,
-    config: sequence.Reader | None = None,
+    config: Reader | None = None,
     origins: Mapping[int, str] | None = None,
     unknown: UnknownOptions = UnknownOptions.REFUSE,
 ) -> Invocation:
@@ -59,7 +66,7 @@ def read(  # noqa: PLR0913 - what a caller may want otherwise
     """
     if origins is None and is_query(arguments):
         return Invocation(name or _DEFAULT_NAME, emulator, tuple(arguments), query=True)
-    items = sequence.take_apart(arguments, config)
+    items = _taken_apart(arguments, config)
     reading = _Reading(Collector(_ids(items), unknown, origins=origins or {}, guards=_guards(items)), last=_last(items))
     for item in items:
         reading.take(item)
@@ -83,13 +90,13 @@ def read(  # noqa: PLR0913 - what a caller may want otherwise
     )
 
 
-def _all(items: Sequence[Item]) -> Iterator[Item]:
+def _all(items: Sequence[_Item]) -> Iterator[_Item]:
     for item in items:
         yield item
         yield from item.inside
 
 
-def _window(items: Sequence[Item]) -> str | None:
+def _window(items: Sequence[_Item]) -> str | None:
     """Return the kind of the display where it is a window; where none is named, QEMU opens one if it can."""
     values = [item.value or "" for item in _all(items) if item.option == "display"]
     kinds = [value.partition(",")[0].removeprefix("type=") for value in values]
@@ -107,19 +114,19 @@ def _looked_for(resource: Resource, folders: Sequence[str]) -> Resource:
     return replace(resource, otherwise=tuple(f"{folder}/{inner}{resource.path}" for folder in folders))
 
 
-def _ids(items: Sequence[Item]) -> frozenset[str]:
+def _ids(items: Sequence[_Item]) -> frozenset[str]:
     """Return the ids that the command line gives its own character devices."""
     lists = (item.value for item in _all(items) if item.option == "chardev" and item.value is not None)
     return frozenset(text for value in lists for key, text in pairs("chardev", value) if key == "id")
 
 
-def _guards(items: Sequence[Item]) -> frozenset[str]:
+def _guards(items: Sequence[_Item]) -> frozenset[str]:
     """Return the ids of the objects that the machine takes to guard the guest's memory."""
     machines = [item.meant or "" for item in _all(items) if item.option in {"M", "machine"}]
     return frozenset(text for value in machines for key, text in objects("machine", value, "type") if key in _GUARDS)
 
 
-def _last(items: Sequence[Item]) -> dict[str, int]:
+def _last(items: Sequence[_Item]) -> dict[str, int]:
     """Return the position of each option's last occurrence: of two `-kernel`, QEMU opens the second alone."""
     return {item.option: item.position for item in items if item.option is not None}
 
@@ -139,7 +146,7 @@ class _Reading:
     merged: set[int] = field(default_factory=set)
     """Positions of `-set` options that a rewritten option holds already."""
 
-    def take(self, item: Item) -> None:
+    def take(self, item: _Item) -> None:
         """Take one option; what is not rewritten stays as it was written."""
         collector = self.collector
         collector.position = item.position
@@ -277,3 +284,148 @@ def _accel(wanted: Sequence[str], emulator: str) -> Accel:
             return Accel.AUTO if "tcg" in rest else Accel.KVM
         case _:
             return Accel.TCG
+
+
+# ---- the command line taken apart as QEMU does it: its options in order, each with what `-set` makes of it later
+
+
+@dataclass
+class _Item:
+    """One option. `argument` is how it was written, empty for the file of defaults that is read unasked.
+
+    `option` is None for a positional disk image, `value` where there is none. `changes` are what `-set` puts in it, as
+    (position of the `-set`, key, text). `inside` are the options of the configuration file that it names.
+    """
+
+    position: int
+    argument: str
+    option: str | None
+    value: str | None
+    changes: list[tuple[int, str, str]] = field(default_factory=list)
+    inside: list[_Item] = field(default_factory=list)
+
+    @property
+    def meant(self) -> str | None:
+        """Return the value with its changes in it: QEMU takes the last of two equal keys."""
+        if not self.changes:
+            return self.value
+        return ",".join([self.value or "id=", *(f"{key}={escape(text)}" for _, key, text in self.changes)])
+
+
+def _taken_apart(arguments: Sequence[str], config: Reader | None) -> list[_Item]:
+    """Return the options of a command line; `config` None is one that names no configuration file.
+
+    QEMU reads the default one too, unless the command line says not to.
+
+    Raises:
+        CommandLineError: a configuration file or a `-set` cannot be followed.
+        HostError: a configuration file cannot be read.
+    """
+    items = list(_walk(arguments))
+    for item in items:
+        if item.option == "readconfig" and item.value is not None:
+            item.inside = _inside(item, config)
+    if config is not None and not any(item.option == "no-user-config" for item in items):
+        default = _Item(-1, "", "readconfig", configs.DEFAULT)
+        text = config(configs.DEFAULT)
+        if text is not None:
+            default.inside = _items(default, text)
+            items.insert(0, default)
+    _follow_sets(items)
+    return items
+
+
+def _walk(arguments: Sequence[str]) -> Iterator[_Item]:
+    """Yield the options that are on the command line itself.
+
+    Whether an unknown option takes a value cannot be known. A word behind it that begins with no dash is taken for
+    its value: if it is a disk instead, it gets no label and SELinux denies it, while the value of an option that was
+    taken for a disk would be labelled.
+    """
+    index = 0
+    while index < len(arguments):
+        argument = arguments[index]
+        option = name_of(argument)
+        position, following = index, arguments[index + 1] if index + 1 < len(arguments) else None
+        if option is None:
+            yield _Item(position, argument, None, argument)
+        elif _takes(option, following):
+            yield _Item(position, argument, option, following)
+            index += 1
+        else:
+            yield _Item(position, argument, option, None)
+        index += 1
+
+
+def _takes(option: str, following: str | None) -> bool:
+    """Tell whether what follows an option is its value."""
+    spec = OPTIONS.get(option)
+    if spec is not None:
+        return spec.kind is not Kind.FLAG
+    return following is not None and not following.startswith("-")
+
+
+# ---- configuration files
+
+
+def _inside(item: _Item, config: Reader | None) -> list[_Item]:
+    path = item.value or ""
+    text = config(path) if config is not None else None
+    if text is None:
+        raise CommandLineError(f"no such file ({item.argument} names it)", where=path)
+    return _items(item, text)
+
+
+def _items(item: _Item, text: str) -> list[_Item]:
+    found = []
+    for group in configs.parse(text, item.value or ""):
+        option = configs.OPTION_OF.get(group.name)
+        if option is None:
+            raise CommandLineError(
+                f"unknown group {group.name!r}, and QEMU may open files that it names",
+                where=f"{item.value}:{group.number}",
+                hint="use the option of that name on the command line",
+            )
+        found.append(_Item(item.position, f"-{option}", option, group.value))
+    return found
+
+
+# ---- -set
+
+
+def _follow_sets(items: list[_Item]) -> None:
+    """Note every `-set` in the option that it changes, which stands before it."""
+    seen: dict[tuple[str, str], _Item] = {}
+    if not any(item.option == "set" for item in items):
+        return
+    for item in items:
+        if item.option == "set" and item.value is not None:
+            _follow(item, item.value, seen)
+        for one in (item, *item.inside):
+            name = _id(one)
+            if name is not None and one.option is not None:
+                seen.setdefault((one.option, name), one)
+
+
+def _id(item: _Item) -> str | None:
+    option, value = item.option, item.value
+    if option is None or option not in configs.OPTION_OF.values() or value is None or value.startswith("{"):
+        return None
+    return dict(pairs(option, value, OPTIONS[option].implied)).get("id")
+
+
+def _follow(item: _Item, value: str, seen: dict[tuple[str, str], _Item]) -> None:
+    """Take `GROUP.ID.KEY=VALUE` apart: the key is all up to the equals sign, dots included."""
+    name, equals, text = value.partition("=")
+    group, _, rest = name.partition(".")
+    identifier, _, key = rest.partition(".")
+    parts = (group, identifier, key)
+    if not equals or not all(0 < len(part.encode("utf-8", "surrogateescape")) <= _LONGEST_NAME for part in parts):
+        raise CommandLineError(f"-set {value!r}: malformed", hint="write -set GROUP.ID.KEY=VALUE")
+    target = seen.get((configs.OPTION_OF.get(group, ""), identifier)) if group not in _UNSETTABLE else None
+    if target is None or "," in key:
+        raise CommandLineError(
+            f"-set {value!r}: no -{configs.OPTION_OF.get(group, group)} with id={identifier} stands before it",
+            hint=f"put {key}= into that option itself",
+        )
+    target.changes.append((item.position, key, text))
