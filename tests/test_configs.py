@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -274,52 +272,3 @@ def test_files_that_cannot_be_read_twice_or_at_all(tmp_path: Path) -> None:
     for path, words in ((big, "larger than"), (pipe, "not a regular file"), (tmp_path, "cannot be read")):
         with pytest.raises(HostError, match=words):
             inputs.from_arguments(QEMU, ["-readconfig", str(path)])
-
-
-@pytest.mark.touches_host
-@pytest.mark.skipif(shutil.which(QEMU) is None, reason="qemu-system-x86_64 is not installed")
-@pytest.mark.parametrize("written_out", [False, True])
-def test_qemu_takes_the_file_and_what_it_is_written_out_to(tmp_path: Path, *, written_out: bool) -> None:
-    text = """\
-[machine]
-type = "q35"
-[smp-opts]
-cpus = "2"
-[memory]
-size = "64M"
-[object "rng0"]
-qom-type = "rng-random"
-filename = "/dev/urandom"
-[device "rng-device0"]
-driver = "virtio-rng-pci"
-rng = "rng0"
-[drive "root"]
-if = "none"
-format = "raw"
-file = "r,r.img"
-[device "disk"]
-driver = "virtio-blk-pci"
-drive = "root"
-[chardev "console"]
-backend = "stdio"
-logfile = "console.log"
-[mon "hmp"]
-chardev = "console"
-"""
-    (tmp_path / "r,r.img").write_bytes(bytes(4096))
-    (tmp_path / "vm.cfg").write_text(text)
-    arguments = ["-display", "none", "-S", "-readconfig", "vm.cfg"]
-    if written_out:
-        groups = parse(text, "vm.cfg")
-        arguments[-2:] = [word for group in groups for word in (f"-{OPTION_OF[group.name]}", group.value)]
-    done = subprocess.run(
-        [QEMU, "-nodefaults", *arguments],
-        input="info block\ninfo chardev\nquit\n",
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    assert "root (#block" in done.stdout
-    assert "r,r.img (raw)" in done.stdout

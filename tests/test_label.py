@@ -217,13 +217,12 @@ def test_a_file_that_may_no_longer_be_read_is_still_known(image: str, labels: La
     assert labels.of(image) == VIRT_IMAGE
 
 
-def test_a_reused_inode_is_another_file(image: str, labels: Labels) -> None:
+def test_a_reused_inode_is_another_file(image: str, labels: Labels, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inodes, "_generation", lambda *_: 2)  # not every file system tells one
     step = relabel(image)
-    if step.identity.generation is None:
-        pytest.skip("this file system tells no generation")
     label.apply(step, no_bind)
     older = Relabel(
-        step.path, Identity(step.identity.device, step.identity.inode, step.identity.generation ^ 1), step.kind,
+        step.path, Identity(step.identity.device, step.identity.inode, 1), step.kind,
         step.links, step.before, step.after, step.restore, exclusive=True,
     )  # fmt: skip
     label.undo(older, nobody)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -53,6 +54,16 @@ def files() -> list[str]:
         folders[:] = [name for name in folders if name not in skipped and not name.endswith("_cache")]
         found += [os.path.relpath(os.path.join(folder, name), ROOT) for name in names]
     return found
+
+
+@pytest.mark.touches_host
+def test_what_cannot_run_fails_and_is_not_skipped() -> None:
+    tests = [name for name in files() if name.endswith(".py") and name.startswith(("tests/", "integration/"))]
+    for name in tests:
+        with open(os.path.join(ROOT, name), encoding="utf-8") as file:
+            tree = ast.parse(file.read())
+        named = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        assert named.isdisjoint({"skip", "skipif", "importorskip"}), name
 
 
 @pytest.mark.touches_host

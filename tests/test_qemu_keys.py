@@ -6,8 +6,6 @@ A table of a new version is made by `integration.guestlib.qemukeys`; what it has
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -153,23 +151,3 @@ def test_a_new_key_shows_up() -> None:
 
 def test_the_tables_are_of_several_versions() -> None:
     assert [path.stem for path in TABLES] == ["10.0", "10.2", "7.2"]
-
-
-@pytest.mark.touches_host
-@pytest.mark.skipif(not shutil.which("qemu-system-x86_64"), reason="qemu-system-x86_64 is not installed")
-def test_every_text_of_every_list_of_the_installed_qemu_is_known() -> None:
-    """The same of what QEMU says of its own lists of keys (`query-command-line-options`)."""
-    with subprocess.Popen(
-        ["qemu-system-x86_64", "-M", "none", "-display", "none", "-nodefaults", "-S", "-qmp", "stdio"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    ) as qemu:  # fmt: skip
-        assert qemu.stdin is not None
-        assert qemu.stdout is not None
-        qemu.stdin.write('{"execute": "qmp_capabilities"}{"execute": "query-command-line-options"}')
-        qemu.stdin.flush()
-        answer = next(one["return"] for one in map(json.loads, qemu.stdout) if one.get("return"))
-        qemu.kill()
-    lists = {one["option"]: one["parameters"] for one in answer}
-    assert {"drive", "machine", "boot-opts"} <= lists.keys()
-    texts = {key["name"] for keys in lists.values() for key in keys if key["type"] == "string"}
-    assert texts - known("text") - known("property") == set()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import subprocess
 import time
@@ -17,12 +16,7 @@ from confined_qemu.read.qemu.reader import read
 if TYPE_CHECKING:
     from pathlib import Path
 
-QEMU = shutil.which("qemu-system-x86_64")
-pytestmark = [
-    pytest.mark.touches_host,
-    pytest.mark.skipif(QEMU is None, reason="qemu-system-x86_64 is not installed"),
-]
-
+QEMU = "qemu-system-x86_64"
 QMP = b'{"QMP"'
 HMP = b"QEMU "
 SILENT = b""
@@ -62,7 +56,7 @@ class Machine:
     def __init__(self, arguments: list[str], listener: socket.socket) -> None:
         common = ["-nodefaults", "-no-user-config", "-display", "none", "-S", "-m", "64", "-qmp", "stdio"]
         self.process = subprocess.Popen(
-            [QEMU or "", *common, *arguments],
+            [QEMU, *common, *arguments],
             pass_fds=[listener.fileno()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
