@@ -149,16 +149,48 @@ def killed(watcher: socket.socket) -> bool:
 def test_it_has_nothing_of_the_callers(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    reading, writing = os.pipe()
+    os.write(writing, b"the caller's input")
+    os.close(writing)
+    stdin = os.dup(0)
+    os.dup2(reading, 0)
     try:
         with pytest.raises(HostError, match="swtpm ended at once") as raised:
             helpers.start(step(tmp_path, SAYS), None, None)
     finally:
+        os.dup2(stdin, 0)
+        os.close(stdin)
+        os.close(reading)
         signal.signal(signal.SIGHUP, before)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     said = ast.literal_eval(raised.value.what.partition(": ")[2])
     assert said.pop("session") != os.getsid(0)
     assert not said.pop("ignored") & 1 << (signal.SIGHUP - 1)
     assert said == {"stdin": "", "umask": 0o077, "variables": ["LANG", "PATH"], "blocked": 0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "user", "entered"),
+    [
+        (HelperKind.VIRTIOFSD, 1000, True),
+        (HelperKind.VIRTIOFSD, 0, False),
+        (HelperKind.SWTPM, 1000, False),
+        (HelperKind.SWTPM, 0, False),
+    ],
+)
+def test_a_users_virtiofsd_alone_is_root_of_a_namespace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: HelperKind, user: int, *, entered: bool
+) -> None:
+    def enter() -> None:
+        raise HostError("a namespace was entered")
+
+    monkeypatch.setattr(helpers, "_be_root_of_a_namespace", enter)
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(HostError, match=f"{kind} ended at once: ") as raised:
+        helpers.start(replace(step(tmp_path, "import sys; sys.exit('no namespace')"), kind=kind), None, None)
+    said = "cannot be started: a namespace was entered" if entered else "no namespace"
+    assert raised.value.what == f"{kind} ended at once: {said}"
 
 
 def test_one_that_says_nothing_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

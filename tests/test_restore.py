@@ -22,6 +22,7 @@ from confined_qemu.labels import journal, label, restore
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import ConfinedQemuError, JournalError, LsmError
 from confined_qemu.model.facts import FileKind
+from confined_qemu.model.frozen import replace
 from confined_qemu.model.mcs import Level
 from confined_qemu.model.record import Record
 from confined_qemu.model.resource import Sharing
@@ -232,10 +233,60 @@ def test_holders_are_the_live_vms_and_their_files(
     assert restore.holders([folder]) == {}
     table.ticks[7] = 1
     found = restore.holders([folder])
+    assert restore.holders([folder], without=path) == {}
+    assert restore.holders([folder], without=f"{path}.other") == found
     assert len(found) == 2
     assert {(h.name, h.pid, h.exclusive, h.original) for hs in found.values() for h in hs} == {
         ("vm", 7, True, VIRT_IMAGE)
     }
+
+
+def test_what_waits_for_another_vm_keeps_its_journal(
+    tmp_path: Path, labels: Labels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other keeps its disk's label and will not put one back: nobody else would."""
+    table = install_processes(monkeypatch)
+    path, disks = one_vm(tmp_path, labels)
+    record = journal.read(path)
+    assert record is not None
+    given = next(step for step in record.steps if isinstance(step, Relabel))
+    kept = replace(given, before=given.after, restore=None, exclusive=False)
+    table.ticks[8] = 1
+    context = DEBIAN.kvm.at(Level(0, frozenset((3, 4))))
+    other = Record("other", processes.boot_id(), 8, 1, "tcg", context, (kept,))
+    os.close(journal.write(os.path.dirname(path), other)[1])
+    result = restore.restore(path)
+    assert result is not None
+    assert result.failed == ()
+    assert [str(error) for error in result.pending] == [
+        f"{disks[0]}: is still used by the VM other, and keeps its label until that ends\n"
+        "  run then: confined-qemu recover"
+    ]
+    assert journal.read(path) is not None
+    assert labels.of(disks[0]) == given.after
+    del table.ticks[8]
+    assert {result.failed + result.pending for result in restore.recover([os.path.dirname(path)])} == {()}
+    assert labels.of(disks[0]) == VIRT_IMAGE
+    assert journal.read(path) is None
+
+
+@pytest.mark.usefixtures("gone")
+@pytest.mark.parametrize("static", [True, False])
+def test_a_renamed_log_is_looked_for_by_a_label_that_only_one_vm_can_have(
+    tmp_path: Path, labels: Labels, *, static: bool
+) -> None:
+    context = Context("system_u", "object_r", "svirt_image_t", DEBIAN.kvm.at(Level(0, frozenset((1, 7)))).range)
+    log = Create(str(tmp_path / "log"), context, VIRT_IMAGE, remove=False)
+    (tmp_path / "journal").mkdir()
+    record = Record("vm", processes.boot_id(), 7, 1, "tcg", DEBIAN.kvm, (log,), static)
+    path, held = journal.write(str(tmp_path / "journal"), record)
+    os.close(held)
+    label.apply(log, _no_bind)
+    rotated = str(tmp_path / "log.1")
+    os.rename(log.path, rotated)
+    assert labels.of(rotated) == context
+    assert restore.restore(path) is not None
+    assert labels.of(rotated) == (context if static else VIRT_IMAGE)
 
 
 # ---- many VMs, and every way to end
@@ -428,6 +479,17 @@ def test_readers_share_and_the_last_one_puts_back(host: Host, first: int, watche
     host.end(0, fault=None, watched=watched)
     host.recover()
     assert host.labels.of(host.at("a")) == VIRT_IMAGE
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_the_end_of_a_vm_puts_back_what_a_dead_one_left_on_its_files(host: Host, resume: bool) -> None:
+    host.start_well(Sharing.CONTENT)
+    host.start_well(Sharing.CONTENT)
+    first, second = (live.path for live in host.live)
+    host.end(0, fault=None, watched=False)
+    host.end(0, fault=None, watched=False)
+    assert restore.restore(second, resume=resume) is not None
+    assert [entry.path for entry in journal.entries(host.folder)] == ([] if resume else [first])
 
 
 def test_nobody_reads_what_another_writes(host: Host) -> None:

@@ -91,8 +91,8 @@ def test_it_is_no_child_and_in_nobodys_session(probe: dict[str, Any]) -> None:
 def test_it_holds_nothing_of_the_callers(probe: dict[str, Any]) -> None:
     links = probe["links"]
     assert [links[str(number)] for number in range(3)] == [os.devnull] * 3
-    more = {name: link for name, link in links.items() if int(name) > 2 and link != os.devnull}
-    assert {name: link.partition(":")[0] for name, link in more.items()} == {str(probe["kept"]): "socket"}
+    more = {name: link.partition(":")[0] for name, link in links.items() if int(name) > 2}
+    assert more == {str(probe["kept"]): "socket"}
     assert probe["cwd"] == "/"
     assert probe["environment"] in ({}, {"LC_CTYPE": "C.UTF-8"})
 
@@ -114,6 +114,48 @@ def test_a_watcher_that_cannot_start_is_told(tmp_path: Path, monkeypatch: pytest
         watcher.await_ready()
     os.close(watcher.control)
     assert "try: " in (raised.value.hint or "")
+
+
+@pytest.mark.parametrize(("said", "ready"), [(b"r", True), (b"a", False), (b"z", False), (b"", False)])
+def test_a_watcher_is_ready_by_its_own_word_alone(said: bytes, *, ready: bool) -> None:
+    control, its = os.pipe()
+    os.write(its, said)
+    os.close(its)
+    try:
+        if ready:
+            spawn.Watcher(control).await_ready()
+        else:
+            with pytest.raises(HostError, match="could not be started"):
+                spawn.Watcher(control).await_ready()
+    finally:
+        os.close(control)
+
+
+@pytest.mark.parametrize("report", [-1, 0, 7])
+def test_the_launcher_keeps_nothing_of_its_watchers_but_the_control(
+    monkeypatch: pytest.MonkeyPatch, report: int
+) -> None:
+    started: list[tuple[list[str], list[int]]] = []
+    closed: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(spawn, "program", lambda _, arguments, keep: started.append((arguments, list(keep))))
+        patch.setattr(os, "pipe", lambda: (100, 101))
+        patch.setattr(os, "pidfd_open", lambda _: 102)
+        patch.setattr(os, "close", closed.append)
+        watcher = spawn.watcher("journal", "a:b:c", [5, 6], spawn.Channels(report=report, live=8, files=(9,)))
+    assert watcher.control == 100
+    there = [report] if report >= 0 else []
+    assert started == [
+        (
+            ["journal", "a:b:c", "102", str(os.getpid()), "101", str(report), "-1", "8", "1", "9"],
+            [5, 6, 101, 102, *there, 8, 9],
+        )
+    ]
+    assert closed == [101, 102, *there]
+
+
+def test_what_is_no_child_of_ours_is_not_waited_for() -> None:
+    spawn.await_end(os.getpid())  # as where the caller ignores SIGCHLD
 
 
 def test_no_process_is_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
