@@ -33,6 +33,8 @@ class Policy:
     """May every VM use io_uring, which QEMU tries at each start?"""
     reads_boot: bool
     """May every process read what lies in /boot, so that a VM's kernel needs no copy?"""
+    probe_lacks: str
+    """What qemu-img's domain may not do to a program, so that it runs none."""
     lacks: str
     """What a VM may not do to an image that no VM uses."""
     foreign: tuple[str, ...]
@@ -79,6 +81,7 @@ _DEBIAN = Policy(
     opens_unused=frozenset(),
     io_uring=False,
     reads_boot=False,
+    probe_lacks="open",
     lacks="open and read and write",
     foreign=("read", "write"),
     no_domains=("httpd_t", "virtd_t", "qemu_t"),
@@ -108,6 +111,7 @@ POLICIES = {
         opens_unused=frozenset({"usb_device_t", "tpm_device_t"}),
         io_uring=True,
         reads_boot=True,
+        probe_lacks="execute_no_trans",
         lacks="write",
         foreign=("open",),
         no_domains=("httpd_t", "virtd_t"),

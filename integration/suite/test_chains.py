@@ -267,7 +267,7 @@ def test_a_qemu_img_that_a_header_took_over_has_won_nothing(
         ("list", folder, "read", "virt_image_t", "dir"),
         ("create", "/var/tmp/hostile", "write", "tmp_t", "dir"),  # noqa: S108 - it is not made
         ("execute", "/bin/sh", "execute", "shell_exec_t", "file"),
-        ("execute", "/usr/bin/env", "open", "bin_t", "file"),
+        ("execute", "/usr/bin/env", HERE.probe_lacks, "bin_t", "file"),
         ("execute", harness.QEMU, "execute", "qemu_exec_t", "file"),
         ("inet", 0, "create", PROBE, "tcp_socket"),
         ("connect", "/run/systemd/private", "write", HERE.init_socket, "sock_file"),

@@ -9,6 +9,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from integration.suite import harness, hostile
+from integration.suite.policies import HERE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,12 +54,15 @@ def test_sockets_that_qemu_serves_and_one_that_it_connects_to(
     with client_of(net):
         vm.read_until(b'"netdev-id": "served"')
     # another VM, at the paths and where QEMU made its own sockets
-    (inner,) = glob.glob("/run/confined-qemu/sockets.*/vnc")
-    assert harness.short_label(inner) == f"svirt_image_t:{pair}"
-    paths = [vnc, net, moved, inner]
+    paths, denied = [vnc, net, moved], [("write", "sock_file")]
+    if HERE.relays:  # what it made itself lies in the VM's own folder
+        (inner,) = glob.glob("/run/confined-qemu/sockets.*/vnc")
+        assert harness.short_label(inner) == f"svirt_image_t:{pair}"
+        paths.append(inner)
+        denied.append(("search", "dir"))
     answers = hostile.attempt(other, hostile_qemu, [("connect", path) for path in paths])
     assert list(answers.values()) == ["EACCES"] * len(paths)
-    for permission, kind in (("write", "sock_file"), ("search", "dir")):
+    for permission, kind in denied:
         assert audit.has(permission, "svirt_t", f"svirt_image_t:{pair}", kind), kind
     # what is no VM on its way ends the one that waits for it, as it ends bare QEMU
     client_of(moved).close()
