@@ -23,9 +23,18 @@ def main() -> None:
         os.execve(LAUNCH_SCRIPT, [LAUNCH_SCRIPT, *sys.argv[1:]], initial())
     if sys.argv[1:2] == ["denials"] and os.access(DENIALS_SCRIPT, os.X_OK):
         os.execv(DENIALS_SCRIPT, [DENIALS_SCRIPT, *sys.argv[2:]])
-    from confined_qemu.cli.command import main as cli
+    sys.exit(serve(sys.argv[1:]))
 
-    sys.exit(cli(sys.argv[1:]))
+
+def serve(arguments: list[str]) -> int:
+    """Do what a command line asks for in this process, and return the exit code."""
+    if arguments[:1] and arguments[0] in LAUNCHED:
+        from confined_qemu.cli import launcher
+
+        return launcher.serve(arguments)
+    from confined_qemu.cli import command
+
+    return command.main(arguments)
 
 
 def _refuse_name() -> None:

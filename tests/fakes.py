@@ -257,10 +257,8 @@ def install_processes(patch: pytest.MonkeyPatch) -> Processes:
         "has_ended": lambda pid: pid not in table.ticks,
         "running_as": table.running_as,
         "has_open": lambda pid, path: (pid, path) in table.opened,
-        "process_context": table.contexts.get,
     }
     for name, fake in fakes.items():
-        if name != "process_context":
-            patch.setattr(processes, name, fake)
+        patch.setattr(processes, name, fake)
     patch.setattr(lsm, "process_context", table.contexts.get)
     return table

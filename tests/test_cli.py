@@ -17,6 +17,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from confined_qemu import __main__
+from confined_qemu.cli import arguments as argparsing
 from confined_qemu.cli import command as cli
 from confined_qemu.cli import launcher, launchverbs, output, unconfined
 from confined_qemu.host import lsm, packages
@@ -93,7 +95,7 @@ def answer(arguments: Sequence[str]) -> tuple[int, str, str]:
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         try:
-            code = cli.main(arguments)
+            code = __main__.serve(list(arguments))
         except SystemExit as ended:
             code = int(ended.code or 0)
     out.getvalue().encode()
@@ -164,6 +166,18 @@ def test_the_light_start_knows_the_verbs_that_it_serves() -> None:
     assert set(unconfined.LAUNCHED) < set(VERBS)
     assert set(unconfined.STARTING) < set(unconfined.LAUNCHED)
     assert set(launchverbs.CONFINEMENTS) == set(Confinement)
+
+
+@given(st.lists(st.sampled_from(["run", "x.yaml", "-", "--", "-S", "", "--name", "a=b", "exec"]), max_size=5))
+@example(["run", "x.yaml"])
+@example(["run", "x.yaml", "--"])
+@example(["run", "x.yaml", "--", "-S", "--"])
+def test_the_plain_run_is_read_as_argparse_reads_it(words: list[str]) -> None:
+    plain = launchverbs.parsed(words) if words[:1] == ["run"] and len(words) > 1 and words[1] == "x.yaml" else None
+    if isinstance(plain, launchverbs.Plain):
+        assert vars(plain) == vars(argparsing.parse(launchverbs._parser(words), words, ("run",)))
+    else:
+        assert words[:2] != ["run", "x.yaml"] or words[2:3] not in ([], ["--"])
 
 
 def test_version() -> None:

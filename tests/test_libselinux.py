@@ -24,13 +24,6 @@ def test_it_is_loaded_once() -> None:
     assert libselinux.load() is libselinux.load()
 
 
-def test_without_the_binding_or_with_the_shim_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "selinux", None)
-    assert lsm._binding() is libselinux.load()
-    monkeypatch.setitem(sys.modules, "selinux", inspect)
-    assert lsm._binding() is libselinux.load()
-
-
 def test_without_the_library_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "selinux", None)
     monkeypatch.setattr(libselinux, "_found", [])

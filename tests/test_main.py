@@ -6,15 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from confined_qemu import __main__ as command
 from confined_qemu.cli import command as verbs
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from confined_qemu.cli import unconfined
+from confined_qemu.model import paths
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -77,3 +76,53 @@ def test_the_callers_environment_chooses_nothing_that_the_command_runs(tmp_path:
     assert (done.returncode, done.stderr) == (0, "")
     assert "how confined-qemu works" in done.stdout
     assert customized.exists() is not isolated
+
+
+TEXTS = {
+    "name: x\ndisplay: none\nnetwork: none\nconfinement: selinux\n": "straight",
+    "name: x\nconfinement: none\n": "asked",
+    "{'confinement' :\r\n\t \"none\"}": "asked",
+    "confinement: landlock\n": "asked",
+    "seclabel: {type: none}\n": "asked",
+    "seclabel:\n  type:\n\n    'none'\n": "asked",
+    "hypervisor: xen\n": "asked",
+    "<seclabel type='none'/>": "asked",
+    "<seclabel type = \n'none'/>": "asked",
+    "name: x\n\0confinement: none\n": "asked",
+    "# none of type dynamic: landlock\n": "straight",
+    "\xff\nconfinement: none\n": "asked",
+}
+"""Specs, and which way each goes."""
+
+
+@pytest.mark.touches_host
+def test_the_usual_spec_goes_straight_to_the_launch_script(tmp_path: Path) -> None:
+    """The shell knows the words of `cli.unconfined`: what it sends past them must be none of theirs."""
+    launch, python, command = tmp_path / "launch", tmp_path / "python3", tmp_path / "confined-qemu"
+    source = Path(ROOT, "confined_qemu/cli/confined-qemu.sh").read_text()
+    assert f"launch={paths.LAUNCH_SCRIPT}\n" in source
+    command.write_text(source.replace(paths.LAUNCH_SCRIPT, str(launch)))
+    launch.write_text('#!/bin/sh\necho straight "$@"\n')
+    python.write_text('#!/bin/sh\nshift 3\necho asked "$@"\n')
+    for program in (launch, python, command):
+        program.chmod(0o755)
+    spec = tmp_path / "-a b.yaml"
+
+    def way(*words: str) -> str:
+        done = subprocess.run([command, *words], capture_output=True, text=True, check=True, cwd=tmp_path)
+        said, _, rest = done.stdout.rstrip("\n").partition(" ")
+        assert rest == " ".join(words if said == "straight" else (str(command), *words))
+        return said
+
+    for text, expected in TEXTS.items():
+        spec.write_bytes(text.encode("latin-1"))
+        assert way("run", str(spec)) == expected, text
+        assert expected == "asked" or not unconfined._may_say_none(str(spec)), text
+    spec.write_text("name: x\n")
+    (tmp_path / "p").symlink_to(spec)
+    assert way("run", "p", "--", "-S", "-name", "x") == "straight"
+    for words in (("run",), ("run", "p", "--name", "x"), ("run", "-a b.yaml"), ("run", "no"), ("run", "--help"),
+                  ("run", "."), ("exec", "p"), ("plan", "p"), ("run", "--confinement=none", "p"), ()):  # fmt: skip
+        assert way(*words) == "asked", words
+    launch.chmod(0o644)
+    assert way("run", "p") == "asked"

@@ -6,10 +6,9 @@ import os
 import sys
 
 from confined_qemu import __version__
-from confined_qemu.cli import launcher, launchverbs, output
+from confined_qemu.cli import launchverbs, output
 from confined_qemu.cli.arguments import Parser, parse
 from confined_qemu.cli.launchverbs import DEFAULT_EMULATOR
-from confined_qemu.cli.unconfined import LAUNCHED
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import LAUNCHER_FAILED, ConfinedQemuError, UsageError, printable
 
@@ -29,9 +28,7 @@ def say(text: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command line and return the exit code."""
-    if arguments and arguments[0] in LAUNCHED:
-        return launcher.serve(arguments)
+    """Run one command line that starts nothing and return the exit code."""
     return output.guarded(lambda: _ask(arguments))
 
 

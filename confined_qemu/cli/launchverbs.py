@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 
-from confined_qemu.cli.arguments import REMAINDER, Parser, parse
 from confined_qemu.cli.output import answer, guarded, progress, say, warn
 from confined_qemu.host import signals as signal
 from confined_qemu.host.inherited import initial
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
+    from confined_qemu.cli.arguments import Parser
     from confined_qemu.model.invocation import Invocation
     from confined_qemu.model.xen import XenDomain
     from confined_qemu.read.settings import Settings
@@ -36,12 +36,25 @@ _AT_ONCE, _LONGEST = 0.001, 1e9
 """Seconds: a timer of zero would never ring, and one of centuries cannot be set."""
 
 
-def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+class Plain:
+    """`run SPEC`, and `run SPEC -- QEMU ARGS`, as argparse would have read them: to load it takes as long as a spec."""
+
+    def __init__(self, spec: str, qemu: Sequence[str] | None) -> None:
+        self.verb, self.spec, self.qemu, self.action = "run", spec, qemu, _run
+        self.name = self.confinement = self.unknown_options = None
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace | Plain:
     """Return the words of a verb as they were meant.
 
     Raises:
         UsageError: they are wrong.
     """
+    words = arguments[:3]
+    if words[:1] == ["run"] and words[2:] in ([], ["--"]) and words[1:] and not words[1].startswith("-") and words[1]:
+        return Plain(arguments[1], arguments[3:] if arguments[2:] else None)
+    from confined_qemu.cli.arguments import parse
+
     return parse(_parser(arguments), arguments, ("run",))
 
 
@@ -80,7 +93,7 @@ def _without_dashes(arguments: Sequence[str]) -> Sequence[str]:
 # ---- `run`
 
 
-def _run(chosen: argparse.Namespace, descriptors: tuple[int, ...]) -> int:
+def _run(chosen: argparse.Namespace | Plain, descriptors: tuple[int, ...]) -> int:
     from confined_qemu.launch import inputs, run
     from confined_qemu.model.invocation import Invocation
 
@@ -326,6 +339,8 @@ def seconds(text: str) -> float:
 
 
 def _parser(asked: Sequence[str]) -> Parser:
+    from confined_qemu.cli.arguments import Parser
+
     parser = Parser(prog="confined-qemu")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser, prog=parser.prog)
     add_verbs(verbs, asked[:1])
@@ -353,6 +368,8 @@ def _add_run(run: Parser) -> None:
 
 
 def _add_exec(execute: Parser) -> None:
+    from confined_qemu.cli.arguments import REMAINDER
+
     execute.add_argument("--emulator", default=DEFAULT_EMULATOR, help="a name on PATH, or a path")
     execute.set_defaults(action=_exec)
     _add_start(execute)

@@ -1,7 +1,7 @@
 """libselinux by way of ctypes: what `lsm` uses of it, by the names and with the errors of its Python binding.
 
-For a Python that the distribution has no binding for: EL 9 binds only its platform's Python 3.9. Everything is
-libselinux's own work, so that both ways answer the same. Its audit2why is a program of the binding's, and is not here.
+The binding takes a launch as long as Python itself does, and EL 9 has it for its platform's Python 3.9 only. Everything
+is libselinux's own work, so that both answer the same. Its audit2why is a program of the binding's, and is not here.
 """
 
 from __future__ import annotations

@@ -34,29 +34,17 @@ _PERMISSIVE = 1
 
 
 def _binding() -> Any:
-    """Return libselinux's Python binding, or the same by ctypes for a Python that has none (EL 9's 3.11 and 3.12).
+    """Return libselinux, by ctypes: its Python binding takes as long to load as Python and shutil together.
 
     Raises:
-        LsmError: libselinux itself is missing.
+        LsmError: it is missing.
     """
-    binding = _distributions()
-    if binding is not None:
-        return binding
     from confined_qemu.host import libselinux
 
     try:
         return libselinux.load()
     except OSError as error:
         raise LsmError(f"libselinux cannot be loaded: {error}", hint=f"run: {_install()}") from error
-
-
-def _distributions() -> Any:
-    """Return the distribution's binding; None where this Python has none, or PyPI's shim in its place."""
-    try:
-        import selinux
-    except Exception:  # noqa: BLE001 - the shim raises a plain Exception where it finds nothing behind it
-        return None
-    return selinux if hasattr(selinux, "getcon_raw") else None
 
 
 def _install() -> str:
@@ -137,6 +125,19 @@ def process_context(pid: int) -> Context | None:
     try:
         return _parsed(_read(selinuxfs.attribute("current", str(pid)), "reading a process's context"))
     except (LsmError, ValueProblem):
+        return None
+
+
+def process_with_categories(pid: int) -> Context | None:
+    """Return the context of process `pid` if its low level has categories; None as well where it cannot be seen.
+
+    Of all processes few have any, and each launch looks at all: their contexts are not taken apart.
+    """
+    try:
+        text = selinuxfs.process_label(pid)
+        low = text.split(":", 3)[-1].partition("-")[0]
+        return _parsed(text) if ":" in low else None
+    except (OSError, ValueProblem):
         return None
 
 
@@ -309,7 +310,7 @@ def policy_opened() -> Iterator[WhyDenied]:
     """
     try:
         from selinux import audit2why
-    except Exception:  # noqa: BLE001 - as above
+    except Exception:  # noqa: BLE001 - PyPI's shim raises a plain one where it finds no binding behind it
         yield _why_by_decisions
         return
     path = f"{selinuxfs.ROOT}/policy"

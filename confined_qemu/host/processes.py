@@ -95,8 +95,8 @@ def holding_categories() -> tuple[LiveProcess, ...]:
     """Return every live process whose low level has categories: VMs, containers, sandboxes, whoever made them."""
     found = []
     for pid in pids():
-        context = lsm.process_context(pid)
-        if context is not None and context.range is not None and context.range.low.categories and not has_ended(pid):
+        context = lsm.process_with_categories(pid)
+        if context is not None and not has_ended(pid):
             found.append(LiveProcess(pid, context))
     return tuple(found)
 

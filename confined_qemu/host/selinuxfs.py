@@ -16,6 +16,8 @@ _MOUNTS = "/proc/self/mountinfo"
 _KINDS = "/proc/filesystems"
 _LABEL = "security.selinux"
 _LOWEST = "s0"
+_LONGEST = 4096
+"""Bytes of a context in /proc, which come with one read (fs/proc/base.c, `proc_pid_attr_read`: a page)."""
 
 
 def text(path: str) -> str:
@@ -40,6 +42,19 @@ def read(path: str) -> str | None:
         return text(path)
     except OSError:
         return None
+
+
+def process_label(pid: int) -> str:
+    """Return the context of a process.
+
+    Raises:
+        OSError: it is gone, or may not be seen.
+    """
+    descriptor = os.open(f"/proc/{pid}/attr/current", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.fsdecode(os.read(descriptor, _LONGEST)).rstrip("\0\n")
+    finally:
+        os.close(descriptor)
 
 
 def attribute(name: str, process: str = "thread-self") -> str:

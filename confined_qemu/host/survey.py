@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from confined_qemu.host.mounts import Mounts
     from confined_qemu.model.context import Context
-    from confined_qemu.model.facts import KvmFacts, LiveProcess
+    from confined_qemu.model.facts import KvmFacts
 
 
 def selinux(*, scan: bool = True) -> SelinuxFacts:
@@ -40,18 +40,20 @@ def selinux(*, scan: bool = True) -> SelinuxFacts:
     mls = lsm.is_valid(contexts.content.at(Level(1)))
     node = lsm.context_of(kvm.NODE) if os.path.exists(kvm.NODE) else None
     found = SelinuxFacts(mode, own, caller, contexts, in_domain, (), mls, node, lsm.enters_held())
-    return replace(found, live=holding(found)) if scan else found
+    return scanned(found) if scan else found
 
 
-def holding(found: SelinuxFacts) -> tuple[LiveProcess, ...]:
-    """Return every process that holds categories now, on a host of which `found` is known."""
+def scanned(found: SelinuxFacts) -> SelinuxFacts:
+    """Return the facts with every process that holds categories now."""
+    if found.mode is SelinuxMode.DISABLED:
+        return found
     from confined_qemu.host import processes
 
     live = processes.holding_categories()
     if found.mls and found.contexts is not None:
         # there categories classify, and daemons, kernel threads and logins have them too: only VMs hold a pair
         live = tuple(process for process in live if process.context.type in found.contexts.domains)
-    return live
+    return replace(found, live=live)
 
 
 def as_launched(found: SelinuxFacts) -> SelinuxFacts:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack, suppress
 
 from confined_qemu.host import devices, lsm, processes
 from confined_qemu.labels import find, history, journal, label, others, statefolders, strangers
@@ -12,6 +11,7 @@ from confined_qemu.model.enums import Enum
 from confined_qemu.model.errors import ConfinedQemuError, JournalError, LabelError
 from confined_qemu.model.facts import FileKind, Holder
 from confined_qemu.model.frozen import dataclass, replace
+from confined_qemu.model.managers import ExitStack, suppress
 from confined_qemu.model.steps import LabelTree, MakeFolder, Relabel, Sweep
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 
 from confined_qemu.model import paths
@@ -23,8 +22,10 @@ if TYPE_CHECKING:
 
 MOST_NAMES = 1 << 16
 """Names in a folder that are looked at."""
-_NAME = re.compile(r"(0|[1-9][0-9]{0,9})(?:\.[0-9a-f]{16})?", re.ASCII)
-"""A user's number; with a suffix where somebody else took the plain name first."""
+_SUFFIX = 16
+"""Hexadecimal digits that follow the user's number where somebody else took the plain name first."""
+_DIGITS = 10
+"""Of a user's number at most."""
 _PRIVATE = 0o700
 _OTHERS_WRITE = 0o022
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -131,14 +132,25 @@ def state_folder() -> str:
 
 def owner_of(path: str) -> int:
     """Return the user whose folder it is by its name; a folder that carries no number is one's own."""
-    match = _NAME.fullmatch(os.path.basename(path))
-    return int(match[1]) if match is not None else os.geteuid()
+    uid = _user_in(os.path.basename(path))
+    return uid if uid is not None else os.geteuid()
+
+
+def _user_in(name: str) -> int | None:
+    """Return the user whose folder has this name (`1000`, `1000.0123456789abcdef`), None where it is nobody's."""
+    number, dot, suffix = name.partition(".")
+    if not (number.isascii() and number.isdecimal()) or len(number) > _DIGITS or str(int(number)) != number:
+        return None
+    if dot and (len(suffix) != _SUFFIX or suffix.strip("0123456789abcdef")):
+        return None
+    return int(number)
 
 
 def folder_of(path: str) -> str:
     """Return the user's folder that a path names, or that lies in it."""
     folder = os.path.dirname(path)
-    return folder if _NAME.fullmatch(os.path.basename(folder)) and not _NAME.fullmatch(os.path.basename(path)) else path
+    lies_in_one = _user_in(os.path.basename(folder)) is not None and _user_in(os.path.basename(path)) is None
+    return folder if lies_in_one else path
 
 
 def is_own(path: str) -> bool:
@@ -229,7 +241,9 @@ def _named(state: str) -> list[str]:
         return []
     except OSError as error:
         raise JournalError(f"cannot be read: {why(error)}", where=state) from error
-    return [os.path.join(state, name) for name in sorted(filter(_NAME.fullmatch, names), key=_order)]
+    return [
+        os.path.join(state, name) for name in sorted((name for name in names if _user_in(name) is not None), key=_order)
+    ]
 
 
 def _order(name: str) -> tuple[int, str]:

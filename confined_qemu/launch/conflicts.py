@@ -17,11 +17,11 @@ from confined_qemu.model.steps import JournalStep, LabelTree, Relabel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from contextlib import ExitStack
 
     from confined_qemu.model.context import Context
     from confined_qemu.model.facts import Facts, LiveProcess
     from confined_qemu.model.invocation import Invocation
+    from confined_qemu.model.managers import ExitStack
 
 _PAIR = 2
 """Categories of a pair."""
@@ -30,19 +30,25 @@ _TRIES = 3
 
 
 def reserved(registry: int, invocation: Invocation, facts: Facts) -> Facts:
-    """Return the facts with a dynamic VM's new pair, or with who is in the way of a static VM's level."""
+    """Return the facts with a dynamic VM's new pair, or with who is in the way of a static VM's level.
+
+    Who holds categories is looked at here, for both and for the plan: once for most launches.
+    """
     label = invocation.seclabel.label
     if invocation.seclabel.type is SeclabelType.STATIC and label is not None:
+        facts = replace(facts, selinux=survey.scanned(facts.selinux))
         return replace(facts, occupants=_occupants(registry, facts, label))
     caller = facts.selinux.caller
     window = Window.of(caller.range if caller is not None else None)
-    taken = [*_on_files(facts), *_pending()]
+    seen = facts.selinux
 
     def look() -> list[frozenset[int]]:
-        return _categories(survey.holding(facts.selinux))
+        nonlocal seen
+        seen = survey.scanned(facts.selinux)
+        return _categories(seen.live)
 
-    running = _categories(facts.selinux.live)
-    return replace(facts, pair=pairs.reserve(registry, window, [*taken, *running], _any_below, look))
+    pair = pairs.reserve(registry, window, [*_on_files(facts), *_pending()], _any_below, look)
+    return replace(facts, pair=pair, selinux=seen)
 
 
 def _occupants(registry: int, facts: Facts, label: Context) -> tuple[Occupant, ...]:
@@ -122,7 +128,7 @@ def settle(invocation: Invocation, descriptors: Iterable[int], folder: str, held
         held.enter_context(journal.locked(folder))
         if all(entry.path in done for entry in dead(folder, invocation, handed)):
             return
-        held.pop_all().close()
+        held.close()
     raise JournalError(
         "the labels that a VM left on these files after a crash cannot be put back",
         where=folder,

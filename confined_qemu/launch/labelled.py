@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
 
 from confined_qemu.host import inodes, lsm, processes, survey
 from confined_qemu.labels import find, journal, restore, statefolders
@@ -14,6 +13,7 @@ from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import ConfinedQemuError, JournalError, LabelError, descriptor_for
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import SeclabelType
+from confined_qemu.model.managers import ExitStack
 from confined_qemu.model.record import Record
 from confined_qemu.model.steps import JournalStep, LabelTree, Relabel, StartHelper, Sweep
 from confined_qemu.plan import bothwalls
@@ -71,13 +71,13 @@ def become(invocation: Invocation, caller: Caller, warn: Callable[[str], None], 
 def preview(invocation: Invocation, caller: Caller, pair: Pair | None = None) -> Plan:
     """Return the plan that `become` would execute now, and change nothing; its pair is free at this moment."""
     invocation = followed(invocation)
-    facts = _collected(invocation, caller, survey.as_launched(survey.selinux()))
+    facts = _collected(invocation, caller, survey.as_launched(survey.selinux(scan=False)))
     if pair is None or invocation.seclabel.type is SeclabelType.STATIC:
         registry = pairs.open_registry(os.path.join(statefolders.state_folder(), paths.PAIRS))
         facts = conflicts.reserved(registry, invocation, facts)
         os.close(registry)
     else:
-        facts = replace(facts, pair=pair)
+        facts = replace(facts, pair=pair, selinux=survey.scanned(facts.selinux))
     return make_plan(invocation, facts, lsm)
 
 
@@ -132,7 +132,7 @@ def _planned(
 ) -> tuple[Plan, int]:
     """Return the plan and the descriptor that holds its pair; the folder's lock stays held."""
     conflicts.settle(invocation, caller.descriptors, folder, held)
-    facts = _collected(invocation, caller, survey.selinux())
+    facts = _collected(invocation, caller, survey.selinux(scan=False))
     registry = pairs.open_registry(os.path.join(statefolders.state_folder(), paths.PAIRS))
     facts = conflicts.reserved(registry, invocation, facts)
     return execute.accepted(make_plan(invocation, facts, lsm), warn), registry

@@ -58,10 +58,10 @@ def reserve(
 ) -> Pair:
     """Lock and return a pair of `window` that nobody holds.
 
-    `taken` are the category sets of live processes, of the images at hand, and of VMs that have still to be put back: a
-    pair inside one of them would be readable by its holder, and one that contains a single category reads its holder's.
-    `choose(n)` returns a number below n: which pair is tried. `look` returns what `taken` is once the pair is locked: a
-    VM that got it earlier and has lost its watcher is seen by then, however long this process slept before.
+    `taken` are the category sets of the images at hand and of VMs that have still to be put back, `look` returns those
+    of live processes: a pair inside one of them would be readable by its holder, and one that contains a single
+    category reads its holder's. `choose(n)` returns a number below n: which pair is tried. `look` is asked once the
+    pair is locked: a VM that got it earlier and has lost its watcher is seen by then, however long this process slept.
 
     Raises:
         HostError: no pair is free, or the registry cannot be locked; the line names who holds it.

@@ -1,4 +1,4 @@
-"""A Python without the libselinux binding, as EL 9's 3.11: libselinux is called by ctypes, with the same answers."""
+"""libselinux is called by ctypes, with the answers of its Python binding, which EL 9's 3.11 does not have."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ WITHOUT = "sys.modules['selinux'] = None"
 PYTHON = "/opt/confined-qemu/bin/python"
 ANSWERS = """
 import json, sys
-if sys.argv[1] == "without":
-    sys.modules["selinux"] = None
 from confined_qemu.host import lsm
+if sys.argv[1] == "with":
+    import selinux
+    lsm._binding = lambda: selinux
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import LsmError
 

@@ -221,8 +221,36 @@ def _syntax(error: Exception, text: str, problems: Problems) -> None:
     problems.add(mark, "", f"not YAML: {problem}{context}", hint)
 
 
+class _Pattern:
+    """A regular expression that is compiled at its first use."""
+
+    def __init__(self, *given: Any) -> None:
+        self._given = given
+
+    def __getattr__(self, name: str) -> Any:
+        import re
+
+        return getattr(re.compile(*self._given), name)
+
+
+def _library() -> Any:
+    """Return PyYAML, whose ten patterns wait for their first use: with libyaml's parser it never comes.
+
+    To compile them took longer than all else that reading a spec takes.
+    """
+    import re
+
+    compiled = re.compile
+    re.compile = _Pattern  # type: ignore[assignment]
+    try:
+        import yaml
+    finally:
+        re.compile = compiled
+    return yaml
+
+
 def _document(text: str, problems: Problems) -> Node | None:
-    import yaml
+    yaml = _library()
     from yaml import events as kinds
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -241,8 +269,6 @@ def _document(text: str, problems: Problems) -> Node | None:
 
 def compose(text: str, problems: Problems) -> Node | None:
     """Return the root node of a YAML text, None where there is none; what is wrong is added to `problems`."""
-    from yaml import YAMLError
-
     if len(text) > MAX_CHARACTERS:
         problems.add(None, "", f"{len(text)} characters, too long for a spec", f"at most {MAX_CHARACTERS} are read")
         return None
@@ -252,6 +278,6 @@ def compose(text: str, problems: Problems) -> Node | None:
         return None
     try:
         return _document(text, problems)
-    except (YAMLError, ValueError) as error:  # ValueError: the pure-Python parser's, for odd directives
+    except (_library().YAMLError, ValueError) as error:  # ValueError: the pure-Python parser's, for odd directives
         _syntax(error, text, problems)
         return None
