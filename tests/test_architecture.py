@@ -311,7 +311,29 @@ def test_a_spec_loads_yaml_and_no_psutil(tmp_path: Path) -> None:
     code = "import confined_qemu.launch.run as r; r.supervise = lambda become, *_: become(-1)\n" + LAUNCH
     found = loaded(code, ["x", "run", "x.yaml"], tmp_path)
     assert "yaml" in found
-    assert short(found).isdisjoint(HEAVY - {"yaml"})
+    assert short(found).isdisjoint({*HEAVY, "argparse"} - {"yaml"})
+
+
+@pytest.mark.touches_host
+def test_yaml_is_loaded_without_compiling_its_patterns() -> None:
+    code = "from confined_qemu.read.spec import yamlnodes\nyaml = yamlnodes._library()\n"
+    code += (
+        "pattern = yaml.reader.Reader.NON_PRINTABLE\nprint(type(pattern).__name__, pattern.search('a\\x01').start())\n"
+    )
+    code += "import re; print(type(re.compile('a')).__name__, yaml.load('2001-01-01', yaml.SafeLoader))"
+    done = subprocess.run([PYTHON, "-ISc", f"import sys; sys.path += {[PACKAGES, ROOT]}\n{code}"],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    assert done.stdout == "_Pattern 1\nPattern 2001-01-01\n"
+
+
+@pytest.mark.touches_host
+def test_what_labels_a_vm_loads_no_more_than_what_does_not(tmp_path: Path) -> None:
+    needed = "launch.labelled plan.labelling host.libselinux host.landlockfacts launch.walls labels.restore"
+    code = "".join(f"import {PACKAGE}.{name}\n" for name in needed.split()) + "end()"
+    found = short(loaded(code, [], tmp_path))
+    assert found.isdisjoint(
+        HEAVY | {"selinux", "contextlib", "collections", "functools", "re", "enum", "json", "typing"}
+    )
 
 
 @pytest.mark.touches_host

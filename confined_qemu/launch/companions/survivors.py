@@ -131,7 +131,12 @@ def _last_pid() -> int | None:
 
 def _context(pid: int | str) -> str:
     try:
-        with open(f"/proc/{pid}/attr/current", encoding="ascii", errors="replace") as file:
-            return file.read().rstrip("\0\n")
+        file = os.open(f"/proc/{pid}/attr/current", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return ""
+    try:
+        return os.read(file, 4096).decode("ascii", "replace").rstrip("\0\n")
+    except OSError:
+        return ""
+    finally:
+        os.close(file)

@@ -30,8 +30,9 @@ def main() -> None:
     """Watch one VM; does not return."""
     path, expected = sys.argv[1], sys.argv[2]
     pidfd, pid, control, report, leash, live, leaves, *files = (int(text) for text in sys.argv[3:])
-    with open("/proc/self/comm", "w", encoding="ascii") as comm:
-        comm.write("confined-watch")
+    comm = os.open("/proc/self/comm", os.O_WRONLY)  # a text file would load a codec
+    os.write(comm, b"confined-watch")
+    os.close(comm)
     os.write(control, READY)
     _await_exec(control, pidfd, report)
     os.close(control)
@@ -88,10 +89,15 @@ def _check(pid: int, pidfd: int, expected: str) -> None:
 
 def _context(pid: int | str) -> str:
     try:
-        with open(f"/proc/{pid}/attr/current", encoding="ascii", errors="replace") as file:
-            return file.read().rstrip("\0\n")
+        file = os.open(f"/proc/{pid}/attr/current", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return ""
+    try:
+        return os.read(file, 4096).decode("ascii", "replace").rstrip("\0\n")
+    except OSError:
+        return ""
+    finally:
+        os.close(file)
 
 
 def kill(pidfd: int) -> None:
