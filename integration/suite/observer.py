@@ -1,7 +1,7 @@
 """Watches a program that starts QEMU by itself: which QEMUs ran, in which contexts, and whether all labels are back.
 
 What ran is what the kernel's audit recorded at each exec of the emulator: no QEMU is too short for it, and nothing has
-to look in time. The record's `subj` is the context after the exec, and a process at `svirt_t` cannot leave it. A
+to look in time. The record's `subj` is the context after the exec, and a process in a VM's domain cannot leave it. A
 process that Landlock holds took a ruleset upon itself before, which audit records too, and cannot lay it off.
 """
 
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from integration.suite import harness
+from integration.suite.policies import HERE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,8 +37,10 @@ _RULES = (
 _SYSCALL = re.compile(rf'^type=SYSCALL msg=audit\(([\d.:]+)\):.* syscall=(\d+) .* pid=(\d+) .* subj=(\S+) key="{_KEY}"')
 _EXECVE = re.compile(r"^type=EXECVE msg=audit\(([\d.:]+)\): (.*)$")
 _WORD = re.compile(r'\ba(\d+)(?:\[\d+\])?=(?:"([^"]*)"|([0-9A-F]*))(?= |$)')
-_PAIR = re.compile(r":svirt_t:(s0:c\d+,c\d+)$")
-_CONFINED = re.compile(r":svirt_t:s0(:c\d+,c\d+)?$")
+_DOMAIN = f":(?:svirt_t|{HERE.tcg})"
+"""Where VMs run, and questions are answered."""
+_PAIR = re.compile(rf"{_DOMAIN}:(s0:c\d+,c\d+)$")
+_CONFINED = re.compile(rf"{_DOMAIN}:s0(:c\d+,c\d+)?$")
 _OF_A_VM = re.compile(r":svirt_image_t:s0:c\d+,c\d+$")
 
 
@@ -114,8 +117,8 @@ class Seen:
     def check(self, vms: int, queries: int = 0) -> None:
         """Fail unless so many VMs ran and so many queries (None of a pair), each as its way says.
 
-        The drop-in's VMs ran in `svirt_t`, each at a pair of its own, its queries in `svirt_t` without a pair; no other
-        QEMU ran there. Where Landlock alone is to hold VMs, it held each.
+        The drop-in's VMs ran in a VM's domain, each at a pair of its own, its queries there without a pair; no other
+        QEMU did. Where Landlock alone is to hold VMs, it held each.
         """
         found = [f"{one.context} {one.held} {' '.join(one.arguments)}" for one in self.started]
         assert len(self.started) == vms + queries, found

@@ -45,6 +45,8 @@ class Policy:
     """The type of /etc/passwd."""
     roots_home: tuple[str, str]
     """The types of /root and of a file in it."""
+    lacks_in_home: tuple[str, str]
+    """What a VM lacks to make a file in /root, and for what class."""
     init_socket: str
     """The type of systemd's own socket."""
     made_in_root: str
@@ -87,6 +89,7 @@ _DEBIAN = Policy(
     no_domains=("httpd_t", "virtd_t", "qemu_t"),
     users_file="etc_t",
     roots_home=("user_home_dir_t", "user_home_t"),
+    lacks_in_home=("create", "file"),
     init_socket="init_runtime_t",
     made_in_root="etc_runtime_t",
     userdomain=("confined_qemu_transition_userdomain",),
@@ -117,6 +120,7 @@ POLICIES = {
         no_domains=("httpd_t", "virtd_t"),
         users_file="passwd_file_t",
         roots_home=("admin_home_t", "admin_home_t"),
+        lacks_in_home=("write", "dir"),
         init_socket="init_var_run_t",
         made_in_root="default_t",
         userdomain=("confined_qemu_transition_userdomain", "virt_transition_userdomain"),

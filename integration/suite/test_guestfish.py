@@ -9,14 +9,13 @@ import pytest
 
 from integration.suite import harness
 from integration.suite.observer import Way, watching
-from integration.suite.policies import HERE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 APPLIANCE = "/var/tmp/clients/appliance"  # noqa: S108 - in the guest, lent by integration/guestlib/clientdisk.py
 SHARED = [os.path.join(APPLIANCE, name) for name in ("kernel", "initrd", "root")]
-CONTENT = HERE.content
+CONTENT = "virt_content_t:s0"
 DISK_SIZE = 16 << 20
 """Bytes."""
 QUERIES = 2

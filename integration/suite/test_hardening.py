@@ -10,7 +10,7 @@ import pytest
 
 from integration.suite import harness, hostile, sides
 
-OPEN_TO_ALL = "/etc/hostname"
+OPEN_TO_ALL = "/etc/debian_version"
 """A file that every domain may read, and no VM needs."""
 _SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 

@@ -85,7 +85,7 @@ def test_the_systems_secrets_are_out_of_reach(
     assert {target: result for target, result in answers.items() if result not in ("EACCES", "EPERM")} == {}
     for permission, target, kind in (
         ("read", "shadow_t", "file"),
-        ("create", HERE.roots_home[0], "file"),
+        (HERE.lacks_in_home[0], HERE.roots_home[0], HERE.lacks_in_home[1]),
         ("open", HERE.roots_home[1], "file"),
         ("write", HERE.users_file, "file"),
         ("execute", "confined_qemu_exec_t", "file"),
