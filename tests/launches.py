@@ -92,7 +92,7 @@ class Helper:
     ended: bool = False
 
     def end(self) -> None:
-        """Stand for `Running.end`."""
+        """Stand for `RunningHelper.end`."""
         self.ended = True
 
 

@@ -119,7 +119,7 @@ def test_a_helper_has_rules_of_its_own() -> None:
     ("arguments", "world", "said"),
     [
         (QUIET, {"landlock": 0}, "this kernel has no Landlock"),
-        (QUIET, {"harden": False}, "landlock: also takes no_new_privs, which this VM cannot have: harden: no"),
+        (QUIET, {"harden": False}, "landlock: also needs no_new_privs, which this VM cannot have: harden: no"),
         (QUIET, {"enters_held": False}, "cannot have: confined_qemu_t may not enter svirt_t with no_new_privs"),
         ((*QUIET, "-nic", "bridge,helper=/h"), PROGRAM, "cannot have: QEMU runs /h"),
     ],
@@ -144,4 +144,4 @@ def test_a_vm_without_a_label_has_no_second_wall() -> None:
     )
     host = World(landlock=7)
     (refusal,) = plan(invocation, host.facts(invocation), host.rules()).refusals
-    assert refusal.startswith("landlock: also goes with a VM that SELinux holds")
+    assert refusal.startswith("landlock: also needs SELinux to confine the VM")

@@ -62,8 +62,8 @@ def test_a_disk_and_its_partitions_overlap_and_two_partitions_do_not(host: Path)
 
 def test_a_mounted_partition_is_its_disks_use_and_not_its_neighbours(host: Path) -> None:
     mount(host, "8:1", "/srv/a\\040b", "/dev/sda1")
-    assert devices.used(SDA1) == "it is mounted on /srv/a b\0run: umount /srv/a b"
-    assert devices.used(SDA) == "its partition sda1 is mounted on /srv/a b\0run: umount /srv/a b"
+    assert devices.used(SDA1) == "it is mounted on /srv/a b\0run: umount '/srv/a b'"
+    assert devices.used(SDA) == "its partition sda1 is mounted on /srv/a b\0run: umount '/srv/a b'"
     assert devices.used(SDA2) is None
 
 

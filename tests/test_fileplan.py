@@ -168,7 +168,7 @@ def test_what_else_gets_a_label(role: Role, access: Access, kind: str) -> None:
 @pytest.mark.parametrize(
     ("asked", "said", "words"),
     [
-        (resource(), {"links": 3}, "3 hard links: "),
+        (resource(), {"links": 3}, "it has 3 hard links, "),
         (resource(), {"label": "u:object_r:shadow_t:s0"}, "relabel files of type shadow_t\0copy it"),
         (resource(label=Context.parse("u:object_r:shadow_t:s0")), {}, "the launcher may not give it the label"),
         (resource(), {"owner": 1000}, "it belongs to uid 1000 with mode 0600"),
@@ -387,7 +387,7 @@ def test_a_header_names_what_its_images_owner_may_open(
     invocation = Invocation("vm", "qemu", (), (top, asked))
     facts = world.facts(invocation)
     outcome = FilePlanner(invocation, facts, world.rules(), PROCESS).decide(Wanted(asked, facts.files["a.img"]))
-    assert any("who may not open it" in line for line in outcome.refusals) is refused
+    assert any("and that user may not open it" in line for line in outcome.refusals) is refused
 
 
 def test_a_missing_layer_is_not_a_typing_error() -> None:

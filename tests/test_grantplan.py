@@ -99,8 +99,9 @@ def test_what_it_has_for_reading_is_not_made_its_own_under_it() -> None:
     step = (given(world, CONTENT, exclusive=False),)
     (line,) = planned(world, wanted(), granted=step).refusals
     assert line.endswith(
-        f"for reading\n  run: confined-qemu revoke 'vm 1' {PATH} && confined-qemu allow 'vm 1' {PATH}"
-    )  # fmt: skip
+        f"for reading only, labelled {CONTENT}\n"
+        f"  run: confined-qemu revoke 'vm 1' {PATH} && confined-qemu allow 'vm 1' {PATH}"
+    )
     (line,) = planned(world, wanted(), launched=step).refusals
     assert "since its start" in line
     assert planned(world, wanted(readonly=True), launched=step).refusals == ()

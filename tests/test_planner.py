@@ -120,7 +120,7 @@ def test_a_kernel_that_may_not_be_asked_is_no_kernel_without_landlock() -> None:
         (
             Resource("/usr/share/v.fd", Role.NVRAM, Access.READ_WRITE, Sharing.PRIVATE, "-drive"),
             {},
-            "the system's file",
+            "it is the system's own",
         ),
         (DISK, {"used": "it is mounted on /"}, "it is mounted on /"),
         (DISK, {"problem": "too many links"}, "too many links"),

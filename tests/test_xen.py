@@ -125,7 +125,7 @@ def check_byte(byte: int) -> None:
     character = os.fsdecode(bytes([byte]))
     text = f"a{character}b"
     if byte < 0x20 or byte >= 0x7F:  # alone, a byte above 0x7f is not UTF-8
-        with pytest.raises(ValueProblem, match=r"xl\.cfg holds no"):
+        with pytest.raises(ValueProblem, match=r"which xl\.cfg cannot hold"):
             xlcfg.quoted(text, "cmdline")
     else:
         assert unquoted(xlcfg.quoted(text, "cmdline")) == text
@@ -193,7 +193,10 @@ def test_without_categories_the_label_has_no_level_and_the_image_still_a_pair() 
         ({"control": False}, "not Xen's dom0"),
         ({"flask": FlaskMode.DISABLED}, "this Xen has no Flask"),
         ({"flask": FlaskMode.PERMISSIVE}, "Flask is permissive"),
-        ({"domains": (LiveDomain("web", 3, "x", 1, "-b----", None),)}, "domain 3 has the name web"),
+        (
+            {"domains": (LiveDomain("web", 3, "x", 1, "-b----", None),)},
+            "a domain named web is there already (number 3)",
+        ),
     ],
 )
 def test_what_xen_is_not(change: dict[str, Any], why: str) -> None:

@@ -83,7 +83,9 @@ def _selinux() -> Iterator[Finding]:
             mend = f"run: {policynames.turned_on(policynames.USE_EXECMEM)}"
             yield Finding(Grade.WARN, "tcg", message(f"{context.type} may not generate code", mend))
         elif not lsm.is_valid(context):
-            yield Finding(Grade.FAIL, name, f"the policy names {context} and does not know it")
+            yield Finding(
+                Grade.FAIL, name, f"virtual_domain_context names {context}, which the loaded policy does not know"
+            )
 
 
 def _landlock() -> Iterator[Finding]:
@@ -135,7 +137,7 @@ def _labels() -> Iterator[Finding]:
         yield Finding(
             Grade.WARN,
             "labels",
-            message(f"a crash left {len(pending)} VM(s) unrestored", "run: confined-qemu recover"),
+            message(f"a crash left labels of {len(pending)} VM(s) that are not put back", "run: confined-qemu recover"),
         )
     elif not found.bad:
         yield Finding(Grade.OK, "labels", "nothing is left to put back")

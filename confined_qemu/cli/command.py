@@ -110,9 +110,9 @@ def denials_script() -> int:
 
 
 def _denials(chosen: argparse.Namespace) -> int:
-    from confined_qemu.cli import denials as inquiry
+    from confined_qemu.cli import denials
 
-    found = inquiry.find(chosen.name)
+    found = denials.find(chosen.name)
     if chosen.json:
         import json
 
@@ -193,15 +193,15 @@ def _check(chosen: argparse.Namespace) -> int:
 
 
 def _ps(chosen: argparse.Namespace) -> int:
-    from confined_qemu.cli import ps as listing
+    from confined_qemu.cli import ps
 
-    rows = listing.live()
+    rows = ps.live()
     if chosen.json:
         import json
 
         say(json.dumps({"schema": 1, "vms": [row.to_json() for row in rows]}, indent=2))
     else:
-        for line in listing.table(rows):
+        for line in ps.table(rows):
             say(line)
     return 0
 

@@ -76,7 +76,7 @@ def _leave(descriptors: tuple[int, ...]) -> bool:
 def _works(number: int, domain: str) -> bool:
     """Tell whether a descriptor will work in QEMU; a pipe of the caller's is brought to its level.
 
-    As `plan.descriptorplan` decides, for the usual kinds: at exec the kernel takes away what the domain may not use.
+    As `plan.descriptors` decides, for the usual kinds: at exec the kernel takes away what the domain may not use.
     """
     found = os.fstat(number)
     kind = _KINDS.get(stat.S_IFMT(found.st_mode))

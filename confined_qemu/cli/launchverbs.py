@@ -212,7 +212,8 @@ def say_denials(pid: int) -> int:
     try:
         found = denials.of_run(pid)
     except ConfinedQemuError:
-        say("", f"whether SELinux denied it something, root can see with: confined-qemu denials {quoted(name)}")
+        hint = f"run as root: confined-qemu denials {quoted(name)}"
+        say("", message("whether SELinux denied the VM something is in the audit log, which you may not read", hint))
         return 0
     for group in found.groups:
         for line in group.lines.values():

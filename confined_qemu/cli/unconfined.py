@@ -47,7 +47,7 @@ def keeps_context(arguments: list[str]) -> bool:
             return said  # standard input can be read once
         wanted = {"confinement": chosen.confinement, "unknown": chosen.unknown_options}
         found = inputs.wanted(chosen.spec, chosen.qemu or (), **wanted)
-        return not isinstance(found, Invocation) or found.is_bare
+        return not isinstance(found, Invocation) or found.keeps_context
     except (ConfinedQemuError, OSError):
         return False
 

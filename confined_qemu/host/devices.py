@@ -7,7 +7,7 @@ import stat
 
 from confined_qemu.model import hostpaths
 from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.model.errors import HINT, HostError, printable, why
+from confined_qemu.model.errors import HINT, HostError, shell_word, why
 from confined_qemu.model.facts import FileKind, Identity
 
 if TYPE_CHECKING:
@@ -122,9 +122,9 @@ def used(number: int) -> str | None:
     for device, name in _overlapping(number).items():
         which = "it is" if device == number else f"its {'partition' if _is_part(device) else 'disk'} {name} is"
         if device in mounts:
-            return f"{which} mounted on {mounts[device]}{HINT}run: umount {mounts[device]}"
+            return f"{which} mounted on {mounts[device]}{HINT}run: umount {shell_word(mounts[device])}"
         if device in swaps:
-            return f"{which} swap space{HINT}run: swapoff {swaps[device]}"
+            return f"{which} swap space{HINT}run: swapoff {shell_word(swaps[device])}"
         held = _names(os.path.join(_folder(device), "holders"))
         if held:
             return f"{which} held by {', '.join(held)}{HINT}see: lsblk /dev/{name}"
@@ -160,11 +160,10 @@ def _mounts() -> dict[int, str]:
 
     found: dict[int, str] = {}
     for row in mounts.rows():
-        where = printable(row.target)
-        found.setdefault(row.device, where)
+        found.setdefault(row.device, row.target)
         number = _number(row.source)
         if number is not None:
-            found.setdefault(number, where)
+            found.setdefault(number, row.target)
     return found
 
 

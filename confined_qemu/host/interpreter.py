@@ -51,7 +51,7 @@ def find() -> Interpreter:
     Raises:
         HostError: there is none; the line says what each of them lacks.
     """
-    lacks, bare = [], []
+    lacks, unbound = [], []
     for path in CANDIDATES:
         if not os.access(path, os.X_OK):
             continue
@@ -61,10 +61,10 @@ def find() -> Interpreter:
         elif found.binding is not None:
             return found
         else:
-            bare.append(found)
-    if bare:
+            unbound.append(found)
+    if unbound:
         own = ".".join(map(str, sys.version_info[:2]))
-        return next((found for found in bare if found.version == own), bare[0])
+        return next((found for found in unbound if found.version == own), unbound[0])
     from confined_qemu.host import packages
     from confined_qemu.model.distribution import Package
 

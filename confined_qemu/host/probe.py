@@ -1,6 +1,6 @@
 """Follows the chains of a VM's images: `qemu-img info` for a layer at a time, in a domain of its own and with limits.
 
-A header is hostile and so, once it has read one, is qemu-img: it runs in `confined_qemu_probe_t` (policy/probe.cil),
+A header is hostile and so, once it has read one, is qemu-img: it runs in `confined_qemu_probe_t` (install/probe.cil),
 which reads images and writes to our pipe, as the image's owner, in a clean environment, and its answer is checked.
 """
 

@@ -170,4 +170,4 @@ def denials() -> list[str]:
 
 def is_here() -> bool:
     """Tell whether this host runs under Xen, as its dom0 or as a guest."""
-    return os.path.exists("/proc/xen/capabilities") or os.path.exists("/sys/hypervisor/version")
+    return os.path.exists(_CAPABILITIES) or os.path.exists("/sys/hypervisor/version")

@@ -95,7 +95,9 @@ def undo(folder: str) -> Changed:
     goes_back = there and (known or any(_is_left(entry) for entry in policylabels.entries(path)))
     relabelled = policylabels.restore(path, _require_image) if goes_back else ()
     if not known and not relabelled:
-        raise HostError("no file context of its own", where=path, hint="see: semanage fcontext -l -C")
+        raise HostError(
+            "was not adopted: it has no file context of its own", where=path, hint="see: semanage fcontext -l -C"
+        )
     return Changed(path, pattern, context_changed=known, relabelled=relabelled)
 
 
@@ -116,7 +118,9 @@ def _folder(folder: str, verb: str) -> str:
     path = os.path.abspath(folder)
     real = os.path.realpath(path)
     if real != path:
-        raise HostError("a link leads there", where=path, hint=f"name the folder itself: {shlex.quote(real)}")
+        raise HostError(
+            "is a symbolic link, or lies behind one", where=path, hint=f"name the folder itself: {shlex.quote(real)}"
+        )
     problem = places.problem(path)
     homes = {os.path.normpath(entry.pw_dir) for entry in pwd.getpwall()} - _SYSTEMS_HOMES
     if problem is None and path in homes:
@@ -147,7 +151,7 @@ def _require_labels(path: str) -> None:
     raise HostError(
         f"{mount.type} at {mount.target} takes no labels",
         where=path,
-        hint=f"give all there a VM's: {again}" if again else _elsewhere(),
+        hint=f"to give all on it one label for VMs, run: {again}" if again else _elsewhere(),
     )
 
 

@@ -43,7 +43,7 @@ def entries(path: str) -> Iterator[Labelled]:
     try:
         # a link on the way to it
         if os.readlink(f"/proc/self/fd/{top}") != path:
-            raise HostError("another folder took its place", where=path, hint="try again")
+            raise HostError("another folder was put in its place meanwhile", where=path, hint="run again")
         yield _labelled(top, os.fstat(top).st_mode, path)
         for entry in walk.below(top, path, _unread):
             yield _labelled(entry.descriptor, entry.found.st_mode, entry.shown)

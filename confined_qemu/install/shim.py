@@ -223,7 +223,9 @@ def _divert(path: str) -> Iterator[str]:
         if os.path.islink(path) or not os.path.isfile(path):
             return  # a link follows what it leads to, as Debian's `kvm`
         if os.path.lexists(real):
-            raise HostError("is in the way", where=real, hint=f"run: mv {real} {real}.orig")
+            raise HostError(
+                "exists already, where the real emulator must go", where=real, hint=f"run: mv {real} {real}.orig"
+            )
         policy.run([_DIVERT, "--local", "--no-rename", "--divert", real, "--add", path], "diverting")
     if not os.path.lexists(real):
         if not os.path.isfile(path) or emulator.is_ours(path):

@@ -165,7 +165,7 @@ def again(path: str, identity: Identity, given: Context, search: Search) -> int 
         return os.dup(held) if os.fstat(held).st_nlink else None
     descriptor = _mine(at(path), identity)
     if descriptor is None:
-        with _beside(path, identity.inode) as found:
+        with _siblings(path, identity.inode) as found:
             descriptor = next((one for one in found if _mine(one, identity) is not None), None)
     if descriptor is not None:
         return descriptor
@@ -205,12 +205,12 @@ def folder_again(path: str, identity: Identity, given: Context, search: Search) 
         os.close(descriptor)
 
 
-def beside(path: str, act: Callable[[int], None]) -> None:
-    """Call `act` with an O_PATH descriptor, closed afterwards, of each entry of the folder of `path` but links."""
-    with _beside(path, None) as found:
+def each_sibling(path: str, visit: Callable[[int], None]) -> None:
+    """Call `visit` for each entry of the folder of `path` but links, with an O_PATH descriptor that is closed after."""
+    with _siblings(path, None) as found:
         for descriptor in found:
             try:
-                act(descriptor)
+                visit(descriptor)
             finally:
                 os.close(descriptor)
 
@@ -229,7 +229,7 @@ def _mine(descriptor: int | None, identity: Identity) -> int | None:
 
 
 @contextmanager
-def _beside(path: str, inode: int | None) -> Iterator[Iterator[int]]:
+def _siblings(path: str, inode: int | None) -> Iterator[Iterator[int]]:
     """Yield what opens the entries beside `path` that have this inode number, or all; links are left out."""
     try:
         top = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

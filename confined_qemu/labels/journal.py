@@ -346,7 +346,7 @@ def _grants_path(path: str) -> str:
 
 
 def notes_path(path: str, tree: int) -> str:
-    """Return the file of the labels that a tree of the VM had (`labelling.notes`), whose journal is at `path`."""
+    """Return the file of the labels that a tree of the VM had (`notes`), whose journal is at `path`."""
     return f"{path.removesuffix(SUFFIX)}{_TREE_SUFFIX}{tree}"
 
 

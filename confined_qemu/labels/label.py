@@ -242,12 +242,12 @@ def undo_made(steps: tuple[JournalStep, ...], search: find.Search) -> list[Confi
     for step in steps:
         lasting = isinstance(step, KeepFolder) or (isinstance(step, Create) and not step.remove)
         if lasting and step.path not in search.made and not os.path.lexists(step.path):
-            error = survived(step.path, lambda step=step: _beside(step, apart, search))  # type: ignore[misc]
+            error = survived(step.path, lambda step=step: _put_back_renamed(step, apart, search))  # type: ignore[misc]
             failed += [error] if error is not None else []
     return failed
 
 
-def _beside(step: Create | KeepFolder, apart: set[tuple[int, int]], search: find.Search) -> None:
+def _put_back_renamed(step: Create | KeepFolder, apart: set[tuple[int, int]], search: find.Search) -> None:
     kind = FileKind.REGULAR if isinstance(step, Create) else FileKind.DIRECTORY
 
     def put_back(descriptor: int) -> None:
@@ -259,7 +259,7 @@ def _beside(step: Create | KeepFolder, apart: set[tuple[int, int]], search: find
             lsm.set_context(itself, step.restore, shown=os.readlink(itself))
             search.changes.add(descriptor, step.path)
 
-    find.beside(step.path, put_back)
+    find.each_sibling(step.path, put_back)
 
 
 def survived(path: str, act: Callable[[], None]) -> ConfinedQemuError | None:

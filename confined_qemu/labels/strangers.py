@@ -110,8 +110,8 @@ def _groups(uid: int) -> tuple[int, list[int]]:
 
 def _read_entries(folder: str) -> Iterator[dict[str, Any]]:
     for entry in journal.listing(folder).entries:
-        bare, grants = encode(replace(entry.record, grants=())), encode_grants(entry.record.grants)
-        yield {"file": os.path.basename(entry.path), "record": bare, "grants": grants, "seen": _seen(entry.record)}
+        record, grants = encode(replace(entry.record, grants=())), encode_grants(entry.record.grants)
+        yield {"file": os.path.basename(entry.path), "record": record, "grants": grants, "seen": _seen(entry.record)}
 
 
 def _seen(record: Record) -> list[list[int]]:

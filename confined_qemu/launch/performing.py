@@ -126,7 +126,7 @@ def _make(step: Copy | MakeFile | OwnFolder | Listen, plan: Plan, done: Performe
 
 
 def _make_unlabelled(step: RemovedStep, user: str | None, done: Performed) -> None:
-    """Make something that the policy labels, or nobody; it belongs to the user that QEMU will run as."""
+    """Make something that needs no label of the plan's; it belongs to the user that QEMU will run as."""
     match step:
         case MakeFile():
             _make_file(step)

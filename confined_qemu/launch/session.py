@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 def needs_labels(invocation: Invocation, mode: SelinuxMode) -> bool:
     """Tell whether SELinux will hold this VM, so that there are labels to set and to put back."""
-    return mode is not SelinuxMode.DISABLED and not invocation.is_bare and not held_by_landlock(invocation, mode)
+    return mode is not SelinuxMode.DISABLED and not invocation.keeps_context and not held_by_landlock(invocation, mode)
 
 
 def held_by_landlock(invocation: Invocation, mode: SelinuxMode) -> bool:

@@ -44,7 +44,7 @@ def message(text: str, hint: str | None = None) -> str:
     return "\n  ".join(printable(line) for line in whole.split(HINT))
 
 
-_BARE = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789@%+=:,./-_"
+_UNQUOTED = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789@%+=:,./-_"
 """The characters that a shell takes for themselves."""
 
 
@@ -52,7 +52,7 @@ def shell_word(text: str) -> str:
     """Return `text` as one printable word of a shell's command line, for a command that a message names."""
     if text.isprintable():
         # as shlex.quote does it, which loads re
-        return text if text and not text.strip(_BARE) else "'" + text.replace("'", "'\"'\"'") + "'"
+        return text if text and not text.strip(_UNQUOTED) else "'" + text.replace("'", "'\"'\"'") + "'"
     escapes = {"\\": "\\\\", "'": "\\'"}
     return "$'" + "".join(escapes.get(c) or (c if c.isprintable() else _octal(c)) for c in text) + "'"
 

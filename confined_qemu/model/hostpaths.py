@@ -169,8 +169,8 @@ def resource(  # noqa: PLR0913 - the fields of a Resource
 ) -> Resource | None:
     """Return what the plan must know of `path`, or None where it names no file of the host.
 
-    No file: the empty path, and `/dev/fdset/N`. How it is labelled is `svirt_table`'s decision. Nobody makes a
-    device's node that is missing.
+    No file: the empty path, and `/dev/fdset/N`. How it is labelled is decided by the table of `labelrules`.
+    Nobody makes a device's node that is missing.
     """
     if path == "" or descriptor_set(path):
         return None

@@ -110,7 +110,7 @@ class Invocation:
     """The arguments as they were given, where `arguments` differ from them (a listener became a descriptor)."""
 
     @property
-    def is_bare(self) -> bool:
+    def keeps_context(self) -> bool:
         """Tell whether QEMU keeps the caller's context, so that nothing is labelled."""
         unlabelled = self.confinement in {Confinement.NONE, Confinement.LANDLOCK}
         return unlabelled or self.seclabel.type is SeclabelType.NONE

@@ -6,7 +6,7 @@ A question to QEMU loads this: plain values, no more.
 OURS = "confined_qemu"
 """How the project's types and booleans start."""
 
-# ---- types (policy/*.cil)
+# ---- types (install/*.cil)
 
 LAUNCHER = "confined_qemu_t"
 """The launcher's own domain."""
@@ -30,12 +30,12 @@ OWN_DOMAINS = frozenset({LAUNCHER, PROBE, DENIALS})
 
 USE_BLOCK_DEVICES = "confined_qemu_use_block_devices"
 USE_HOST_DEVICES = "confined_qemu_use_host_devices"
-"""Ours: may the launcher relabel block devices, character devices for a VM? (policy/devices.cil)"""
+"""Ours: may the launcher relabel block devices, character devices for a VM? (install/devices.cil)"""
 USE_IO_URING = "confined_qemu_use_io_uring"
 TRANSITION_USERDOMAIN = "confined_qemu_transition_userdomain"
 """Ours: may the launcher start QEMU in a person's own domain?"""
 LOWER_LABELS = "confined_qemu_lower_labels"
-"""Ours, on MLS: may the launcher put an image back at a lower level than it was written at? (policy/mls.cil)"""
+"""Ours, on MLS: may the launcher put an image back at a lower level than it was written at? (install/mls.cil)"""
 VIRT_TRANSITION_USERDOMAIN = "virt_transition_userdomain"
 """The reference policy's, of the same meaning for libvirt's daemon; some policies have it (Fedora's), some not."""
 USE_EXECMEM = "virt_use_execmem"

@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from confined_qemu.plan.landlock import LandlockPlanner
 
 _LEAST = 2
-"""The ABI from which it is laid on without being asked for: before, no file could be moved to another folder."""
+"""The ABI from which it is a second wall unasked: under ABI 1 no file can be moved to another folder."""
 
 
 def considered(invocation: Invocation) -> bool:
-    """Tell whether the kernel is to be asked for it: where it is asked for, or nothing will be opened later."""
+    """Tell whether to ask the kernel for Landlock: it is wanted by name, or QEMU will open nothing later."""
     if invocation.query or invocation.landlock is SecondWall.NO:
         return False
     return invocation.landlock is SecondWall.ALSO or not opens_later(invocation.arguments)
 
 
 def refusal(invocation: Invocation, facts: Facts, hardening: Hardening) -> str | None:
-    """Say why Landlock cannot hold the VM as well, which was asked for; None where it can, or nobody asked."""
+    """Say why Landlock cannot hold the VM as well although that was asked for; None where it can, or nobody asked."""
     if invocation.landlock is not SecondWall.ALSO:
         return None
     found, without = facts.landlock, f"{HINT}or leave out landlock: also"
@@ -42,7 +42,7 @@ def refusal(invocation: Invocation, facts: Facts, hardening: Hardening) -> str |
     if found is None or found.abi == 0:
         return f"landlock: also: this kernel has no Landlock{HINT}boot one that has it (lsm=landlock,…){without}"
     if hardening.privileges is not None:
-        return f"landlock: also takes no_new_privs, which this VM cannot have: {hardening.privileges}{without}"
+        return f"landlock: also needs no_new_privs, which this VM cannot have: {hardening.privileges}{without}"
     return None
 
 

@@ -36,8 +36,8 @@ class Draft:
     accel: AccelChoice = field(default_factory=lambda: AccelChoice("tcg", "", tcg=True))
     process: Context | None = None
     confined: bool = False
-    bare: str | None = None
-    """What leaves the VM with the caller's context on a host that has SELinux."""
+    keeps_context: str | None = None
+    """Why the VM keeps the caller's context on a host that has SELinux; None where it gets one of its own."""
     back_to: Context | None = None
     by_landlock: LandlockFacts | None = None
     """The kernel's Landlock, where that holds the VM."""
@@ -91,8 +91,8 @@ class Draft:
             self.accel = AccelChoice("kvm", reason, tcg=False)
         elif wanted is Accel.KVM:
             self.accel = AccelChoice("kvm", "asked for", tcg=False)
-            bare = self.invocation.confinement is Confinement.NONE
-            if bare or not (self.facts.elsewhere or self.kvm_mislabelled()):
+            unconfined = self.invocation.confinement is Confinement.NONE
+            if unconfined or not (self.facts.elsewhere or self.kvm_mislabelled()):
                 self.found.refusals.append(f"accel: kvm: {kvm.problem}{HINT}{kvm.hint}{HINT}or use: accel: tcg")
         else:
             self.accel = AccelChoice("tcg", f"no KVM: {kvm.problem}", tcg=True)
@@ -107,7 +107,7 @@ class Draft:
         # a question to QEMU starts no VM: what the launch script can start answers it as well
         as_the_caller = wanted is Confinement.NONE or (self.invocation.query and contexts is None)
         if as_the_caller and not (self.invocation.query and in_domain):
-            self.bare = "confinement: none"
+            self.keeps_context = "confinement: none"
             self.found.warnings.append("confinement: none: nothing confines this VM; it has all of your rights")
         elif self.invocation.takes_landlock(enforced=mode is SelinuxMode.ENFORCING):
             self._choose_landlock()
@@ -117,11 +117,13 @@ class Draft:
                 f"{HINT}boot with SELinux, or choose confinement: landlock"
             )
         elif seclabel.type is SeclabelType.NONE:
-            self.bare = "seclabel type none"
+            self.keeps_context = "seclabel type none"
             self.found.warnings.append("seclabel type none: the VM runs in your context, without a label of its own")
             if self.invocation.landlock is SecondWall.ALSO:
                 hint = "leave it out, or choose confinement: landlock"
-                self.found.refusals.append(f"landlock: also goes with a VM that SELinux holds{HINT}{hint}")
+                self.found.refusals.append(
+                    f"landlock: also needs SELinux to confine the VM, and its seclabel type is none{HINT}{hint}"
+                )
         else:
             self._choose_selinux(contexts)
 
@@ -136,18 +138,21 @@ class Draft:
             self.found.refusals.append(problem)
         elif facts is not None:
             self.by_landlock = facts
-            self.bare = f"confinement: {wanted}"
+            self.keeps_context = f"confinement: {wanted}"
         if self.invocation.require_domain:
-            self.found.refusals.append("require_domain: Landlock holds this VM, and the launcher's domain is SELinux's")
+            self.found.refusals.append(
+                "require_domain: Landlock confines this VM, and the launcher enters a domain for SELinux only"
+                f"{HINT}choose confinement: selinux, or leave out require_domain"
+            )
 
     def go_back(self) -> None:
         """Give a VM that nothing confines the caller's own context, where the launcher has left it."""
         selinux = self.facts.selinux
-        if self.bare is None or not selinux.in_domain:
+        if self.keeps_context is None or not selinux.in_domain:
             return
         from confined_qemu.plan import process as processplan
 
-        if problem := processplan.way_back(self.facts, self.policy, self.bare):
+        if problem := processplan.way_back(self.facts, self.policy, self.keeps_context):
             self.deny(problem)
         self.back_to = selinux.caller
 

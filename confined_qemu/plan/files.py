@@ -50,8 +50,8 @@ def clash(first: Wanted | None, second: Wanted) -> str | None:
     if layer.resource.named_by is None:
         return None  # QEMU's own locks tell
     return (
-        f"{layer.found.path} ({layer.resource.source}): it is {other.resource.source} too, and this VM would write "
-        f"what another image is built on{HINT}give each its own file"
+        f"{layer.found.path} ({layer.resource.source}): an image of this VM is built on it, so the VM may not write it "
+        f"as {other.resource.source}{HINT}give each its own file"
     )
 
 
@@ -198,7 +198,7 @@ class FilePlanner:
         if resource.label is None:
             label = self._levels.given(resource.sharing, label, found.label)
         elif not self.policy.is_valid(label):
-            return _refused(wanted, f"not a context of the loaded policy: {label}, its seclabel.label")
+            return _refused(wanted, f"its seclabel.label is not a context of the loaded policy: {label}")
         shared = resource.sharing is Sharing.SHARED
         restore = None if shared else self._levels.ended(contexts, found.label, found.default)
         if found.identity is None or found.label is None:
@@ -290,7 +290,7 @@ class FilePlanner:
         found, resource = wanted.found, wanted.resource
         place = f"{found.path} ({resource.source})"
         if found.links > 1 and found.kind is not FileKind.DIRECTORY:
-            return [f"{place}: {found.links} hard links: its other names would be relabelled too{HINT}use a copy of it"]
+            return [f"{place}: it has {found.links} hard links, which would all get the label{HINT}use a copy of it"]
         unlabelable = self._unlabelable(found, label, restore)
         if unlabelable is not None and resource.named_by is not None:
             return [f"{place}: the launcher may not relabel it ({found.label}){named(resource)}"]

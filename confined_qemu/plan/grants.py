@@ -61,11 +61,10 @@ def _label_given(found: FileFacts, steps: tuple[JournalStep, ...]) -> Context | 
 
 
 def _read_only(resource: Resource, found: FileFacts, running: Running) -> str:
-    line = (
-        f"{found.path} ({resource.source}): the VM {running.name} has it already, labelled {found.label}, for reading"
-    )
+    place = f"{found.path} ({resource.source})"
+    line = f"{place}: the VM {running.name} already has it for reading only, labelled {found.label}"
     if _label_given(found, running.granted) is None:
-        return f"{line}, since its start, and its content would change under the guest"
+        return f"{line}, since its start: what it reads must not change under the guest{HINT}stop the VM first"
     path = shell_word(found.real)
     name = shell_word(running.name)
     return f"{line}{HINT}run: confined-qemu revoke {name} {path} && confined-qemu allow {name} {path}"

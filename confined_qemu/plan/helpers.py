@@ -1,7 +1,7 @@
 """What happens to the folders of a VM that helpers serve or QEMU shares, and which helper is started. Pure.
 
 A shared folder keeps its labels, and the plan finds out whether they will do, unless the user has it labelled
-(`treeplan`). A TPM's state is the VM's own.
+(`trees`). A TPM's state is the VM's own.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class HelperPlanner:
         if problem is None and folder.kind is FileKind.MISSING:
             problem = f"no such folder{HINT}run: mkdir {shell_word(folder.path)}"
         elif problem is None and folder.kind is not FileKind.DIRECTORY:
-            problem = "no folder"
+            problem = "not a folder"
         if problem is not None and f"{place}: {problem}" not in self.found.refusals:
             self.found.refusals.append(f"{place}: {problem}")
         return problem
@@ -260,7 +260,7 @@ class HelperPlanner:
         problem = folder.problem or found.problem
         strange = next((e.path for e in found.entries if posixpath.basename(e.path) not in STATE_FILES), None)
         if problem is None and folder.kind not in (FileKind.DIRECTORY, FileKind.MISSING):
-            problem = "no folder"
+            problem = "not a folder"
         if problem is None and strange is not None:
             problem = f"{strange} does not belong to a TPM's state{HINT}give the TPM a folder of its own"
         if problem is not None:

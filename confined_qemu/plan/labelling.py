@@ -244,5 +244,5 @@ class Labelling(Draft):
 
         made, own = (*self.found.first, *self.found.steps), self.facts.selinux.own
         kvm, name = not self.accel.tcg, self.folder_name()
-        planner = LandlockPlanner(self.invocation, self.facts, self.facts.landlock, kvm, name, beside=made)
+        planner = LandlockPlanner(self.invocation, self.facts, self.facts.landlock, kvm, name, already_made=made)
         self.ruleset, self.found.last = bothwalls.helped(planner, self.found.last, own, self.policy)

@@ -84,7 +84,7 @@ class LandlockPlanner:
     rules: list[Rule] = field(default_factory=list)
     programs: list[str] = field(default_factory=list)
     """What QEMU runs."""
-    beside: tuple[Step, ...] | None = None
+    already_made: tuple[Step, ...] | None = None
     """SELinux holds the VM, whose plan says what is made for it: these steps; None where nothing but Landlock does."""
     temporary: str | None = None
     ports: Ports = field(default_factory=Ports)
@@ -102,13 +102,13 @@ class LandlockPlanner:
                 self._tree(resource)
             elif (resource.path, resource.access) not in made:
                 self._file(resource)
-        if self.beside is None:
+        if self.already_made is None:
             for listener in self.invocation.listeners:
                 self._socket(listener)
             self._temporary_folder()
             self._say_what_is_lacking()
         else:
-            self._made_folders(self.beside)
+            self._made_folders(self.already_made)
         self.rules += self._devices()
         if self.programs:
             self.rules += [Rule(path, RUN | READ, "what QEMU's programs run") for path in _SHELLS]

@@ -37,8 +37,8 @@ _RELABEL = {
 """The boolean of our own module that lets the launcher relabel such a device."""
 _MAPPED = frozenset({Role.INITRD, Role.MEMORY})
 _COPY_VARIABLES = (
-    f"the system's file for all VMs cannot be written{HINT}use a copy for this VM (cp {{}} ./VARS.fd), or readonly=on "
-    "if it is the firmware's code"
+    "it is the system's own, for all VMs, and no VM may write it"
+    f"{HINT}use a copy for this VM (cp {{}} ./VARS.fd), or readonly=on if it is the firmware's code"
 )
 
 
@@ -77,8 +77,8 @@ def _stranger(resource: Resource, found: FileFacts, facts: Facts) -> str | None:
     if found.open_to_group(namer.group, writes=writes(resource)):
         return None
     return (
-        f"it belongs to uid {found.owner}, and the header of {resource.named_by} names it, which belongs to uid "
-        f"{namer.owner}, who may not open it{HINT}chown one of the two if that is right"
+        f"the header of {resource.named_by} (uid {namer.owner}) names it, and that user may not open it "
+        f"(uid {found.owner}){HINT}chown one of the two if that is right"
     )
 
 
@@ -124,6 +124,6 @@ def memory_folder(path: str, label: Context, process: Context, policy: Policy) -
     ):
         return None
     return (
-        f"{process} may make no memory file in a folder labelled {label}{HINT}name a file in it "
+        f"{process} may not make a memory file in a folder labelled {label}{HINT}name a file in it "
         f"(mem-path={path}/NAME), or use memory-backend-memfd or /dev/hugepages"
     )

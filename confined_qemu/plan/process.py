@@ -31,7 +31,7 @@ def unknown(seclabel: Seclabel, process: Context, policy: Policy) -> str | None:
 def occupied(seclabel: Seclabel, process: Context, occupants: tuple[Occupant, ...]) -> list[str]:
     """Say who holds categories of a static level that nobody may share with it."""
     return [
-        f"{_source(seclabel)}: {process.range} meets {occupant.level}, which belongs to {_who(occupant)} alone"
+        f"{_source(seclabel)}: {process.range} overlaps {occupant.level}, which is reserved for {_who(occupant)}"
         f"{HINT}choose other categories, or stop that VM"
         for occupant in occupants
     ]

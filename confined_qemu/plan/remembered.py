@@ -89,14 +89,14 @@ def parse(values: Mapping[str, bytes]) -> Memory | None:
         return None
     for name in (COUNT, LABEL):
         if name not in values:
-            raise ValueProblem(f"{name} is missing, and others are there")
+            raise ValueProblem(f"{name} is missing beside the others")
     try:
         texts = {name: value.rstrip(b"\0").decode("ascii") for name, value in values.items()}
     except UnicodeDecodeError:
-        raise ValueProblem("an attribute of libvirt's is no ASCII text") from None
+        raise ValueProblem("an attribute of libvirt's is not ASCII text") from None
     for name in (COUNT, BOOTED):
         if name in texts and _NUMBER.fullmatch(texts[name]) is None:
-            raise ValueProblem(f"{name} is {texts[name][:40]!r}, no number")
+            raise ValueProblem(f"{name} is {texts[name][:40]!r}, not a number")
     if int(texts[COUNT]) == 0:
         raise ValueProblem(f"{COUNT} is 0, and libvirt counts from 1")
     return Memory(Context.parse(texts[LABEL]), int(texts[COUNT]), int(texts[BOOTED]) if BOOTED in texts else None)

@@ -54,7 +54,7 @@ def never(path: str, found: FolderFacts | None = None) -> str | None:
         (path == "/", "it is the host's root folder"),
         (path in homes or parent == "/home" or path == "/root", "it is a home"),
         (path in _MANY, "it is a folder of many things"),
-        (parent in _PROGRAMS, "it is a program's"),
+        (parent in _PROGRAMS, "it belongs to a program"),
         (bool(homes), f"a home lies in it ({homes[0] if homes else ''})"),
         (found is not None and found.mount, "it is the root of a mount"),
     )

@@ -114,7 +114,7 @@ def _refusals(domain: XenDomain, facts: Facts, xen: XenFacts, flask: FlaskPolicy
         yield message(f"seclabel: Flask's loaded policy knows no context {label}", _mend(label, xen))
     taken = [other for other in xen.domains if other.name == domain.name]
     if taken:
-        what = f"name: domain {taken[0].number} has the name {domain.name}"
+        what = f"name: a domain named {domain.name} is there already (number {taken[0].number})"
         yield message(what, "stop it, or choose another name")
     if facts.selinux.mode is SelinuxMode.DISABLED:
         yield _UNLABELLED

@@ -56,7 +56,7 @@ def quoted(text: str, key: str) -> str:
     """
     for character in text:
         if ord(character) < ord(" ") or character == "\x7f" or ord(character) in _SURROGATES:
-            what = f"{key}: xl.cfg holds no {printable(character)!s}, which stands in {printable(text)}"
+            what = f"{key}: {printable(text)} has {printable(character)} in it, which xl.cfg cannot hold"
             raise ValueProblem(what, hint="leave it out")
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 

@@ -213,7 +213,8 @@ def test_an_ordinary_user_gets_a_hint_and_root_the_answer(user: pwd.struct_passw
     command = f"cat </dev/null | {harness.COMMAND} run {image.spec} 2>&1 >/dev/null | cat"
     done = harness.run("runuser", "-u", user.pw_name, "--", "sh", "-c", command)
     (said,) = harness.lines(done.stdout)
-    assert said == "confined-qemu: whether SELinux denied it something, root can see with: confined-qemu denials mine"
+    told = "whether SELinux denied the VM something is in the audit log, which you may not read"
+    assert said == f"confined-qemu: {told}\n  run as root: confined-qemu denials mine"
     done = harness.run("runuser", "-u", user.pw_name, "--", "sh", "-c", f"{harness.COMMAND} denials 2>&1 | cat")
     assert done.stdout.startswith("confined-qemu: /var/log/audit/audit.log: the audit log cannot be read: ")
     assert "sudo confined-qemu denials" in done.stdout

@@ -165,7 +165,7 @@ def test_its_level_is_kept_from_dynamic_vms(make_image: Callable[[str], harness.
         _static(static, label=f"system_u:system_r:svirt_t:{level}", relabel=True)
         done = harness.confined("run", static.spec)
         assert done.returncode == 125
-        assert f"meets {pair}, which belongs to the VM b (pid {pid}) alone" in done.stderr
+        assert f"overlaps {pair}, which is reserved for the VM b (pid {pid})" in done.stderr
     assert harness.short_label(static.path) == harness.UNUSED
     assert harness.power_off(vm) == 0
 

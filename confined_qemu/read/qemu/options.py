@@ -41,7 +41,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """What QEMU does with a path; how it is labelled follows (`svirt_table`). `many` parts several paths."""
+    """What QEMU does with a path; how it is labelled follows from that (`labelrules`). `many` parts several paths."""
 
     role: Role
     access: Access

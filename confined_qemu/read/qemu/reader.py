@@ -1,7 +1,7 @@
 """QEMU's own reading of its command line: arguments in, every file of the host that they name out. Pure.
 
-Source: `softmmu/vl.c` (`qemu_init`). The table of options is in `options`; disks, character devices and what else
-needs code are in the modules beside this one. An option that may name a file and is not known is refused.
+Source: `softmmu/vl.c` (`qemu_init`, `qemu_set_option`). The table of options is in `options`; disks, character devices
+and what else needs code are in the modules beside this one. An option that may name a file and is not known is refused.
 """
 
 from __future__ import annotations
@@ -52,13 +52,14 @@ def read(  # noqa: PLR0913 - what a caller may want otherwise
 ) -> Invocation:
     """Return what QEMU would make of `arguments` (without the emulator itself).
 
-    The result's arguments are the given ones, but that a unix socket that listens is to be made by the launcher:
-    `fd={NAME}` stands for its path, and the listener of that name says where; a configuration file with such a socket
-    in it is written out as options. `name` is the VM's where `-name` gives none. `config` returns the text of a
-    configuration file, None where there is none. `origins` are given for a VM spec: which key asks
-    for the files of an option's value, by the argument's number; that key is their source, and its sockets' name.
-    `unknown` says what becomes of an option that is not known. A query (`-device help`) has no resources; a spec is
-    none.
+    The result's arguments are the given ones, with two exceptions. The launcher makes a unix socket that listens:
+    `fd={NAME}` stands in the place of its path, and the listener NAME says where it is. A configuration file with such
+    a socket in it is written out as options.
+
+    `name` is the VM's where `-name` gives none. `config` returns the text of a configuration file, None where there is
+    none. `origins` come with a VM spec: for the number of an argument, the spec's key that asks for the files in it;
+    that key is the files' source and the name of its sockets. `unknown` says what becomes of an option that is not
+    known. A query (`-device help`) has no resources; a spec is never taken for one.
 
     Raises:
         CommandLineError: an option is not known, or cannot be read, or may name a file that cannot be told.

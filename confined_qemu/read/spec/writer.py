@@ -1,4 +1,4 @@
-"""A VM to the YAML text of its spec, each key with a comment; `specfile` reads it back to the same VM. Pure."""
+"""A VM to the YAML text of its spec, each key with a comment; `loader` reads it back to the same VM. Pure."""
 
 from __future__ import annotations
 
