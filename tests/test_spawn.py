@@ -49,12 +49,17 @@ def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(companions, "__file__", str(tmp_path / "__init__.py"))
     mine, its = socket.socketpair()
     other, secret = os.pipe()
-    os.set_inheritable(secret, True)  # noqa: FBT003 - positional by definition
+    low = [number for number in (3, 4) if os.path.exists(f"/proc/self/fd/{number}")]
+    private = [number for number in low if not os.get_inheritable(number)]
+    for number in (secret, *private):
+        os.set_inheritable(number, True)  # noqa: FBT003 - positional by definition
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     try:
         spawn.program("probe", [str(its.fileno()), "a b"], [its.fileno()])
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number in private:
+            os.set_inheritable(number, False)  # noqa: FBT003 - positional by definition
     kept = its.fileno()
     its.close()
     data = b""
