@@ -10,7 +10,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from confined_qemu.host import disks, handles, lsm, processes
+from confined_qemu.host import filesystems, handles, lsm, processes
 from confined_qemu.model.context import Context, PolicyContexts
 from confined_qemu.model.errors import LsmError
 from confined_qemu.model.facts import Boolean, SelinuxMode
@@ -224,7 +224,7 @@ def install_labels(patch: pytest.MonkeyPatch) -> Labels:
     patch.setattr(lsm, "creating", labels.creating)
     patch.setattr(lsm, "mode", lambda: SelinuxMode.ENFORCING)
     # what a disk has is for the tests that cut its power
-    patch.setattr(disks, "syncfs", lambda _: None)
+    patch.setattr(filesystems, "syncfs", lambda _: None)
     patch.setattr(handles, "opened", _no_inode)
     return labels
 

@@ -16,8 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from confined_qemu.host import disks as disks_of_host
-from confined_qemu.host import inodes, locks, processes
+from confined_qemu.host import filesystems, inodes, locks, processes
 from confined_qemu.labels import journal, label, restore
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import ConfinedQemuError, JournalError, LsmError
@@ -107,7 +106,7 @@ def test_labels_are_on_disk_before_the_journal_goes(
         if len(seen) == 1:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(disks_of_host, "syncfs", syncfs)
+    monkeypatch.setattr(filesystems, "syncfs", syncfs)
     failed = restore.restore(path)
     assert failed is not None
     assert "cannot be synced" in str(failed.failed[0])

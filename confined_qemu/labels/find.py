@@ -7,7 +7,7 @@ import os
 import stat
 from itertools import islice
 
-from confined_qemu.host import disks
+from confined_qemu.host import filesystems
 from confined_qemu.host.inodes import identity_of
 from confined_qemu.labels.turns import Waiting
 from confined_qemu.model.annotations import TYPE_CHECKING
@@ -77,7 +77,7 @@ class Changes:
         failed: list[ConfinedQemuError] = []
         for descriptor in self._folders.values():
             try:
-                disks.syncfs(descriptor)
+                filesystems.syncfs(descriptor)
             except OSError as error:
                 shown = os.readlink(f"/proc/self/fd/{descriptor}")
                 failed.append(LabelError(f"its file system cannot be synced: {why(error)}", where=shown))

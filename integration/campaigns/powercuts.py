@@ -24,7 +24,7 @@ _SIZE = 320 << 20
 """Bytes, sparse: xfs takes no less than 300 MiB."""
 
 
-_SYNC = "                disks.syncfs(descriptor)\n"
+_SYNC = "                filesystems.syncfs(descriptor)\n"
 """The line of labels/find.py that puts labels on disk before a journal goes."""
 
 
