@@ -1,4 +1,4 @@
-"""Has the steps of an accepted plan done (`performing`), and becomes QEMU. Nothing is decided here."""
+"""Becomes QEMU by an accepted plan whose steps were done (`performing`). Nothing is decided here."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from confined_qemu.model.frozen import dataclass, field
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from socket import socket
     from typing import NoReturn, TypeVar
 
     from confined_qemu.labels.journal import Hold
     from confined_qemu.launch.collect import Caller
     from confined_qemu.launch.helpers import RunningHelper
-    from confined_qemu.launch.performing import Trees
     from confined_qemu.model.invocation import Invocation
     from confined_qemu.model.plan import Plan
     from confined_qemu.model.xen import XenPlan
@@ -49,25 +47,6 @@ class Performed:
         """End them: the VM will not be started."""
         for helper in self.helpers:
             helper.end()
-
-
-def perform(plan: Plan, leash: socket | None = None, hold: Hold | None = None, trees: Trees | None = None) -> Performed:
-    """Do every step in order; `leash` is where the watcher learns of helpers, and QEMU will inherit `hold`.
-
-    Raises:
-        ConfinedQemuError: a step failed; helpers were ended, and the caller undoes what the journal names.
-    """
-    done = Performed(hold=hold)
-    if not plan.steps:
-        return done  # a start loads nothing for them
-    from confined_qemu.launch import performing
-
-    try:
-        performing.perform(plan, done, leash, trees)
-    except BaseException:
-        done.end_helpers()
-        raise
-    return done
 
 
 def _numbered(arguments: Iterable[str], done: Performed) -> list[str]:
@@ -111,9 +90,7 @@ def become(plan: Plan, done: Performed, environment: Mapping[bytes, bytes], argv
         variables[b"TMPDIR"] = os.fsencode(plan.temporary)
     arguments = _numbered(plan.arguments, done)
     if done.hold is not None:
-        from confined_qemu.launch import performing
-
-        os.set_inheritable(performing.high(done.hold.held), True)  # noqa: FBT003 - positional by definition
+        os.set_inheritable(done.hold.held, True)  # noqa: FBT003 - positional by definition
     ruleset = -1
     gives_up = plan.hardening is not None or plan.landlock is not None
     if gives_up:

@@ -51,7 +51,7 @@ def become(invocation: Invocation, caller: Caller, warn: Callable[[str], None], 
             live = hold.watched if hold is not None else -1
             channels = spawn.Channels(caller.report, its, live, files, leaves=_leaves(plan))
             watcher = spawn.watcher(path, str(plan.process), (record, registry), channels)
-            done = execute.perform(plan, mine, hold, performing.Trees(path, progress))
+            done = performing.perform(plan, mine, hold, performing.Trees(path, progress))
             watcher.await_ready()
         except BaseException:
             held.close()

@@ -33,7 +33,10 @@ def become(plan: Plan, facts: Facts, caller: Caller, argv0: str) -> NoReturn:
     before = {step.path for step in removals if os.path.lexists(step.path)}
     done = execute.Performed()
     try:
-        done = execute.perform(plan)
+        if plan.steps:  # a start loads nothing for none
+            from confined_qemu.launch import performing
+
+            done = performing.perform(plan)
         wanted = [what for step in removals if step.path not in before and (what := _removal(step)) is not None]
         mark = heldvms.note(plan, facts)
         if wanted:

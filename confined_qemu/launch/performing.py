@@ -7,9 +7,10 @@ import os
 from confined_qemu.host import lsm
 from confined_qemu.labels import label
 from confined_qemu.launch.companions import watch
+from confined_qemu.launch.execute import Performed
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError, LabelError, descriptor_for, why
-from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.frozen import dataclass, replace
 from confined_qemu.model.managers import contextmanager
 from confined_qemu.model.steps import (
     Bind,
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from socket import socket
     from typing import TypeGuard
 
+    from confined_qemu.labels.journal import Hold
     from confined_qemu.labels.trees import Progress
-    from confined_qemu.launch.execute import Performed
     from confined_qemu.model.plan import Plan
     from confined_qemu.model.steps import RemovedStep, Step
 
@@ -65,8 +66,22 @@ class Trees:
         trees.give(step, notes_path(self.journal, step.number), apart, self.progress)
 
 
-def perform(plan: Plan, done: Performed, leash: socket | None, trees: Trees | None) -> None:
-    """Do every step in order, and write down in `done` what came of them."""
+def perform(plan: Plan, leash: socket | None = None, hold: Hold | None = None, trees: Trees | None = None) -> Performed:
+    """Do every step in order; `leash` is where the watcher learns of helpers, and QEMU will inherit `hold`.
+
+    Raises:
+        ConfinedQemuError: a step failed; helpers were ended, and the caller undoes what the journal names.
+    """
+    done = Performed(hold=replace(hold, held=high(hold.held)) if hold is not None else None)
+    try:
+        _perform(plan, done, leash, trees)
+    except BaseException:
+        done.end_helpers()
+        raise
+    return done
+
+
+def _perform(plan: Plan, done: Performed, leash: socket | None, trees: Trees | None) -> None:
     # folders first: a socket may lie in one
     for step in plan.steps:
         match step:

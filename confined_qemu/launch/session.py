@@ -60,7 +60,12 @@ def launch(
             from confined_qemu.launch import landlocked
 
             landlocked.become(plan, facts, caller, execute.argv0(invocation, plan, caller))
-        execute.become(plan, execute.perform(plan), caller.environment, execute.argv0(invocation, plan, caller))
+        done = execute.Performed()
+        if plan.steps:  # a start loads nothing for none
+            from confined_qemu.launch import performing
+
+            done = performing.perform(plan)
+        execute.become(plan, done, caller.environment, execute.argv0(invocation, plan, caller))
     from confined_qemu.launch import labelled
 
     labelled.become(invocation, caller, warn, progress)
