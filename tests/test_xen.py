@@ -446,7 +446,7 @@ def test_an_image_is_labelled_while_its_domain_runs_and_not_after(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pairs, "reserve", listed)
-        planned = xen.preview(domain)
+        planned = xen.dry_run(domain)
         assert planned.refusals == ()
         if signalled:
             with pytest.raises(creating.Ended):

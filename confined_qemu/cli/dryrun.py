@@ -40,7 +40,7 @@ def of(
 
     if policy_root is not None:
         raise UsageError("a Xen domain is planned in its dom0 only", hint="leave out --policy-root")
-    return xen.preview(wanted, pair)
+    return xen.dry_run(wanted, pair)
 
 
 def plan(
@@ -60,7 +60,7 @@ def plan(
         if session.needs_labels(invocation, SelinuxMode.ENFORCING):
             invocation = collect.followed(invocation, confined=False)
         return make_plan(invocation, _elsewhere(invocation, caller, policy_root, pair), NO_POLICY)
-    return session.preview(invocation, caller, pair)
+    return session.dry_run(invocation, caller, pair)
 
 
 def _elsewhere(invocation: Invocation, caller: collect.Caller, policy_root: str, pair: Pair | None) -> Facts:

@@ -191,7 +191,7 @@ def _explain_held(invocation: Invocation, descriptors: tuple[int, ...]) -> None:
     def said() -> int:
         if session.held_by_landlock(invocation, lsm.mode()) or bothwalls.considered(invocation):
             try:
-                plan = session.preview(invocation, collect.Caller(initial(), descriptors, ""))
+                plan = session.dry_run(invocation, collect.Caller(initial(), descriptors, ""))
             except ConfinedQemuError:
                 return 0  # there was no start, and why not has been said
             for line in heldhelp.lines(plan):

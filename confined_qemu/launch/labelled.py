@@ -68,7 +68,7 @@ def become(invocation: Invocation, caller: Caller, warn: Callable[[str], None], 
         raise
 
 
-def preview(invocation: Invocation, caller: Caller, pair: Pair | None = None) -> Plan:
+def dry_run(invocation: Invocation, caller: Caller, pair: Pair | None = None) -> Plan:
     """Return the plan that `become` would execute now, and change nothing; its pair is free at this moment."""
     invocation = followed(invocation)
     facts = _collected(invocation, caller, survey.as_launched(survey.selinux(scan=False)))

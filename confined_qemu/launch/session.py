@@ -71,14 +71,14 @@ def launch(
     labelled.become(invocation, caller, warn, progress)
 
 
-def preview(invocation: Invocation, caller: Caller, pair: Pair | None = None) -> Plan:
+def dry_run(invocation: Invocation, caller: Caller, pair: Pair | None = None) -> Plan:
     """Return the plan that `launch` would execute now, and change nothing; its pair is free at this moment."""
     mode = lsm.mode()
     if not needs_labels(invocation, mode) or invocation.query:
         return make_plan(*_unlabelled(invocation, caller, mode), _policy(mode))
     from confined_qemu.launch import labelled
 
-    return labelled.preview(invocation, caller, pair)
+    return labelled.dry_run(invocation, caller, pair)
 
 
 def _unlabelled(invocation: Invocation, caller: Caller, mode: SelinuxMode) -> tuple[Invocation, Facts]:

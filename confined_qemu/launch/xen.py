@@ -65,7 +65,7 @@ def look() -> tuple[XenFacts, FlaskPolicy]:
     return replace(facts, categories=policy.categories()), policy
 
 
-def preview(domain: XenDomain, pair: Pair | None = None) -> XenPlan:
+def dry_run(domain: XenDomain, pair: Pair | None = None) -> XenPlan:
     """Return the plan that `run` would execute now, and change nothing; its pair is free at this moment."""
     facts, xen = _facts(domain), look()
     if pair is not None:
@@ -219,4 +219,4 @@ def _journalled(folder: str, plan: XenPlan) -> tuple[str, int]:
     return journal.write(folder, record)
 
 
-__all__ = ["Ended", "look", "preview", "run"]
+__all__ = ["Ended", "dry_run", "look", "run"]

@@ -15,7 +15,7 @@ DISK = "disks: [{file: a.img, format: raw}]\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "options", "bare"),
+    ("text", "options", "keeps"),
     [
         ("seclabel: {type: none}\n", [], True),
         ("confinement: none\n", [], True),
@@ -30,11 +30,11 @@ DISK = "disks: [{file: a.img, format: raw}]\n"
         ('"seclabel": {"type":\n "none"}\n', [], True),
     ],
 )
-def test_specs(tmp_path: Path, text: str, options: list[str], *, bare: bool) -> None:
+def test_specs(tmp_path: Path, text: str, options: list[str], *, keeps: bool) -> None:
     spec = tmp_path / "x.yaml"
     spec.write_text(f"name: x\n{DISK}{text}")
-    assert keeps_context(["run", str(spec), *options]) is bare
-    assert keeps_context(["run", *options, str(spec), "--", "-display", "none"]) is bare
+    assert keeps_context(["run", str(spec), *options]) is keeps
+    assert keeps_context(["run", *options, str(spec), "--", "-display", "none"]) is keeps
 
 
 def test_the_usual_spec_is_not_parsed_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,7 +48,7 @@ def test_the_usual_spec_is_not_parsed_here(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("words", "bare"),
+    ("words", "keeps"),
     [
         (["exec", "--confinement", "none", "--", "-M", "none"], True),
         (["exec", "--confinement", "auto", "--", "-M", "none"], False),
@@ -61,5 +61,5 @@ def test_the_usual_spec_is_not_parsed_here(tmp_path: Path, monkeypatch: pytest.M
         (["settle", "--confinement", "none"], False),
     ],
 )
-def test_words(words: list[str], *, bare: bool) -> None:
-    assert keeps_context(words) is bare
+def test_words(words: list[str], *, keeps: bool) -> None:
+    assert keeps_context(words) is keeps
