@@ -328,10 +328,10 @@ def _revoke(chosen: argparse.Namespace, _: tuple[int, ...]) -> int:
 
 
 def seconds(text: str) -> float:
-    """Read a time; what it is not (`nan`, `inf`, `-1`) argparse words with this function's name.
+    """Read a number of seconds. The function's name is in argparse's message for any other text (`nan`, `inf`, `-1`).
 
     Raises:
-        ValueError: it is no number of seconds that a timer takes.
+        ValueError: no number, a negative one, or more than a timer takes.
     """
     number = float(text)
     if not 0 <= number <= _LONGEST:

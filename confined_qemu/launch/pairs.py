@@ -140,7 +140,10 @@ def use_of(registry: int, categories: frozenset[int]) -> PairUse:
 
 
 def meet(first: frozenset[int], second: frozenset[int]) -> bool:
-    """Tell whether a holder of one set may use what the other labels. An empty set meets nothing: it is public."""
+    """Tell whether a VM with one of these sets of categories may use files labelled with the other.
+
+    An empty set labels what is public, and meets none.
+    """
     return bool(first) and bool(second) and (first <= second or second <= first)
 
 
