@@ -20,7 +20,7 @@ from confined_qemu.model.landlock import LandlockFacts, Scope
 from confined_qemu.model.plan import Plan
 from confined_qemu.model.policy import NO_POLICY
 from confined_qemu.model.resource import Access, Listener, Resource, Role, Sharing
-from confined_qemu.model.steps import Bind, Connect, Create, MakeFolder, Relabel, Relay, Retag, Sweep
+from confined_qemu.model.steps import AttachTap, Bind, Connect, Create, MakeFolder, Relabel, Relay, Retag, Sweep
 from confined_qemu.plan.planner import plan
 from confined_qemu.read.qemu.reader import read
 from tests import strategies
@@ -251,6 +251,57 @@ def test_a_vm_that_nothing_confines_connects_itself() -> None:
     invocation = replace(read("qemu", ["-chardev", "socket,id=c,path=/s,,1"]), confinement=Confinement.NONE)
     found = plan(invocation, World().facts(invocation), NO_POLICY)
     assert found.arguments == ("-chardev", "socket,id=c,path=/s,,1")
+
+
+TAP = "tap,id=n,ifname=t0,script=no,downscript=no"
+LABEL = "system_u:object_r:tun_tap_device_t:s0"
+TUN = {path: {"kind": "chr_file", "label": LABEL} for path in ("/dev/net/tun", "/dev/vhost-net")}
+THERE = World(files={**TUN, "/sys/class/net/t0": {"kind": "dir"}})
+
+
+@pytest.mark.parametrize(
+    ("option", "given", "after", "headers"),
+    [
+        ("-netdev", TAP, "tap,id=n,fd={n}", True),
+        ("-netdev", "type=tap,script=no,downscript=no,vnet_hdr=on,ifname=t0,vhost=on,id=n",
+         "type=tap,fd={n},vhost=on,id=n", True),
+        ("-netdev", f"{TAP},vnet_hdr=off", "tap,id=n,fd={n}", False),
+        ("-nic", "tap,ifname=t0,script=no,downscript=no,model=e1000", "tap,fd={tap},model=e1000", True),
+        ("-net", "tap,ifname=t0,script=no,downscript=no", "tap,fd={tap}", True),
+        ("-netdev", '{"type": "tap", "id": "n", "ifname": "t0", "script": "no", "downscript": "no", "sndbuf": 1}',
+         '{"type": "tap", "id": "n", "sndbuf": 1, "fd": "{n}"}', True),
+    ],
+)  # fmt: skip
+def test_the_launcher_attaches_to_a_tap_device(option: str, given: str, after: str, *, headers: bool) -> None:
+    invocation = read("qemu", [option, given])
+    found = plan(invocation, THERE.facts(invocation), THERE.rules())
+    (listener,) = invocation.listeners
+    assert (found.refusals, found.steps) == ((), (AttachTap(listener.name, "t0", headers),))
+    assert found.arguments == (option, after)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "tap,id=n,ifname=t0",  # QEMU runs /etc/qemu-ifup, which may need anything
+        f"{TAP[:-2]}/x", "tap,id=n,script=no,downscript=no", f"{TAP},queues=2", "tap,id=n,fd=3", "tap,id=n,fds=3:4",
+        "tap,id=n,ifname=tap%d,script=no,downscript=no", "tap,id=n,ifname=a/b,script=no,downscript=no",
+        "tap,id=n,ifname=sixteen-letters0,script=no,downscript=no",
+    ],
+)  # fmt: skip
+def test_a_tap_that_is_had_by_another_way_is_left_to_qemu(given: str) -> None:
+    assert read("qemu", ["-netdev", given]).listeners == ()
+
+
+def test_a_tap_that_is_not_there_and_a_vm_without_labels_are_left_to_qemu() -> None:
+    invocation = read("qemu", ["-netdev", TAP])
+    nowhere = World(files={**TUN, "/sys/class/net/t0": {"kind": "missing"}})
+    assert plan(invocation, nowhere.facts(invocation), nowhere.rules()).arguments == ("-netdev", TAP)
+    for confinement in (Confinement.NONE, Confinement.LANDLOCK):
+        unlabelled = replace(invocation, confinement=confinement)
+        found = plan(unlabelled, THERE.facts(unlabelled), NO_POLICY)
+        assert TAP in found.arguments
+        assert "/sys/class/net/t0" not in [planned.path for planned in found.resources]
 
 
 def test_a_socket_that_the_launcher_may_not_use() -> None:

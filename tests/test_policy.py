@@ -88,6 +88,8 @@ def test_the_launcher_relabels_images_only() -> None:
         ("confined_qemu_image", "lnk_file"),
         ("svirt_image_t", "fifo_file"),
         ("svirt_image_t", "sock_file"),
+        # a network's interface, which attaching brings into the launcher's domain
+        ("domain", "tun_socket"),
     }
     assert ("confined_qemu_image", "file") in may
 

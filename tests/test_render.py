@@ -180,7 +180,7 @@ def test_each_of_several_cards_is_its_own() -> None:
     vm = VM("x", networks=cards)
     assert values(vm, "-netdev") == [
         "user,id=vm-net",
-        "tap,id=vm-net1,script=no,downscript=no,ifname=tap0",
+        "tap,id=vm-net1,fd={networks[1].ifname}",
         "tap,id=vm-net2,fd=3",
     ]
     assert [(one.path, one.source) for one in invocation(vm, "/").resources] == [("/dev/net/tun", "networks[1].ifname")]

@@ -30,7 +30,7 @@ from confined_qemu.model.helper import PROGRAMS
 from confined_qemu.model.landlock import DEVICE, READ, RUN, LandlockFacts, Owned
 from confined_qemu.model.mcs import Level, Pair
 from confined_qemu.model.policy import NO_POLICY
-from confined_qemu.model.resource import Access, Resource, Role, Sharing
+from confined_qemu.model.resource import Access, Resource, Role, Sharing, Takes
 from confined_qemu.plan import helpers
 from confined_qemu.read.headers import Layer, names
 from tests.fakes import DEBIAN, FEDORA, VIRT_IMAGE, Policy
@@ -58,6 +58,12 @@ TABLE: list[list[Any]] = [
     ["confined_qemu_t", "etc_t", "dir", "add_name"],
 ]
 """What every policy of a world denies: source type, target type, class, permissions."""
+
+
+def _taps(invocation: Invocation) -> list[Resource]:
+    """Return what stands for a tap device in sysfs, which is looked at and no file of the VM's."""
+    taps = [one for one in invocation.listeners if one.takes is Takes.TAP]
+    return [Resource(one.path, Role.SOCKET, one.access, Sharing.UNLABELLED, one.source) for one in taps]
 
 
 @dataclass
@@ -140,7 +146,10 @@ class World:
             kvm=USABLE if self.kvm else MISSING,
             emulator=self._emulator(invocation.emulator),
             elsewhere=self.policy is None,
-            files={resource.path: self.file(resource) for resource in (*invocation.resources, *self._handed())},
+            files={
+                resource.path: self.file(resource)
+                for resource in (*invocation.resources, *self._handed(), *_taps(invocation))
+            },
             holders={
                 _holder_key(path): tuple(
                     Holder(name, pid, exclusive, Context.parse(label) if label else None)

@@ -10,6 +10,7 @@ from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.facts import Facts, FileKind
 from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.invocation import Confinement
+from confined_qemu.model.resource import Takes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,6 +58,7 @@ def collect(
     served, programs = _helped(invocation, selinux, holders or {})
     started = survey.file(program, selinux)
     named = [resource.path for resource in invocation.resources]
+    named += [listener.path for listener in invocation.listeners if listener.takes is Takes.TAP]  # QEMU opens none
     files = survey.files([*named, *survey.handed_files(caller.descriptors)], selinux)
     return Facts(
         selinux=selinux,

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     _AnyPlan = TypeVar("_AnyPlan", Plan, XenPlan)
 
-_BEFORE_NUMBER = ("fd=", "addr.str=", '"str": "')
-"""What stands before a descriptor's number: in a character device, and in a network's address and its JSON."""
+_BEFORE_NUMBER = ("fd=", "addr.str=", '"str": "', '"fd": "')
+"""What stands before a descriptor's number: in a character device, and in a network, its address, and their JSON."""
 
 
 @dataclass

@@ -13,6 +13,7 @@ from confined_qemu.model.errors import HostError, LabelError, descriptor_for, wh
 from confined_qemu.model.frozen import dataclass, replace
 from confined_qemu.model.managers import contextmanager
 from confined_qemu.model.steps import (
+    AttachTap,
     Bind,
     Connect,
     Copy,
@@ -97,8 +98,8 @@ def _perform(plan: Plan, done: Performed, leash: socket | None, trees: Trees | N
                 _relay_descriptor(step, done)
             case LabelTree() if trees is not None:
                 trees.give(step, plan)
-            case Connect():
-                done.numbers[step.name] = _connected(step.path)
+            case Connect() | AttachTap():
+                done.numbers[step.name] = _had(step)
             case Copy() | MakeFile() | OwnFolder() | Listen():
                 _make(step, plan, done)
             case _:
@@ -193,6 +194,14 @@ def _bind(step: Bind, done: Performed) -> None:
             outer = _listening(step.path)
         done.relayed.append(f"listen:{outer}:{inner_path}")
         done.relay_keeps.append(outer)
+
+
+def _had(step: Connect | AttachTap) -> int:
+    if isinstance(step, Connect):
+        return _connected(step.path)
+    from confined_qemu.launch import taps
+
+    return high(taps.attached(step.interface, headers=step.headers))
 
 
 def _connected(path: str) -> int:

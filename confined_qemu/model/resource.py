@@ -136,13 +136,16 @@ class Takes(Enum):
     """A path: QEMU can be handed no descriptor here, and makes the socket itself in the VM's own folder."""
     LISTED_PATH = auto()
     """The same in a comma list."""
+    TAP = auto()
+    """The number of a descriptor of a tap device, to which the launcher attaches."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listener:
     """A unix socket that the launcher makes for QEMU and hands over as a descriptor.
 
-    It listens at `path`, or (`access` CONNECT) is connected to what listens there.
+    It listens at `path`, or (`access` CONNECT) is connected to what listens there; or it is no socket, but a tap device
+    (`takes` TAP), which `path` shows in sysfs.
     The argument number `index` of the emulator's arguments is `before`, the descriptor's number, `after`.
     `name` stands for the number in a printed plan (`fd={name}`). `given` is the whole argument as it was, None where
     `path=` in the place of `fd=` makes it.

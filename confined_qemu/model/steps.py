@@ -246,6 +246,22 @@ class Connect:
 
 
 @dataclass(frozen=True, slots=True)
+class AttachTap:
+    """Attach to the tap device `interface` and hand it to QEMU as a descriptor; `headers`: as QEMU asks (IFF_VNET_HDR).
+
+    What is attached to belongs to its maker's domain, and no policy lets a VM take it from there.
+    """
+
+    name: str
+    interface: str
+    headers: bool
+
+    def describe(self) -> str:
+        """Return what is attached to."""
+        return f"attach   {self.interface}: by the launcher"
+
+
+@dataclass(frozen=True, slots=True)
 class MakeFile:
     """Make a file that QEMU would make and, held by Landlock, may not: `mode` is QEMU's own, before the umask.
 
@@ -295,4 +311,4 @@ RemovedStep = MakeFile | OwnFolder | Listen
 """The steps without labels that leave something to be removed."""
 JournalStep = Relabel | Create | MakeFolder | Bind | KeepFolder | Sweep | LabelTree
 """The steps that leave something on disk, but for what lies in a folder of the VM's own."""
-Step = JournalStep | RemovedStep | Retag | Relay | StartHelper | Connect | Copy
+Step = JournalStep | RemovedStep | Retag | Relay | StartHelper | Connect | AttachTap | Copy

@@ -12,7 +12,7 @@ from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.invocation import Accel, Confinement, Invocation, SeclabelType, SecondWall
 from confined_qemu.model.plan import AccelChoice, Plan, PlannedResource
 from confined_qemu.model.policy import denied
-from confined_qemu.model.resource import Access, Resource, Role
+from confined_qemu.model.resource import Access, Resource, Role, Takes
 from confined_qemu.plan.outcome import Collected, Outcome
 
 if TYPE_CHECKING:
@@ -176,7 +176,8 @@ class Draft:
         from confined_qemu.plan import sockets
 
         for listener in self.invocation.listeners:
-            self.found.resources.append(sockets.planned(listener, self.facts, None))
+            if listener.takes is not Takes.TAP:
+                self.found.resources.append(sockets.planned(listener, self.facts, None))
 
     def add_landlock(self, facts: LandlockFacts) -> None:
         """Have Landlock hold the VM and its helpers."""

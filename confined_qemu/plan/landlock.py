@@ -205,6 +205,9 @@ class LandlockPlanner:
         from confined_qemu.model.steps import Listen
         from confined_qemu.plan import sockets
 
+        if listener.takes is Takes.TAP:
+            self.found.arguments[listener.index] = sockets.by_path(listener)
+            return
         planned = sockets.planned(listener, self.facts, None)
         self.found.resources.append(planned)
         if listener.access is Access.CONNECT:

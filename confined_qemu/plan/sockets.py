@@ -13,9 +13,10 @@ from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.plan import PlannedResource
 from confined_qemu.model.policy import denied
 from confined_qemu.model.resource import Access, Resource, Role, Takes
-from confined_qemu.model.steps import Bind, Connect
+from confined_qemu.model.steps import AttachTap, Bind, Connect
 from confined_qemu.plan.outcome import Collected, Outcome
 from confined_qemu.plan.svirt import Levels
+from confined_qemu.read.qemu.keyvals import objects, truth
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,6 +75,9 @@ class SocketPlanner:
         """Return what comes of every socket; `label` is that of the VM's private files."""
         needed = self._clients_need_relay()
         for listener in self.invocation.listeners:
+            if listener.takes is Takes.TAP:
+                self._tap(listener)
+                continue
             if listener.access is Access.CONNECT:
                 self._connect(listener)
                 continue
@@ -106,6 +110,15 @@ class SocketPlanner:
             f"{path} ({resource.source}): QEMU would create this socket itself, and a VM may not create one there"
             f"{HINT}{hint}"
         )
+
+    def _tap(self, listener: Listener) -> None:
+        """Have the launcher attach to a tap device; where it is not there, QEMU itself says so best."""
+        if self.facts.files[listener.path].kind is FileKind.MISSING:
+            self.found.arguments[listener.index] = by_path(listener)
+            return
+        words = objects("netdev", listener.given or "", "type")
+        headers = truth(dict(words), "vnet_hdr", default=True)
+        self.found.steps.append(AttachTap(listener.name, posixpath.basename(listener.path), headers))
 
     def _levels(self) -> Levels:
         return Levels(self.facts.selinux, self.invocation.seclabel, self.process)

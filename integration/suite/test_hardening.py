@@ -12,6 +12,15 @@ from integration.suite import harness, hostile, sides
 
 OPEN_TO_ALL = "/etc/debian_version"
 """A file that every domain may read, and no VM needs."""
+TAP = "cqtap0"
+OPENER = (
+    "python3",
+    "-c",
+    "import fcntl, os, struct, sys; tap = os.open('/dev/net/tun', os.O_RDWR); "
+    f"fcntl.ioctl(tap, 0x400454CA, struct.pack('16sH22x', b'{TAP}', 0x1002)); "  # TUNSETIFF: IFF_TAP | IFF_NO_PI
+    "os.dup2(tap, 7); os.execvp(sys.argv[1], sys.argv[1:])",
+)
+"""Hands a tap device over open, as libvirt and shells do."""
 _SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 
 
@@ -118,4 +127,45 @@ def test_a_helper_is_held_with_its_vm(image: harness.Image, landlock: str, held:
     (swtpm,) = harness.processes_as(f"system_u:system_r:confined_qemu_swtpm_t:{level}")
     assert harness.power_off(vm) == 0
     harness.until("the helper ends", lambda: not harness.context(swtpm))
+    assert harness.short_label(image.path) == harness.UNUSED
+
+
+def test_a_tap_by_its_name_or_handed_over_open_is_had_and_no_other_is_made(image: harness.Image) -> None:
+    """The interface is root's: the kernel lets its owner attach, where nobody has CAP_NET_ADMIN."""
+    harness.run("ip", "tuntap", "add", TAP, "mode", "tap", "user", "root")
+    harness.run("ip", "link", "set", TAP, "up")
+    try:
+        for words in (["sh", image.spec], ["run", image.spec]):
+            handed = words[0] == "sh"
+            image.write_spec(network={"type": "tap", **({"fd": 7} if handed else {"ifname": TAP})}, landlock="also")
+            command = [*OPENER, harness.COMMAND, "run", image.spec] if handed else [harness.COMMAND, *words]
+            vm = harness.boot(*command)
+            (row,) = json.loads(harness.confined("ps", "--json").stdout)["vms"]
+            assert row["wall"] == "selinux+landlock"
+            assert _carrier() == "1"
+            assert harness.power_off(vm) == 0
+            assert _carrier() == "0"
+        image.write_spec(network={"type": "tap", "ifname": "cqnone0"}, landlock="also")
+        refused = harness.confined("run", image.spec)
+        assert refused.returncode not in (0, 125), refused.stderr
+        assert "cqnone0" in refused.stderr
+        assert not os.path.exists("/sys/class/net/cqnone0")
+    finally:
+        harness.run("ip", "link", "delete", TAP)
+    assert harness.short_label(image.path) == harness.UNUSED
+
+
+def _carrier() -> str:
+    with open(f"/sys/class/net/{TAP}/carrier", encoding="ascii") as file:
+        return file.read().strip()
+
+
+def test_a_bridge_helper_which_is_setuid_and_landlock_exclude_each_other(image: harness.Image) -> None:
+    bridge = ["--", *harness.raw_arguments(image.path), "-nic", "bridge,br=cqbr0"]
+    planned = json.loads(harness.confined("plan", "--json", *bridge).stdout)
+    assert (planned["hardening"]["no_new_privs"], planned.get("landlock")) == (False, None)
+    variables = {**os.environ, "CONFINED_QEMU_LANDLOCK": "also"}
+    refused = harness.run(harness.COMMAND, "exec", *bridge, env=variables, check=False)
+    assert refused.returncode == 125
+    assert "no_new_privs, which this VM cannot have: QEMU runs" in refused.stderr
     assert harness.short_label(image.path) == harness.UNUSED

@@ -5,9 +5,10 @@ Source: `qapi/net.json`, `net/tap.c`, `net/slirp.c`, `net/stream.c`.
 
 from __future__ import annotations
 
+from confined_qemu.model import hostpaths
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import CommandLineError
-from confined_qemu.model.resource import Access, Role
+from confined_qemu.model.resource import Access, Role, Takes
 from confined_qemu.read.qemu import chardevs, nodes
 from confined_qemu.read.qemu.collector import Socket, read_keys
 from confined_qemu.read.qemu.keyvals import around, load_json, objects, truth
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 _NETWORK_KEYS = ("bootfile", "guestfwd", "helper", "hostfwd", "path", "sock")
 _TAP_SCRIPTS = {"script": "/etc/qemu-ifup", "downscript": "/etc/qemu-ifdown"}
 """What QEMU runs where it is told nothing else (`net/tap.c`)."""
+_TAP_OTHERWISE = ("fd", "fds", "helper", "vhostfds", "br")
+"""Keys of a tap device that is had by another way than its name."""
+_LONGEST_NAME = 15
+"""Bytes of an interface's name (IFNAMSIZ without its NUL)."""
 _BRIDGE_HELPERS = ("/usr/lib/qemu/qemu-bridge-helper", "/usr/libexec/qemu-bridge-helper")
 """Debian's and Fedora's, where `-netdev bridge` names none (`DEFAULT_BRIDGE_HELPER`)."""
 _SAMBA = "/usr/sbin/smbd"
@@ -59,6 +64,8 @@ def network(collector: Collector, option: str, value: str) -> Socket | None:
         made = _stream(collector, option, value, values, access)
         collector.add(last.get("local.path", ""), Role.SOCKET, Access.LISTEN, f"-{option} local.path=")
         collector.add(last.get("remote.path", ""), Role.SOCKET, Access.CONNECT, f"-{option} remote.path=")
+    if kind == "tap" and not {*_TAP_OTHERWISE} & last.keys() and last.get("queues", "1") == "1":
+        made = _tap(option, value, last)
     _programs(collector, option, last)
     if last.get("helper"):
         _helper(collector, last["helper"], f"-{option} helper=")
@@ -78,6 +85,28 @@ def _forwards(collector: Collector, option: str, values: Sequence[tuple[str, str
                 collector.program(program_of(target.removeprefix(_RUNS)), source)
             else:
                 chardevs.files(collector, chardevs.compat(option, target), source)
+
+
+def _tap(option: str, value: str, last: Mapping[str, str]) -> Socket | None:
+    """Return a tap device that is named, and for which QEMU runs nothing: it takes a descriptor in its place.
+
+    None where it is not there to be attached to, as its name shows.
+    """
+    name = last.get("ifname", "")
+    plain = 0 < len(name.encode(errors="surrogateescape")) <= _LONGEST_NAME and "/" not in name and "%" not in name
+    if not plain or any(last.get(key) != "no" for key in _TAP_SCRIPTS):
+        return None
+    path = f"{hostpaths.INTERFACES}/{name}"
+    identity, source = chardevs.plain_name(last.get("id", ""), "tap"), f"-{option} ifname="
+    ours = ("ifname", *_TAP_SCRIPTS, "vnet_hdr")
+    if value.startswith("{"):
+        import json
+
+        others = {key: item for key, item in load_json(option, value).items() if key not in ours}
+        before = json.dumps({**others, "fd": None}, ensure_ascii=False).removesuffix("null}")
+        return Socket(identity, path, source, f'{before}"', '"}', Access.CONNECT, Takes.TAP, value)
+    before, after = around(value, "type", "ifname", also=ours[1:])
+    return Socket(identity, path, source, f"{before}fd=", after, Access.CONNECT, Takes.TAP, value)
 
 
 def _programs(collector: Collector, option: str, last: Mapping[str, str]) -> None:
