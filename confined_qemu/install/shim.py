@@ -283,9 +283,9 @@ def _require_same(path: str, real: str) -> None:
         raise HostError(f"is neither confined-qemu's link nor {real}", where=path, hint=f"run: mv {path} {path}.orig")
 
 
-def _do(path: str, act: Callable[[], None]) -> None:
+def _do(path: str, change: Callable[[], None]) -> None:
     try:
-        act()
+        change()
     except OSError as error:
         raise HostError(f"cannot be changed: {why(error)}", where=path) from error
 

@@ -262,10 +262,10 @@ def _put_back_renamed(step: Create | KeepFolder, apart: set[tuple[int, int]], se
     find.each_sibling(step.path, put_back)
 
 
-def survived(path: str, act: Callable[[], None]) -> ConfinedQemuError | None:
-    """Do one act of putting back; return why it failed, whatever it was: the others are not its hostages."""
+def survived(path: str, put_back: Callable[[], None]) -> ConfinedQemuError | None:
+    """Put one thing back; return why that failed, whatever it was, so that the others are still put back."""
     try:
-        act()
+        put_back()
     except ConfinedQemuError as error:
         return error
     except Exception as error:  # noqa: BLE001 - what a VM or a stranger left may break what nobody thought of

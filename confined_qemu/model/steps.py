@@ -1,4 +1,4 @@
-"""What a plan does to the host, one frozen value for each act; each says itself in one line.
+"""What a plan does to the host, one frozen value for each step; each describes itself in one line.
 
 A step that changes something on disk is in the journal before it is done, and `undo` says how it ends.
 """
