@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError, why
@@ -35,23 +36,28 @@ _NO_FILE_SYSTEM = errno.EBADFD
 _CANARIES = ("/usr/bin", "/proc", "/etc", "/", "/dev", "/sys")
 """Folders that everybody may list, under SELinux the launcher too the first ones; a ruleset allows one only where the
 VM shares it."""
+_FILE = int(FILE_RIGHTS)
+"""Those that fit what is no folder."""
 _LOADED: list[Any] = []
-"""libc, once it is loaded: a ruleset takes a hundred calls."""
+"""syscall(2) of libc, once it is loaded: a ruleset takes a hundred calls."""
 
 
-def _libc() -> Any:
-    import ctypes
-
+def _syscall() -> Any:
     if not _LOADED:
-        _LOADED.append(ctypes.CDLL(None, use_errno=True))
+        import ctypes
+
+        found = ctypes.CDLL(None, use_errno=True).syscall
+        found.restype = ctypes.c_long
+        _LOADED.append((found, {number: ctypes.c_long(number) for number in (_CREATE, _ADD, _RESTRICT)}))
     return _LOADED[0]
 
 
 def _call(operation: str, where: str | None, number: int, *arguments: Any) -> int:
-    import ctypes
-
-    result = _libc().syscall(ctypes.c_long(number), *arguments)
+    syscall, numbers = _syscall()
+    result = syscall(numbers[number], *arguments)
     if result < 0:
+        import ctypes
+
         code = ctypes.get_errno()
         error = HostError(f"{operation} failed: {os.strerror(code)}", where=where)
         error.__cause__ = OSError(code, os.strerror(code))
@@ -67,7 +73,8 @@ def abi() -> int:
     """
     import ctypes
 
-    found = _libc().syscall(ctypes.c_long(_CREATE), None, ctypes.c_size_t(0), ctypes.c_uint32(_VERSION))
+    syscall, numbers = _syscall()
+    found = syscall(numbers[_CREATE], None, ctypes.c_size_t(0), ctypes.c_uint32(_VERSION))
     if found >= 0:
         return int(found)
     code = ctypes.get_errno()
@@ -104,8 +111,6 @@ def made(ruleset: Ruleset) -> int:
 
 
 def _word(number: int, size: int = _WORD) -> bytes:
-    import sys
-
     return int(number).to_bytes(size, sys.byteorder)
 
 
@@ -127,15 +132,15 @@ def _add(ruleset: int, rule: Rule) -> None:
             found = os.fstat(opened)
             if (found.st_dev, found.st_ino) != (planned.device, planned.inode):
                 raise HostError("changed during launch", where=rule.path, hint="run again")
+        wanted = int(rule.rights)
         # SELinux does not let the launcher look at every file of the host: the kernel says which is no folder
-        for wanted in (rule.rights, rule.rights & FILE_RIGHTS):
-            if not wanted or _beneath(ruleset, opened, wanted, rule.path):
-                return
+        if wanted and not _beneath(ruleset, opened, wanted, rule.path) and wanted & _FILE:
+            _beneath(ruleset, opened, wanted & _FILE, rule.path)
     finally:
         os.close(opened)
 
 
-def _beneath(ruleset: int, opened: int, wanted: Right, path: str) -> bool:
+def _beneath(ruleset: int, opened: int, wanted: int, path: str) -> bool:
     """Add a rule; tell whether these rights fit the file: a folder's do not fit another."""
     # struct landlock_path_beneath_attr is packed: rights, and a descriptor of four bytes
     packed = _word(wanted) + _word(opened, 4)
@@ -143,7 +148,7 @@ def _beneath(ruleset: int, opened: int, wanted: Right, path: str) -> bool:
         _rule(ruleset, _BENEATH, packed, path)
     except HostError as error:
         number = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
-        if number == errno.EINVAL and wanted & ~FILE_RIGHTS:
+        if number == errno.EINVAL and wanted & ~_FILE:
             return False
         if number != _NO_FILE_SYSTEM:
             raise
