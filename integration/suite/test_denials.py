@@ -49,13 +49,13 @@ def mend(line: str) -> str:
 def paused() -> Iterator[str]:
     """The launch script, but that it says `planned` and waits for a byte before it becomes QEMU."""
     pause = (
-        "import os\nfrom confined_qemu.launch import execute as acts\n"
-        "original = acts.become\n"
+        "import os\nfrom confined_qemu.launch import execute\n"
+        "original = execute.become\n"
         "def pausing(*arguments):\n"
         "    os.write(1, b'planned\\n')\n"
         "    os.read(0, 1)\n"
         "    original(*arguments)\n"
-        "acts.become = pausing\n"
+        "execute.become = pausing\n"
     )
     with harness.trial(pause) as trial:
         yield trial

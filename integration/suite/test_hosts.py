@@ -118,12 +118,12 @@ def test_a_full_disk_starts_and_labels_nothing(image: harness.Image) -> None:
 def test_a_link_that_is_swapped_between_plan_and_act(image: harness.Image) -> None:
     """A trial of the launch script stops itself just before labels are set; the image becomes a link meanwhile."""
     stop = (
-        "import os, signal\nfrom confined_qemu.launch import execute as acts\n"
-        "original = acts.perform\n"
+        "import os, signal\nfrom confined_qemu.launch import performing\n"
+        "original = performing.perform\n"
         "def stopped(*rest):\n"
         "    os.kill(os.getpid(), signal.SIGSTOP)\n"
         "    return original(*rest)\n"
-        "acts.perform = stopped\n"
+        "performing.perform = stopped\n"
     )
     before = harness.label("/etc/shadow")
     with harness.trial(stop) as trial:
