@@ -200,7 +200,7 @@ def test_root_reads_a_users_headers_as_that_user(user: pwd.struct_passwd) -> Non
     image.write_spec(disks=[disk("other.qcow2", bus="ide")], user=user.pw_name)
     done = harness.confined("run", image.spec)
     assert done.returncode == 125
-    assert f"belongs to uid {user.pw_uid}, who may not open it" in done.stderr
+    assert f"(uid {user.pw_uid}) names it, and that user may not open it" in done.stderr
 
 
 # ---- the domain of qemu-img
