@@ -123,8 +123,8 @@ def previous_context() -> Context:
 def process_context(pid: int) -> Context | None:
     """Return the context of process `pid`; None where it is gone or may not be seen."""
     try:
-        return _parsed(_read(selinuxfs.attribute("current", str(pid)), "reading a process's context"))
-    except (LsmError, ValueProblem):
+        return _parsed(selinuxfs.process_label(pid))
+    except (OSError, ValueProblem):
         return None
 
 

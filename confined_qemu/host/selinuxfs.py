@@ -50,7 +50,7 @@ def process_label(pid: int) -> str:
     Raises:
         OSError: it is gone, or may not be seen.
     """
-    descriptor = os.open(f"/proc/{pid}/attr/current", os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(attribute("current", str(pid)), os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.fsdecode(os.read(descriptor, _LONGEST)).rstrip("\0\n")
     finally:
