@@ -105,6 +105,68 @@ def test_a_chain_is_deep_and_has_an_end(
     assert len(follow(disk(tmp_path / "2"), disk(tmp_path / "2")).problems) == 1
 
 
+WHOLE_CHAIN = """
+import json
+def about(number):
+    found = {"filename": os.path.join(os.path.dirname(path), str(number)), "format": FORMATS.get(number, "qcow2")}
+    if number:
+        found |= {"backing-filename": str(number - 1), "backing-filename-format": "qcow2"}
+    return found
+number = int(os.path.basename(path))
+if "--backing-chain" not in sys.argv:
+    print(json.dumps({**about(number), "format": "qcow2"}))
+elif number == REFUSED:
+    sys.exit("no")
+else:
+    print(json.dumps([about(each) for each in range(number, -1, -1)]))
+"""
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let qemu-img have a domain, and return what it was run on: `5`, or `5+` where it was asked for the chain."""
+    monkeypatch.setattr(probe, "_domain", lambda: LAUNCHER)
+    monkeypatch.setattr(lsm, "set_exec_context", lambda _context: None)
+    monkeypatch.setattr(lsm, "process_context", lambda _pid: LAUNCHER)
+    seen = []
+
+    def run(command: list[str], *rest: Any) -> str:
+        seen.append(os.path.basename(command[-1]) + "+" * ("--backing-chain" in command))
+        return real(command, *rest)
+
+    real = probe.run
+    monkeypatch.setattr(probe, "run", run)
+    return seen
+
+
+def test_one_run_answers_for_a_chain_in_the_domain(
+    program: Callable[[str], None], tmp_path: Path, runs: list[str]
+) -> None:
+    for number in range(6):
+        image(tmp_path / str(number))
+    for formats, refused, expected in (
+        ("{}", None, "5 4+"),
+        ("{}", 4, "5 4+ 4 3 2 1 0"),  # one layer is another owner's, or missing
+        ("{2: 'vmdk'}", None, "5 4+ 2"),  # found by another format than its overlay states
+    ):
+        runs.clear()
+        program(f"FORMATS, REFUSED = {formats}, {refused}\n{WHOLE_CHAIN}")
+        found = follow(disk(tmp_path / "5"))
+        assert found.problems == ()
+        assert [os.path.basename(resource.path) for resource in found.resources] == list("543210")
+        assert runs == expected.split()
+
+
+def test_a_chains_answer_is_not_believed_of_another_disk(
+    program: Callable[[str], None], tmp_path: Path, runs: list[str]
+) -> None:
+    program(f"FORMATS, REFUSED = {{}}, None\n{WHOLE_CHAIN}")
+    for number in range(4):
+        image(tmp_path / str(number))
+    follow(disk(tmp_path / "3"), disk(tmp_path / "1"))
+    assert runs == ["3", "2+", "1", "0+"]
+
+
 @pytest.mark.parametrize("link", [False, True])
 def test_a_chain_that_comes_back(program: Callable[[str], None], tmp_path: Path, *, link: bool) -> None:
     name = "b" if link else "a"

@@ -1,7 +1,11 @@
-"""Follows the chains of a VM's images: `qemu-img info` for a layer at a time, in a domain of its own and with limits.
+"""Follows the chains of a VM's images with `qemu-img info`, in a domain of its own and with limits.
 
 A header is hostile and so, once it has read one, is qemu-img: it runs in `confined_qemu_probe_t` (install/probe.cil),
 which reads images and writes to our pipe, as the image's owner, in a clean environment, and its answer is checked.
+
+A disk is asked about alone, as is each layer where there is no such domain. Within it one run answers for all layers
+below a disk's first backing file: their names are still followed one by one, and what that run has not said of a file
+under the very name and format that were found for it is asked of a run of its own.
 """
 
 from __future__ import annotations
@@ -97,12 +101,15 @@ class _HeaderWalk:
     context: Context | None
     end: float
     looked: int = 0
+    answers: dict[str, str] = field(default_factory=dict)
+    """What one run said of the layers below the one that it was asked about, by path."""
     problems: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
     def disk(self, resource: Resource) -> Iterator[Resource]:
         """Yield a resource and every layer below it."""
         yield resource
+        self.answers = {}  # what a header did to qemu-img must not speak of another disk
         if resource.layered:
             yield from self._below(Layer.top(resource), frozenset())
 
@@ -139,21 +146,41 @@ class _HeaderWalk:
         self.problems.append(layer.problem(what))
 
     def _names(self, layer: Layer, path: str, found: os.stat_result) -> headers.Names:
+        answer = self.answers.pop(path, None)
+        if answer is None or not headers.is_about(answer, layer):
+            try:
+                answer = self._with_chain(layer, path, found) or self._ask(layer, path, found)
+            except _NoAnswerError as error:
+                hint = ""
+                if stat.S_ISBLK(found.st_mode):  # the policy lets no such domain read a whole disk of the host's
+                    hint = f"{HINT}say format=raw if it is a raw disk"
+                    if self.context is not None:
+                        hint += f", or make it an image: chcon -t {RESTORED_TYPE} {path}"
+                return headers.Names(problems=(layer.problem(f"{error}{hint}"),))
+        return headers.names(answer, layer, self.folder)
+
+    def _with_chain(self, layer: Layer, path: str, found: os.stat_result) -> str | None:
+        """Ask about a layer and all below it; None where each has to be asked about by itself.
+
+        Without the domain qemu-img would open, with the caller's rights, whatever a header names. Not for the disk:
+        below it there often is one raw file, which nobody needs to open.
+        """
+        if self.context is None or layer.depth != 1:
+            return None
+        try:
+            answers = headers.chain(self._ask(layer, path, found, "--backing-chain"))
+        except _NoAnswerError:
+            return None  # of one layer or another; they are asked about one by one, and then it is named
+        self.answers = {name: answer for name, answer in answers[1:] if name != path}
+        return answers[0][1] if answers else None
+
+    def _ask(self, layer: Layer, path: str, found: os.stat_result, *more: str) -> str:
         form = layer.image.format
         stated = [] if form in (None, PROBED) else ["-f", str(form)]
-        # -U: another VM may have it open; --backing-chain would guess the formats
-        command = [paths.QEMU_IMG, "info", *stated, "-U", "--output=json", path]
-        try:
-            patience = min(PATIENCE, self.end - time.monotonic())
-            answer = run(command, self.context, (found.st_uid, found.st_gid), max(0.0, patience))
-        except _NoAnswerError as error:
-            hint = ""
-            if stat.S_ISBLK(found.st_mode):  # the policy lets no such domain read a whole disk of the host's
-                hint = f"{HINT}say format=raw if it is a raw disk"
-                if self.context is not None:
-                    hint += f", or make it an image: chcon -t {RESTORED_TYPE} {path}"
-            return headers.Names(problems=(layer.problem(f"{error}{hint}"),))
-        return headers.names(answer, layer, self.folder)
+        # -U: another VM may have it open
+        command = [paths.QEMU_IMG, "info", *stated, "-U", *more, "--output=json", path]
+        patience = min(PATIENCE, self.end - time.monotonic())
+        return run(command, self.context, (found.st_uid, found.st_gid), max(0.0, patience))
 
 
 # ---- one run of qemu-img

@@ -90,6 +90,27 @@ def names(answer: str, layer: Layer, folder: str) -> Names:
         return Names(problems=(layer.problem(str(error)),))
 
 
+def chain(answers: str) -> list[tuple[str, str]]:
+    """Return each layer's name and what `qemu-img info --backing-chain --output=json` says of it, as `names` takes it.
+
+    A name is as the headers have it, and is to be compared only. Empty where the text is none of qemu-img's.
+    """
+    try:
+        found = json.loads(answers)
+        return [(_text(_object(one), "filename"), json.dumps(one)) for one in found] if isinstance(found, list) else []
+    except (ValueError, RecursionError):
+        return []
+
+
+def is_about(answer: str, layer: Layer) -> bool:
+    """Tell whether an answer of a chain's was found by the format that this layer is to be read with.
+
+    Where the format is to be detected, the whole chain's run has done the same.
+    """
+    form = layer.image.format
+    return form in (None, PROBED) or _text(_object(json.loads(answer)), "format") == form
+
+
 def _named(info: dict[str, Any], layer: Layer, folder: str) -> Iterator[Layer]:
     image = layer.image
     if Role.DATA_FILE not in image.stated and (name := _data_name(info)):

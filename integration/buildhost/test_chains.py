@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import tempfile
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from confined_qemu.host import probe
+from confined_qemu.model.context import Context
 from confined_qemu.model.invocation import Invocation
 from confined_qemu.model.resource import PROBED, Access, Resource, Role, Sharing
 from integration.suite import headers
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 NAMES = st.text(st.sampled_from(",= '\"\\\n-a.%\u00e9"), min_size=1, max_size=6).filter(
@@ -26,9 +30,9 @@ NAMES = st.text(st.sampled_from(",= '\"\\\n-a.%\u00e9"), min_size=1, max_size=6)
 FORMATS = ("qcow2", "vmdk", "qed")
 
 
-def follow(path: object, form: str = "qcow2") -> Invocation:
+def follow(path: object, form: str = "qcow2", *, confined: bool = False) -> Invocation:
     top = Resource(str(path), Role.DISK, Access.READ_WRITE, Sharing.PRIVATE, "disks[0].file", form)
-    return probe.follow(Invocation("x", "qemu", (), (top,)), confined=False)
+    return probe.follow(Invocation("x", "qemu", (), (top,)), confined=confined)
 
 
 def paths(found: Invocation) -> list[str]:
@@ -78,6 +82,27 @@ def test_what_is_followed_is_what_qemu_would_open(drawn: list[tuple[str, str, st
         )  # fmt: skip
         expected = [os.path.normpath(layer["filename"]) for layer in json.loads(oracle.stdout)]
         assert paths(follow(last, below)) == expected
+        with in_a_domain() as runs:
+            assert paths(follow(last, below, confined=True)) == expected
+        # a disk, and whatever lies below its first backing file; a raw one ends it
+        assert len(runs) <= 2
+
+
+@contextlib.contextmanager
+def in_a_domain() -> Iterator[list[list[str]]]:
+    """Let qemu-img run as if it had entered a domain; what it was run with is added to the list."""
+    runs = []
+
+    def run(command: list[str], _context: object, owner: tuple[int, int], patience: float) -> str:
+        runs.append(command)
+        return real(command, None, owner, patience)
+
+    real = probe.run
+    with (
+        mock.patch.object(probe, "_domain", return_value=Context.parse("u:r:t:s0")),
+        mock.patch.object(probe, "run", run),
+    ):
+        yield runs
 
 
 def test_extents_and_data_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
