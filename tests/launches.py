@@ -388,11 +388,11 @@ class Host:
     def is_free(self, context: Context) -> bool:
         """Tell whether nobody holds a pair that meets this context's."""
         assert context.range is not None
-        registry = pairs.open_registry(os.path.join(paths.STATE, paths.PAIRS))
+        registry = pairs.Registry(os.path.join(paths.STATE, paths.PAIRS))
         try:
             return pairs.use_of(registry, context.range.low.categories) is pairs.PairUse.FREE
         finally:
-            os.close(registry)
+            registry.close()
 
     def recover(self) -> None:
         """Run `recover`; nothing may fail."""

@@ -7,6 +7,7 @@ import os
 import signal
 import struct
 from itertools import combinations
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from confined_qemu.launch import pairs
+from confined_qemu.model import paths
 from confined_qemu.model.errors import HostError, JournalError
 from confined_qemu.model.mcs import MAX_CATEGORY, Pair, Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 SMALL = Window(0, (3, 5, 9, 1023))
 
@@ -28,57 +29,61 @@ def first(_: int) -> int:
     return 0
 
 
-@pytest.fixture
-def registry(tmp_path: Path) -> str:
-    return str(tmp_path / "pairs")
+@pytest.fixture(params=[1, paths.PAIR_FILES], ids=["one file", "all files"])
+def registry(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    first = str(tmp_path / "pairs")
+    for number in range(1, request.param):
+        Path(paths.pair_file(first, number)).touch()
+    return first
 
 
 def test_the_search_starts_where_it_is_told_and_goes_round(registry: str) -> None:
-    held = pairs.open_registry(registry)
+    held = pairs.Registry(registry)
     assert pairs.reserve(held, SMALL, (), lambda size: size - 1) == SMALL.pair(5)
-    other = pairs.open_registry(registry)
+    other = pairs.Registry(registry)
     assert pairs.reserve(other, SMALL, (), lambda size: size - 1) == SMALL.pair(0)
-    os.close(held)
-    os.close(other)
+    held.close()
+    other.close()
 
 
 def test_every_pair_is_given_once_and_then_it_is_an_error(registry: str) -> None:
-    held = [pairs.open_registry(registry) for _ in range(SMALL.size + 1)]
+    held = [pairs.Registry(registry) for _ in range(SMALL.size + 1)]
     found = {pairs.reserve(one, SMALL, (), first) for one in held[:-1]}
     assert len(found) == SMALL.size == 6
     with pytest.raises(HostError, match="all 6 category pairs") as raised:
         pairs.reserve(held[-1], SMALL, (), first)
     assert "confined-qemu ps" in (raised.value.hint or "")
-    os.close(held[2])
+    held[2].close()
     assert pairs.reserve(held[-1], SMALL, (), first) == SMALL.pair(2)
     for one in (*held[:2], *held[3:]):
-        os.close(one)
+        one.close()
 
 
 def test_a_copy_of_the_descriptor_holds_the_pair(registry: str) -> None:
-    launcher = pairs.open_registry(registry)
-    watcher = os.dup(launcher)
+    launcher = pairs.Registry(registry)
     assert pairs.reserve(launcher, SMALL, (), first) == SMALL.pair(0)
-    os.close(launcher)
-    other = pairs.open_registry(registry)
+    watcher = [os.dup(descriptor) for descriptor in launcher.descriptors]
+    launcher.close()
+    other = pairs.Registry(registry)
     assert pairs.reserve(other, SMALL, (), first) == SMALL.pair(1)
-    os.close(watcher)
-    os.close(other)
+    for descriptor in watcher:
+        os.close(descriptor)
+    other.close()
 
 
 def test_what_lies_in_a_live_level_is_skipped(registry: str) -> None:
-    held = pairs.open_registry(registry)
+    held = pairs.Registry(registry)
     taken = [frozenset((3, 5)), frozenset(range(6, 2000)), frozenset((3, 9, 700)), frozenset((5,)), frozenset[int]()]
     assert pairs.reserve(held, SMALL, taken, first) == Pair(3, 1023)
     everything = [frozenset(range(MAX_CATEGORY + 1))]
     with pytest.raises(HostError, match="in use"):
         pairs.reserve(held, SMALL, everything, first)
-    os.close(held)
+    held.close()
 
 
 def test_it_looks_again_once_it_has_the_lock(registry: str) -> None:
     """A launcher that slept knows nothing of a VM that got the pair meanwhile and has lost its watcher."""
-    held = pairs.open_registry(registry)
+    held = pairs.Registry(registry)
     live: list[frozenset[int]] = []
 
     def look() -> list[frozenset[int]]:
@@ -87,10 +92,11 @@ def test_it_looks_again_once_it_has_the_lock(registry: str) -> None:
         return live
 
     assert pairs.reserve(held, SMALL, (), first, look) == Pair(3, 9)
-    assert pairs.use_of(pairs.open_registry(registry), frozenset((3, 5))) is pairs.PairUse.FREE, "it is let go"
-    os.close(held)
+    assert pairs.use_of(pairs.Registry(registry), frozenset((3, 5))) is pairs.PairUse.FREE, "it is let go"
+    held.close()
 
 
+EVERY_BYTE = (MAX_CATEGORY + 1) ** 2
 EVERY = Window(0, tuple(range(MAX_CATEGORY + 1)))
 
 
@@ -104,13 +110,15 @@ def test_who_locks_all_of_it_is_named_after_a_bounded_search(registry: str) -> N
         return (tried * 7919) % size
 
     def lock_all(report: int) -> None:
-        held = pairs.open_registry(registry)
-        fcntl.fcntl(held, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0))
+        held = pairs.Registry(registry)
+        for byte in range(0, EVERY_BYTE, EVERY_BYTE // paths.PAIR_FILES):
+            request = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
+            fcntl.fcntl(held.file(byte), fcntl.F_OFD_SETLK, request)
         os.write(report, b"r")
 
     child, reading = in_child(lock_all)
     assert os.read(reading, 1) == b"r"
-    mine = pairs.open_registry(registry)
+    mine = pairs.Registry(registry)
     try:
         with pytest.raises(HostError, match=rf"pid {child} \(.+\) holds all of them") as raised:
             pairs.reserve(mine, EVERY, (), draw)
@@ -120,7 +128,7 @@ def test_who_locks_all_of_it_is_named_after_a_bounded_search(registry: str) -> N
     assert f"ps -f -p {child}" in (raised.value.hint or "")
     assert tried < 10_000 < EVERY.size
     assert pairs.reserve(mine, EVERY, (), draw) is not None
-    os.close(mine)
+    mine.close()
     os.close(reading)
 
 
@@ -128,14 +136,14 @@ def test_who_locks_all_of_it_is_named_after_a_bounded_search(registry: str) -> N
 @pytest.mark.parametrize("level", [frozenset(range(1, 6)), frozenset(range(MAX_CATEGORY + 1))])
 def test_a_static_vm_that_holds_a_windows_pairs_is_no_stranger(registry: str, level: frozenset[int]) -> None:
     def hold(report: int) -> None:
-        assert pairs.reserve_level(pairs.open_registry(registry), level)
+        assert pairs.reserve_level(pairs.Registry(registry), level)
         os.write(report, b"r")
 
     child, reading = in_child(hold)
     assert os.read(reading, 1) == b"r"
     try:
         with pytest.raises(HostError, match="all 10 category pairs of this window are in use") as raised:
-            pairs.reserve(pairs.open_registry(registry), Window(0, (1, 2, 3, 4, 5)), (), first)
+            pairs.reserve(pairs.Registry(registry), Window(0, (1, 2, 3, 4, 5)), (), first)
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
@@ -149,24 +157,64 @@ def test_each_pair_has_its_byte() -> None:
     assert len({pairs.byte_of(pair) for pair in every}) == len(every)
 
 
-def test_a_registry_that_cannot_be_locked_is_told(registry: str) -> None:
-    pairs_file = os.open(registry, os.O_RDONLY | os.O_CREAT)
+def test_a_registry_that_cannot_be_locked_is_told(registry: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairs, "_FLAGS", os.O_RDONLY)
+    held = pairs.Registry(registry)
     with pytest.raises(HostError, match="cannot be locked"):
-        pairs.reserve(pairs_file, SMALL, (), first)
-    os.close(pairs_file)
+        pairs.reserve(held, SMALL, (), first)
+    held.close()
+
+
+@pytest.mark.touches_host
+def test_a_level_holds_all_files_that_it_needs_and_a_pair_one(registry: str) -> None:
+    """What is open of it goes to the watcher: a pair must not cost it a descriptor for each file."""
+    for level in (frozenset((700,)), frozenset(range(MAX_CATEGORY + 1))):
+        held = pairs.Registry(registry)
+        assert pairs.reserve_level(held, level)
+        assert len(held.descriptors) <= paths.PAIR_FILES
+        other = pairs.Registry(registry)
+        assert pairs.use_of(other, frozenset((3, 700))) is pairs.PairUse.STATIC
+        held.close()
+        assert pairs.use_of(other, frozenset((3, 700))) is pairs.PairUse.FREE
+        other.close()
+    dynamic = pairs.Registry(registry)
+    pairs.reserve(dynamic, EVERY, (), lambda size: size - 1)
+    assert len(dynamic.descriptors) <= 2
+    dynamic.close()
+
+
+@pytest.mark.touches_host
+def test_a_file_that_another_user_made_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(tmp_path / "pairs")
+    last = paths.pair_file(path, paths.PAIR_FILES - 1)
+    held = pairs.Registry(path)
+    Path(last).touch()
+    theirs = os.stat(last).st_ino
+    real = os.fstat
+
+    def stat(descriptor: int) -> os.stat_result:
+        found = real(descriptor)
+        return os.stat_result((*found[:4], 4711, *found[5:10])) if found.st_ino == theirs else found
+
+    monkeypatch.setattr(os, "fstat", stat)
+    pairs.reserve(held, EVERY, (), lambda size: size - 1)
+    assert [real(descriptor).st_ino for descriptor in held.descriptors] == [os.stat(path).st_ino]
+    held.close()
 
 
 def test_a_link_is_no_registry(tmp_path: Path, registry: str) -> None:
     os.symlink(tmp_path / "elsewhere", registry)
     with pytest.raises(JournalError, match="registry cannot be opened"):
-        pairs.open_registry(registry)
+        pairs.Registry(registry)
     assert not (tmp_path / "elsewhere").exists()
 
 
 def test_the_descriptor_does_not_reach_qemu(registry: str) -> None:
-    held = pairs.open_registry(registry)
-    assert not os.get_inheritable(held)
-    os.close(held)
+    held = pairs.Registry(registry)
+    pairs.reserve(held, SMALL, (), first)
+    assert held.descriptors
+    assert not any(os.get_inheritable(descriptor) for descriptor in held.descriptors)
+    held.close()
 
 
 # ---- between processes
@@ -190,13 +238,13 @@ def in_child(work: Callable[[int], None]) -> tuple[int, int]:
 @pytest.mark.touches_host
 def test_processes_never_hold_the_same_pair_and_death_frees_it(registry: str) -> None:
     def reserve(report: int) -> None:
-        pair = pairs.reserve(pairs.open_registry(registry), SMALL, (), first)
+        pair = pairs.reserve(pairs.Registry(registry), SMALL, (), first)
         os.write(report, struct.pack("hh", pair.first, pair.second))
 
     children = [in_child(reserve) for _ in range(SMALL.size)]
     found = [Pair(*struct.unpack("hh", os.read(reading, 4))) for _, reading in children]
     assert len(set(found)) == SMALL.size
-    mine = pairs.open_registry(registry)
+    mine = pairs.Registry(registry)
     with pytest.raises(HostError, match="in use"):
         pairs.reserve(mine, SMALL, (), first)
     os.kill(children[3][0], signal.SIGKILL)
@@ -207,26 +255,27 @@ def test_processes_never_hold_the_same_pair_and_death_frees_it(registry: str) ->
         if number != 3:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-    os.close(mine)
+    mine.close()
 
 
 @pytest.mark.touches_host
 def test_a_program_that_inherits_the_descriptor_holds_the_pair(registry: str) -> None:
     """The watcher's case: the launcher locks, another process keeps the descriptor, the launcher closes it."""
-    held = pairs.open_registry(registry)
+    held = pairs.Registry(registry)
     pair = pairs.reserve(held, SMALL, (), first)
     child, reading = in_child(os.close)
     assert os.read(reading, 1) == b""
-    os.close(held)
-    probe = pairs.open_registry(registry)
-    request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, pairs.byte_of(pair), 1, 0)
-    kind = struct.unpack("hhqqi4x", fcntl.fcntl(probe, fcntl.F_OFD_GETLK, request))[0]
+    held.close()
+    probe = pairs.Registry(registry)
+    byte = pairs.byte_of(pair)
+    request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+    kind = struct.unpack("hhqqi4x", fcntl.fcntl(probe.file(byte), fcntl.F_OFD_GETLK, request))[0]
     assert kind == fcntl.F_WRLCK
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    kind = struct.unpack("hhqqi4x", fcntl.fcntl(probe, fcntl.F_OFD_GETLK, request))[0]
+    kind = struct.unpack("hhqqi4x", fcntl.fcntl(probe.file(byte), fcntl.F_OFD_GETLK, request))[0]
     assert kind == fcntl.F_UNLCK
-    os.close(probe)
+    probe.close()
     os.close(reading)
 
 
@@ -261,7 +310,7 @@ def test_a_level_in_very_many_pieces_takes_in_every_pair_that_lies_in_it() -> No
 
 
 def test_static_vms_share_a_level_and_no_dynamic_one_gets_into_it(registry: str) -> None:
-    one, two, dynamic, other = (pairs.open_registry(registry) for _ in range(4))
+    one, two, dynamic, other = (pairs.Registry(registry) for _ in range(4))
     level = frozenset((3, 5, 9))
     assert pairs.use_of(one, level) is pairs.PairUse.FREE
     assert pairs.reserve_level(one, level)
@@ -270,15 +319,15 @@ def test_static_vms_share_a_level_and_no_dynamic_one_gets_into_it(registry: str)
     assert pairs.reserve(dynamic, SMALL, (), first) == Pair(3, 1023)
     assert pairs.use_of(two, frozenset((3, 1023))) is pairs.PairUse.DYNAMIC
     assert not pairs.reserve_level(two, frozenset((1023,)))
-    os.close(one)
-    os.close(two)
+    one.close()
+    two.close()
     assert pairs.reserve(other, SMALL, (), first) == Pair(3, 5)
     for number in (dynamic, other):
-        os.close(number)
+        number.close()
 
 
 def test_a_public_level_keeps_nothing_from_anybody(registry: str) -> None:
-    held = pairs.open_registry(registry)
+    held = pairs.Registry(registry)
     assert pairs.ranges(frozenset()) == []
     assert pairs.reserve_level(held, frozenset())
-    os.close(held)
+    held.close()

@@ -122,7 +122,7 @@ def install(*, load: bool) -> None:
         os.makedirs(paths.RUNTIME, exist_ok=True)
         run(["restorecon", "-RF", os.path.dirname(paths.LAUNCH_SCRIPT)], "labelling")
         # others write below these, and what a running VM has there keeps its label: nothing is gone through
-        state = (paths.STATE, *(os.path.join(paths.STATE, name) for name in (_ROOTS_OWN, paths.PAIRS)))
+        state = (paths.STATE, os.path.join(paths.STATE, _ROOTS_OWN), *_registry())
         run(["restorecon", "-F", *state, paths.RUNTIME, paths.RECOVER_UNIT, *_helpers()], "labelling")
 
 
@@ -141,7 +141,8 @@ def make_state() -> None:
         try:
             _require_roots(path, os.fstat(state))
             _make_roots_own(state)
-            _make_registry(state)
+            for name in _registry():
+                _make_registry_file(state, name)
             # sticky and writable for all, as /var/tmp is: each user's folder is the user's own
             os.fchmod(state, 0o1777)
         finally:
@@ -162,19 +163,23 @@ def _make_roots_own(state: int) -> None:
         os.close(own)
 
 
-def _make_registry(state: int) -> None:
-    path, flags = f"/proc/self/fd/{state}/{paths.PAIRS}", os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+def _registry() -> list[str]:
+    first = os.path.join(paths.STATE, paths.PAIRS)
+    return [paths.pair_file(first, number) for number in range(paths.PAIR_FILES)]
+
+
+def _make_registry_file(state: int, name: str) -> None:
+    path = f"/proc/self/fd/{state}/{os.path.basename(name)}"
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         pairs = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         pairs = os.open(path, flags)
     try:
         found = os.fstat(pairs)
-        _require_roots(os.path.join(paths.STATE, paths.PAIRS), found)
+        _require_roots(name, found)
         if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
-            raise HostError(
-                "the pair registry is not a regular file with one name", where=os.path.join(paths.STATE, paths.PAIRS)
-            )
+            raise HostError("the pair registry is not a regular file with one name", where=name)
         os.fchmod(pairs, 0o666)  # every user's launcher locks bytes in it; it holds no data
     finally:
         os.close(pairs)

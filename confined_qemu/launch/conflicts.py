@@ -29,7 +29,7 @@ _TRIES = 3
 """How often a launch that meets a VM in the act of ending waits for it and looks again."""
 
 
-def reserved(registry: int, invocation: Invocation, facts: Facts) -> Facts:
+def reserved(registry: pairs.Registry, invocation: Invocation, facts: Facts) -> Facts:
     """Return the facts with a dynamic VM's new pair, or with who is in the way of a static VM's level.
 
     Who holds categories is looked at here, for both and for the plan: once for most launches.
@@ -51,7 +51,7 @@ def reserved(registry: int, invocation: Invocation, facts: Facts) -> Facts:
     return replace(facts, pair=pair, selinux=seen)
 
 
-def _occupants(registry: int, facts: Facts, label: Context) -> tuple[Occupant, ...]:
+def _occupants(registry: pairs.Registry, facts: Facts, label: Context) -> tuple[Occupant, ...]:
     """Reserve a static level, and return who has a part of it to itself: our dynamic VMs, and VMs of others."""
     if label.range is None:
         return ()

@@ -8,7 +8,6 @@ from confined_qemu.host import inodes, lsm, processes, survey
 from confined_qemu.labels import find, journal, restore, statefolders
 from confined_qemu.launch import conflicts, execute, pairs, performing, spawn
 from confined_qemu.launch.collect import collect, followed
-from confined_qemu.model import paths
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import ConfinedQemuError, JournalError, LabelError, descriptor_for
 from confined_qemu.model.frozen import replace
@@ -50,7 +49,7 @@ def become(invocation: Invocation, caller: Caller, warn: Callable[[str], None], 
             hold = journal.hold(path, plan.live) if plan.live is not None else None
             live = hold.watched if hold is not None else -1
             channels = spawn.Channels(caller.report, its, live, files, leaves=_leaves(plan))
-            watcher = spawn.watcher(path, str(plan.process), (record, registry), channels)
+            watcher = spawn.watcher(path, str(plan.process), (record, *registry.descriptors), channels)
             done = performing.perform(plan, mine, hold, performing.Trees(path, progress))
             watcher.await_ready()
         except BaseException:
@@ -73,9 +72,9 @@ def dry_run(invocation: Invocation, caller: Caller, pair: Pair | None = None) ->
     invocation = followed(invocation)
     facts = _collected(invocation, caller, survey.as_launched(survey.selinux(scan=False)))
     if pair is None or invocation.seclabel.type is SeclabelType.STATIC:
-        registry = pairs.open_registry(os.path.join(statefolders.state_folder(), paths.PAIRS))
+        registry = pairs.open_registry()
         facts = conflicts.reserved(registry, invocation, facts)
-        os.close(registry)
+        registry.close()
     else:
         facts = replace(facts, pair=pair, selinux=survey.scanned(facts.selinux))
     return make_plan(invocation, facts, lsm)
@@ -129,11 +128,11 @@ def _leash(plan: Plan) -> tuple[socket | None, int]:
 
 def _planned(
     invocation: Invocation, caller: Caller, folder: str, held: ExitStack, warn: Callable[[str], None]
-) -> tuple[Plan, int]:
-    """Return the plan and the descriptor that holds its pair; the folder's lock stays held."""
+) -> tuple[Plan, pairs.Registry]:
+    """Return the plan and what holds its pair; the folder's lock stays held."""
     conflicts.settle(invocation, caller.descriptors, folder, held)
     facts = _collected(invocation, caller, survey.selinux(scan=False))
-    registry = pairs.open_registry(os.path.join(statefolders.state_folder(), paths.PAIRS))
+    registry = pairs.open_registry()
     facts = conflicts.reserved(registry, invocation, facts)
     return execute.accepted(make_plan(invocation, facts, lsm), warn), registry
 

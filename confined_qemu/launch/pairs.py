@@ -1,6 +1,8 @@
-"""The pair registry: a category pair is taken while a process holds its byte of one file locked.
+"""The pair registry: a category pair is taken while a process holds its byte locked.
 
 A dynamic VM locks the byte of its pair for itself; a static VM those of all pairs that could meet its level, shared.
+The bytes are spread over several files: the kernel goes through all locks of a file one by one (fs/locks.c,
+`posix_lock_inode`), for each that is asked for.
 
 Open-file-description locks (fcntl(2), F_OFD_SETLK) pass to the watcher with the descriptor and end with it, so
 there is nothing to go stale. Pairs of processes that never heard of this file (libvirt's VMs, containers) are
@@ -12,6 +14,8 @@ from __future__ import annotations
 import os
 
 from confined_qemu.host import locks
+from confined_qemu.labels import statefolders
+from confined_qemu.model import paths
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.enums import Enum
 from confined_qemu.model.errors import HostError, JournalError, printable, why
@@ -21,6 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 _ROW = MAX_CATEGORY + 1
+_BYTES = _ROW * _ROW // paths.PAIR_FILES
+"""Of one file: whole rows, so that no range of bytes lies in two files."""
+_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+_NOT_OPEN = -1
 _DRAWS = 4096
 """Pairs that are tried. With nine of ten pairs in use a free one is missed less often than once in 10^187 launches."""
 _MOST_RANGES = 4096
@@ -37,20 +45,66 @@ class PairUse(Enum):
     """A VM that was given the pair as its own."""
 
 
-def open_registry(path: str) -> int:
-    """Open the registry, made when it is missing; the descriptor is what holds the locks.
+def open_registry() -> Registry:
+    """Open this host's registry.
 
     Raises:
         JournalError: it cannot be opened.
     """
-    try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-    except OSError as error:
-        raise JournalError(f"the pair registry cannot be opened: {why(error)}", where=path) from error
+    return Registry(os.path.join(statefolders.state_folder(), paths.PAIRS))
+
+
+class Registry:
+    """The registry's files, opened when one is asked for; their descriptors are what holds the locks.
+
+    Where `policy install` was last run by a version that knew one file only, that one stands for all.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Open the registry, made when it is missing.
+
+        Raises:
+            JournalError: it cannot be opened.
+        """
+        self.path = path
+        self._files = [_NOT_OPEN] * paths.PAIR_FILES
+        try:
+            self._files[0] = os.open(path, _FLAGS | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise JournalError(f"the pair registry cannot be opened: {why(error)}", where=path) from error
+
+    def file(self, byte: int) -> int:
+        """Return the descriptor of the file that has this byte."""
+        number = byte // _BYTES
+        if self._files[number] == _NOT_OPEN:
+            self._files[number] = self._opened(number)
+        return self._files[number]
+
+    def _opened(self, number: int) -> int:
+        first = self._files[0]
+        try:
+            found = os.open(paths.pair_file(self.path, number), _FLAGS)
+        except OSError:
+            return first
+        if os.fstat(found).st_uid != os.fstat(first).st_uid:
+            os.close(found)  # made by somebody else, who could replace it
+            return first
+        return found
+
+    @property
+    def descriptors(self) -> frozenset[int]:
+        """What is open of it, and so must stay open as long as the pair is to be held."""
+        return frozenset(self._files) - {_NOT_OPEN}
+
+    def close(self) -> None:
+        """Close it; without copies in other processes the pair is free."""
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+        self._files = [_NOT_OPEN] * paths.PAIR_FILES
 
 
 def reserve(
-    registry: int,
+    registry: Registry,
     window: Window,
     taken: Sequence[frozenset[int]],
     choose: Callable[[int], int],
@@ -91,12 +145,13 @@ def _meets_any(pair: Pair, taken: Sequence[frozenset[int]]) -> bool:
     return any(meet(categories, other) for other in taken)
 
 
-def _none_free(registry: int, window: Window) -> HostError:
-    length, pid, name = max(locks.owners(registry), default=(0, 0, ""))
+def _none_free(registry: Registry, window: Window) -> HostError:
+    found = (owner for descriptor in registry.descriptors for owner in locks.owners(descriptor))
+    length, pid, name = max(found, default=(0, 0, ""))
     if length > _ROW:  # no launch locks as much in one piece: see ranges()
         return HostError(
             f"no category pair is free: pid {pid} ({printable(name)}) holds {_amount(length)} of them",
-            where=os.readlink(f"/proc/self/fd/{registry}"),
+            where=registry.path,
             hint=f"see what it is (ps -f -p {pid}), and end it",
         )
     if window.size > _DRAWS:
@@ -110,7 +165,7 @@ def _amount(length: int) -> str:
     return "all" if length >= byte_of(Pair(MAX_CATEGORY - 1, MAX_CATEGORY)) else f"{length:,}"
 
 
-def reserve_level(registry: int, categories: frozenset[int]) -> bool:
+def reserve_level(registry: Registry, categories: frozenset[int]) -> bool:
     """Keep every pair that could meet these categories from dynamic VMs; other static VMs may do the same.
 
     Returns False, and may hold a part, when a dynamic VM has one of them.
@@ -121,7 +176,7 @@ def reserve_level(registry: int, categories: frozenset[int]) -> bool:
     return all(_lock(registry, locks.SHARED, start, length) for start, length in ranges(categories))
 
 
-def use_of(registry: int, categories: frozenset[int]) -> PairUse:
+def use_of(registry: Registry, categories: frozenset[int]) -> PairUse:
     """Return who else holds a pair that could meet these categories.
 
     Raises:
@@ -130,9 +185,9 @@ def use_of(registry: int, categories: frozenset[int]) -> PairUse:
     found = PairUse.FREE
     try:
         for start, length in ranges(categories):
-            if locks.obstacle(registry, locks.SHARED, start, length) is not None:
+            if locks.obstacle(registry.file(start), locks.SHARED, start, length) is not None:
                 return PairUse.DYNAMIC
-            if locks.obstacle(registry, locks.EXCLUSIVE, start, length) is not None:
+            if locks.obstacle(registry.file(start), locks.EXCLUSIVE, start, length) is not None:
                 found = PairUse.STATIC
     except OSError as error:
         raise HostError(f"the pair registry cannot be read: {why(error)}") from error
@@ -185,15 +240,15 @@ def _runs(categories: frozenset[int], above: int) -> Iterator[tuple[int, int]]:
         yield first, last
 
 
-def _unlock(registry: int, start: int) -> None:
+def _unlock(registry: Registry, start: int) -> None:
     try:
-        locks.give_up(registry, start)
+        locks.give_up(registry.file(start), start)
     except OSError as error:
         raise HostError(f"the pair registry cannot be unlocked: {why(error)}") from error
 
 
-def _lock(registry: int, kind: int, start: int, length: int) -> bool:
+def _lock(registry: Registry, kind: int, start: int, length: int) -> bool:
     try:
-        return locks.take(registry, kind, start, length)
+        return locks.take(registry.file(start), kind, start, length)
     except OSError as error:
         raise HostError(f"the pair registry cannot be locked: {why(error)}") from error

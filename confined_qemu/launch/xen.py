@@ -13,7 +13,6 @@ from confined_qemu.host import flask, lsm, packages, processes, survey, xl
 from confined_qemu.labels import journal, label, restore, statefolders
 from confined_qemu.launch import execute, pairs, spawn
 from confined_qemu.launch.xl import Creation, Ended
-from confined_qemu.model import paths
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import HostError, JournalError, ValueProblem
@@ -72,9 +71,9 @@ def dry_run(domain: XenDomain, pair: Pair | None = None) -> XenPlan:
         facts = replace(facts, pair=pair)
     elif facts.selinux.mode is not SelinuxMode.DISABLED:
         statefolders.user_folder(os.geteuid())  # the registry lies beside it
-        registry = _registry()
+        registry = pairs.open_registry()
         facts = replace(facts, pair=_reserved(registry, facts, xen[0]))
-        os.close(registry)
+        registry.close()
     return _plan(domain, facts, xen)
 
 
@@ -92,16 +91,17 @@ def run(domain: XenDomain, warn: Callable[[str], None], say: Callable[[str], Non
     creation = Creation()
     with creation.listening(), ExitStack() as held:
         facts = _settled(domain, folder, held)
-        registry = -1
+        pair: frozenset[int] = frozenset()
         if facts.selinux.mode is not SelinuxMode.DISABLED:
-            registry = _registry()
+            registry = pairs.open_registry()
             facts = replace(facts, pair=_reserved(registry, facts, xen[0]))
+            pair = registry.descriptors
         plan = execute.accepted(_plan(domain, facts, xen), warn)
         path, record = _journalled(folder, plan)
         ended: Shutdown | None = None
         try:
             hold = journal.hold(path, None)
-            watcher = spawn.watcher(path, str(lsm.own_context()), (record, registry), spawn.Channels(live=hold.watched))
+            watcher = spawn.watcher(path, str(lsm.own_context()), (record, *pair), spawn.Channels(live=hold.watched))
             for step in plan.steps:
                 label.apply(step, _no_sockets)  # type: ignore[arg-type]  # disks have no other steps
             watcher.await_ready()
@@ -179,11 +179,7 @@ def _settled(domain: XenDomain, folder: str, held: ExitStack) -> Facts:
     return _facts(domain)
 
 
-def _registry() -> int:
-    return pairs.open_registry(os.path.join(statefolders.state_folder(), paths.PAIRS))
-
-
-def _reserved(registry: int, facts: Facts, xen: XenFacts) -> Pair:
+def _reserved(registry: pairs.Registry, facts: Facts, xen: XenFacts) -> Pair:
     """Return a pair that nothing on the host has, and no domain: one that both policies have."""
     caller = facts.selinux.caller
     both = frozenset(range(xen.categories)) if xen.categories else None

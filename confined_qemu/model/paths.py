@@ -13,10 +13,17 @@ RUNTIME = "/run/confined-qemu"
 QEMU_IMG = "/usr/bin/qemu-img"
 """What reads the headers of images."""
 PAIRS = "pairs"
-"""The pair registry's name in a state folder."""
+"""The name of the pair registry's first file in a state folder."""
+PAIR_FILES = 16
+"""How many files the pair registry has."""
 MODULE = "/usr/share/selinux/packages/confined-qemu/confined_qemu.cil"
 """The installed text of the policy module: a place that `semodule` may read on every policy."""
 SETTINGS = "/etc/confined-qemu.yaml"
 """The launcher's settings for all users; a user's own has the same name, in `~/.config`."""
 RECOVER_UNIT = "/etc/systemd/system/confined-qemu-recover.service"
 RECOVER_WANTED = "/etc/systemd/system/multi-user.target.wants/confined-qemu-recover.service"
+
+
+def pair_file(first: str, number: int) -> str:
+    """Return the path of a file of the pair registry whose first one has this path."""
+    return f"{first}.{number}" if number else first

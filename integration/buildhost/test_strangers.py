@@ -452,8 +452,11 @@ def test_roots_own_is_there_before_anybody_may_write(stage: Stage, monkeypatch: 
         monkeypatch.setattr(os, name, watched)
     install.make_state()
     assert set(modes) == {0o755}
-    found = {name: os.lstat(os.path.join(paths.STATE, name)) for name in (".", "0", "pairs")}
-    assert {name: stat.S_IMODE(one.st_mode) for name, one in found.items()} == {".": 0o1777, "0": 0o700, "pairs": 0o666}
+    registry = [paths.pair_file("pairs", number) for number in range(paths.PAIR_FILES)]
+    found = {name: os.lstat(os.path.join(paths.STATE, name)) for name in (".", "0", *registry)}
+    expected = {".": 0o1777, "0": 0o700, **dict.fromkeys(registry, 0o666)}
+    assert {name: stat.S_IMODE(one.st_mode) for name, one in found.items()} == expected
+    assert set(os.listdir(paths.STATE)) == {"0", *registry}
     install.make_state()
 
 

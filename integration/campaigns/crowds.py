@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from confined_qemu.host import processes
 from confined_qemu.labels import journal, label, restore, statefolders
 from confined_qemu.launch import pairs
+from confined_qemu.model import paths
 from confined_qemu.model.mcs import MAX_CATEGORY, Window
 from confined_qemu.model.record import Record
 from integration.campaigns import victim
@@ -32,7 +33,10 @@ def draw(count: int, crowd: int) -> Iterator[str]:
         Loss: a pair was drawn twice, or is held after all have ended.
     """
     with tempfile.TemporaryDirectory() as place:
-        registry = os.path.join(place, "pairs")
+        registry = os.path.join(place, paths.PAIRS)
+        for number in range(paths.PAIR_FILES):
+            with open(paths.pair_file(registry, number), "xb"):
+                pass
         reading, writing = os.pipe()
         start = time.monotonic()
         children = [_drawing(registry, count // crowd, writing) for _ in range(crowd)]
@@ -45,10 +49,10 @@ def draw(count: int, crowd: int) -> Iterator[str]:
         os.close(reading)
         if len(set(found)) != len(found):
             raise Loss(f"{len(found) - len(set(found))} pairs were drawn twice")
-        probe = pairs.open_registry(registry)
+        probe = pairs.Registry(registry)
         if any(pairs.use_of(probe, frozenset(pair)) is not pairs.PairUse.FREE for pair in found):
             raise Loss("a pair is held though everybody has ended")
-        os.close(probe)
+        probe.close()
     yield f"{len(found)} pairs by {crowd} processes in {seconds:.1f} s: none twice, none left"
 
 
@@ -67,7 +71,7 @@ def _drawing(registry: str, count: int, report: int) -> int:
         for _ in range(count):
             # each VM has a description of its own
             pair = pairs.reserve(
-                pairs.open_registry(registry), _EVERY, (), lambda size: int.from_bytes(os.urandom(8), "little") % size
+                pairs.Registry(registry), _EVERY, (), lambda size: int.from_bytes(os.urandom(8), "little") % size
             )
             os.write(report, _PAIR.pack(pair.first, pair.second))
         signal.pause()

@@ -106,12 +106,14 @@ def _tree(path: str, given: Context) -> LabelTree:
     return LabelTree(path, identity, ANSWERS.restored(), given, exclusive=True, number=0, count=4)
 
 
-def planned(_invocation: object, _caller: object, folder: str, held: ExitStack, _warn: object) -> tuple[Plan, int]:
+def planned(
+    _invocation: object, _caller: object, folder: str, held: ExitStack, _warn: object
+) -> tuple[Plan, pairs.Registry]:
     """Do what the launcher's `_planned` does, with a plan that is known."""
     invocation = Invocation(NAME, QEMU, (), ())
     conflicts.settle(invocation, (), folder, held)
     restore.holders([folder])
-    registry = pairs.open_registry(os.path.join(statefolders.state_folder(), "pairs"))
+    registry = pairs.open_registry()
     taken = [one.low.categories for entry in restore.own_entries([folder]) if (one := entry.record.context.range)]
     pair = pairs.reserve(registry, EVERY, taken, lambda size: int.from_bytes(os.urandom(8), "little") % size)
     given = ANSWERS.image.at(pair.level())

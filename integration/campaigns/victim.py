@@ -61,13 +61,14 @@ def launch(path: str) -> None:
         restore.holders([folder])
         ranges = [entry.record.context.range for entry in restore.own_entries([folder])]
         taken = [one.low.categories for one in ranges if one is not None]
-        registry = pairs.open_registry(os.path.join(statefolders.state_folder(), "pairs"))
+        registry = pairs.open_registry()
         pair = pairs.reserve(registry, EVERY, taken, lambda size: int.from_bytes(os.urandom(8), "little") % size)
         step = replace(planned(path), after=GIVEN.at(pair.level()))
         record = Record("stand-in", processes.boot_id(), pid, ticks, "tcg", VM.at(pair.level()), (step,))
         journal.write(folder, record)
         label.apply(step, no_socket)
-    os.set_inheritable(registry, True)  # noqa: FBT003 - positional by definition
+    for descriptor in registry.descriptors:
+        os.set_inheritable(descriptor, True)  # noqa: FBT003 - positional by definition
     os.write(1, f"{pair}\n".encode())
     os.execv("/bin/sleep", ["sleep", "infinity"])
 

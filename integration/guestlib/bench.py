@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="integration/bench", description=DESCRIPTION)
     parser.add_argument("-n", "--count", type=int, default=5, help="rounds (default: %(default)s, after a first one)")
     parser.add_argument("--live", type=int, default=500, help="VMs beside a launch (default: %(default)s)")
-    parser.add_argument("--pairs", type=int, default=10_000, help="category pairs taken (default: %(default)s)")
+    parser.add_argument("--pairs", type=int, default=100_000, help="category pairs taken (default: %(default)s)")
     parser.add_argument("--seconds", type=int, default=60, help="how long wake-ups are counted (default: %(default)s)")
     parser.add_argument("--here", action="store_true", help="only what this machine shows without a guest")
     parser.add_argument("--json", metavar="FILE", help="write what was measured there, too")

@@ -23,6 +23,9 @@ EMULATOR = b"system_u:object_r:qemu_exec_t:s0"
 PAIRS = 1024 * 1023 // 2
 DESCRIPTORS_BESIDE = 64
 """What a process has open beside what it holds pairs by."""
+DESCRIPTORS_OF_A_PAIR = 2
+REGISTRY_FILES = 16
+"""As `policy install` makes them."""
 KVM = ("-accel", "kvm")
 """TCG, which QEMU takes by itself, is denied to VMs where the policy has not turned it on."""
 RESERVERS = 8
@@ -38,7 +41,7 @@ for number in range(count):
         file.write(f"system_u:system_r:svirt_t:s0:c{number % 500},c{500 + number % 499}")
     os.posix_spawn(program, [program, "infinity"], {})
 """
-# A process that holds pairs of the registry, each by a description of its own, as as many launches would.
+# A process that holds pairs of the registry, each by descriptions of its own, as as many launches would.
 HOLDER = """
 import os, resource, sys
 sys.path.insert(0, {folder!r})
@@ -50,9 +53,8 @@ most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 window = Window.of(None)
 for number in range(first, last):
-    one = os.open(path, os.O_RDWR)
-    pair = window.pair(number * step)
-    assert locks.take(one, locks.EXCLUSIVE, pairs.byte_of(pair), 1)
+    byte = pairs.byte_of(window.pair(number * step))
+    assert locks.take(pairs.Registry(path).file(byte), locks.EXCLUSIVE, byte, 1)
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -62,11 +64,11 @@ sys.path.insert(0, {folder!r})
 from confined_qemu.launch import pairs, session
 from confined_qemu.model.mcs import Window
 for _ in range(int(sys.argv[2])):
-    registry = pairs.open_registry(sys.argv[1])
+    registry = pairs.Registry(sys.argv[1])
     began = time.perf_counter()
     pairs.reserve(registry, Window.of(None), (), {choose})
     print((time.perf_counter() - began) * 1000)
-    os.close(registry)
+    registry.close()
 """
 CHOOSE = "lambda count: int.from_bytes(os.urandom(8), 'little') % count"
 
@@ -127,8 +129,9 @@ def pairs(folder: str, package: str, most: int) -> Group:
     found = []
     for held in (0, most):
         path = os.path.join(folder, f"pairs-{held}")
-        with open(path, "wb"):
-            pass
+        for number in range(REGISTRY_FILES):
+            with open(f"{path}.{number}" if number else path, "wb"):
+                pass
         with _holding(path, held, package):
             command = [sys.executable, "-IS", "-c", RESERVER.format(folder=package, choose=CHOOSE), path, str(DRAWS)]
             running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(RESERVERS)]
@@ -142,7 +145,7 @@ def pairs(folder: str, package: str, most: int) -> Group:
 @contextlib.contextmanager
 def _holding(path: str, count: int, package: str) -> Iterator[None]:
     """Hold every fifth pair or so, in as many processes as the limit of open files asks for."""
-    each = resource.getrlimit(resource.RLIMIT_NOFILE)[1] - DESCRIPTORS_BESIDE
+    each = (resource.getrlimit(resource.RLIMIT_NOFILE)[1] - DESCRIPTORS_BESIDE) // DESCRIPTORS_OF_A_PAIR
     with contextlib.ExitStack() as held:
         for first in range(0, count, each):
             words = [path, str(first), str(min(first + each, count)), str(PAIRS // count)]
@@ -301,8 +304,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=3, help="rounds of each launch")
     parser.add_argument("--live", type=int, default=500, help="processes in svirt_t beside a launch")
-    # the kernel goes through all locks of a file one after another, so to take n of them is work of n * n
-    parser.add_argument("--pairs", type=int, default=10_000, help="pairs that are taken when others are asked for")
+    parser.add_argument("--pairs", type=int, default=100_000, help="pairs that are taken when others are asked for")
     parser.add_argument("--seconds", type=int, default=60, help="how long wake-ups are looked for")
     parser.add_argument("--package", help="only what needs no SELinux, with this copy of the package")
     chosen = parser.parse_args(argv)
