@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from confined_qemu.labels import journal, statefolders
+from confined_qemu.labels import journal, restore, statefolders
 from confined_qemu.model import paths
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import JournalError
@@ -392,6 +392,18 @@ def test_what_a_crash_left_half_written_goes_with_the_next_lock(tmp_path: Path) 
         (tmp_path / name).write_text("{")
     with journal.locked(str(tmp_path)):
         assert os.listdir(tmp_path) == ["lock"]
+
+
+def test_what_a_crash_left_half_written_goes_with_the_next_recover_too(tmp_path: Path) -> None:
+    """Where nothing else is left of a crash, too, and `recover` has no VM to put back."""
+    half = tmp_path / f"7.99.boot{journal.SUFFIX}.new"
+    half.write_text("{")
+    with journal.locked(str(tmp_path)):
+        half.write_text("{")  # of the launch that holds the lock
+        assert restore.recover([str(tmp_path)]) == []
+        assert half.exists()
+    assert restore.recover([str(tmp_path)]) == []
+    assert os.listdir(tmp_path) == ["lock"]
 
 
 def test_a_lock_that_is_never_let_go_is_waited_for_only_so_long(tmp_path: Path) -> None:

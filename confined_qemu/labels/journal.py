@@ -141,6 +141,29 @@ def patience(seconds: float) -> Iterator[None]:
         _PATIENCE.deadline = before
 
 
+def clean(folder: str) -> None:
+    """Remove what a crash left half written, unless somebody holds the folder's lock: who took it has done that.
+
+    Raises:
+        JournalError: the folder is not the user's, or it cannot be cleaned.
+    """
+    with statefolders.opened(folder) as found:
+        try:
+            if not any(name.endswith(_NEW) for name in found.names()):
+                return
+        except OSError as error:
+            raise JournalError(f"cannot be read: {why(error)}", where=folder) from error
+        try:
+            with patience(0.0):
+                descriptor = _lock(found)
+        except JournalError:
+            return
+        try:
+            _clean(found)
+        finally:
+            os.close(descriptor)
+
+
 def _clean(folder: StateFolder) -> None:
     """Remove the files that a crash left before they had their names."""
     try:

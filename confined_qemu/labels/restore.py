@@ -373,6 +373,7 @@ def recover(folders: list[str], forgotten: frozenset[str] = frozenset()) -> list
 
 def _recovered(folder: str, forgotten: frozenset[str] = frozenset()) -> Iterator[Restored]:
     """Follow one folder of this process's user; yield what came of each VM that is not live."""
+    journal.clean(folder)
     found = journal.listing(folder)
     for bad in found.bad:
         yield _failed(bad.path, bad.error)
