@@ -124,4 +124,4 @@ def test_any_line_gets_an_answer(text: str, cut: int) -> None:
     for line in (text, READ[:cut] + text, READ[:cut] + text + READ[cut:], HEAD + text):
         avc.denials([line])
         avc.granted(line)
-        avc.stamp_of(line)
+        avc.time_of(line)

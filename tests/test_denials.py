@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from confined_qemu.denials import avc
-from confined_qemu.denials.attribution import Known, grouped, of_vm, path_of
+from confined_qemu.denials.attribution import Known, PastVms, grouped
 from confined_qemu.model.answers import Answer, Reason, Setting
 from confined_qemu.model.context import Context
 from confined_qemu.model.frozen import replace
@@ -42,7 +42,7 @@ def policy(denial: Denial) -> Answer:
     return Answer(Reason.CONSTRAINT if denial.target.type == "svirt_image_t" else Reason.TYPES)
 
 
-KNOWN = Known(VMS, frozenset({"svirt_t"}), policy, lambda _path, _kind: None)
+KNOWN = Known(PastVms(VMS), frozenset({"svirt_t"}), policy, lambda _path, _kind: None)
 
 
 def denial(time: int, source: Context | str, rest: str, *, pid: int = 1) -> Denial:
@@ -70,28 +70,28 @@ IMAGE_B = 'name="b.img" dev="vda" ino=9 tcontext=system_u:object_r:svirt_image_t
     ],
 )
 def test_a_denial_is_the_vms_that_ran_in_that_context_at_that_time(found: Denial, name: str | None) -> None:
-    vm = of_vm(found, VMS)
+    vm = PastVms(VMS).of(found)
     assert (vm.name if vm is not None else None) == name
 
 
 def test_of_two_static_vms_in_one_context_the_pid_decides() -> None:
     vms = (PastVm("one", A, 10, START), PastVm("two", A, 11, START))
-    found = [of_vm(denial(1, A, IMAGE_B, pid=pid), vms) for pid in (10, 11, 12)]
+    found = [PastVms(vms).of(denial(1, A, IMAGE_B, pid=pid)) for pid in (10, 11, 12)]
     assert [vm.name for vm in found if vm is not None] == ["one", "two", "two"]
 
 
 def test_a_static_vm_without_categories_owns_its_very_context_only() -> None:
     vm = PastVm("static", Context.parse("system_u:system_r:svirt_t:s0"), 10, START)
-    assert of_vm(denial(1, vm.context, IMAGE_B), (vm,)) == vm
-    assert of_vm(denial(1, "system_u:system_r:other_t:s0", IMAGE_B), (vm,)) is None
+    assert PastVms((vm,)).of(denial(1, vm.context, IMAGE_B)) == vm
+    assert PastVms((vm,)).of(denial(1, "system_u:system_r:other_t:s0", IMAGE_B)) is None
 
 
 def test_the_path_is_the_kernels_or_that_of_a_known_file() -> None:
-    assert path_of(denial(1, A, IMAGE_B), VMS) == f"{IMAGES}/b.img"
-    assert path_of(denial(1, A, IMAGE_B.replace("ino=9", "ino=8")), VMS) is None
-    assert path_of(denial(1, A, IMAGE_B.replace("b.img", "c.img")), VMS) is None
-    assert path_of(denial(1, A, IMAGE_B.replace('name="b.img"', 'path="/x"')), VMS) == "/x"
-    assert path_of(denial(1, A, IMAGE_B.replace('name="b.img"', 'path="socket:[7]"')), VMS) is None
+    assert PastVms(VMS).path(denial(1, A, IMAGE_B)) == f"{IMAGES}/b.img"
+    assert PastVms(VMS).path(denial(1, A, IMAGE_B.replace("ino=9", "ino=8"))) is None
+    assert PastVms(VMS).path(denial(1, A, IMAGE_B.replace("b.img", "c.img"))) is None
+    assert PastVms(VMS).path(denial(1, A, IMAGE_B.replace('name="b.img"', 'path="/x"'))) == "/x"
+    assert PastVms(VMS).path(denial(1, A, IMAGE_B.replace('name="b.img"', 'path="socket:[7]"'))) is None
 
 
 def report() -> list[Denial]:
@@ -114,7 +114,7 @@ def test_of_two_runs_of_a_vm_the_one_that_lives_is_told_what_to_do_now() -> None
     rest = 'name="c.img" dev="vda" ino=3 tcontext=system_u:object_r:virt_image_t:s0 tclass=file'
     vms = (PastVm("a", A, 1, START, START + 10), PastVm("a", B, 2, START + 20))
     first, second = denial(1, A, rest), denial(30, B, rest)
-    known = replace(KNOWN, vms=vms)
+    known = replace(KNOWN, vms=PastVms(vms))
     (group,) = grouped([first, second], known)
     (line,) = group.lines.values()
     assert line.count == 2

@@ -6,7 +6,7 @@ import os
 import time
 from contextlib import ExitStack, contextmanager
 
-from confined_qemu.denials.attribution import Known, grouped, of_vm
+from confined_qemu.denials.attribution import Known, PastVms, grouped
 from confined_qemu.host import audit, lsm
 from confined_qemu.labels import history, statefolders
 from confined_qemu.model import policynames
@@ -66,7 +66,8 @@ def find(name: str | None) -> Explained:
     log = audit.read(since)
     denials = log.denials
     if name is not None:
-        denials = tuple(d for d in denials if (vm := of_vm(d, vms)) is not None and vm.name == name)
+        past = PastVms(vms)
+        denials = tuple(d for d in denials if (vm := past.of(d)) is not None and vm.name == name)
     return Explained(_explained(denials, vms), log.gap)
 
 
@@ -91,8 +92,8 @@ def of_run(pid: int) -> Explained:
     if mine is None:
         return Explained(())
     _catch_up()
-    log = audit.read(mine.start)
-    return Explained(_explained(tuple(d for d in log.denials if of_vm(d, vms) == mine), vms), log.gap)
+    log, past = audit.read(mine.start), PastVms(vms)
+    return Explained(_explained(tuple(d for d in log.denials if past.of(d) == mine), vms), log.gap)
 
 
 def _catch_up() -> None:
@@ -115,7 +116,7 @@ def _booted() -> int:
 def _explained(denials: Sequence[Denial], vms: Sequence[PastVm]) -> tuple[VmDenials, ...]:
     domains = lsm.policy_contexts().domains | {vm.context.type for vm in vms}
     with _asking() as ask:
-        return tuple(grouped(denials, Known(vms, domains, ask, _default)))
+        return tuple(grouped(denials, Known(PastVms(vms), domains, ask, _default)))
 
 
 @contextmanager

@@ -9,15 +9,16 @@ from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.answers import Reason
 from confined_qemu.model.errors import message, printable
 from confined_qemu.model.frozen import dataclass, field
-from confined_qemu.model.pastvm import PastVm
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from confined_qemu.denials.avc import Denial
     from confined_qemu.model.answers import Answer
     from confined_qemu.model.context import Context
+    from confined_qemu.model.mcs import Range
+    from confined_qemu.model.pastvm import GivenFile, PastVm
 
     Ask = Callable[[Denial], Answer]
     Default = Callable[[str, str], Context | None]
@@ -107,27 +108,59 @@ class VmDenials:
         }
 
 
-def of_vm(denial: Denial, vms: Sequence[PastVm]) -> PastVm | None:
-    """Return the VM whose process was denied; of several in one context (static labels) the one with its pid.
+class PastVms:
+    """The VMs that are known, in the order of their start, found without going through all of them for each denial."""
 
-    The launcher, before it becomes QEMU, counts as the VM: the pid is the same.
-    """
-    alive = [vm for vm in vms if vm.lived(denial.stamp.time)]
-    if denial.source.type in policynames.OWN_DOMAINS:
-        return next((vm for vm in alive if vm.pid == denial.pid), None)
-    found = [vm for vm in alive if vm.runs_as(denial.source)]
-    return next((vm for vm in found if vm.pid == denial.pid), found[-1] if found else None)
+    def __init__(self, vms: Iterable[PastVm]) -> None:
+        """Take them in."""
+        self._by_pid: dict[int, list[PastVm]] = {}
+        self._by_range: dict[Range | None, list[PastVm]] = {}
+        self._by_inode: dict[int, list[GivenFile]] = {}
+        for vm in vms:
+            self._by_pid.setdefault(vm.pid, []).append(vm)
+            self._by_range.setdefault(vm.context.range, []).append(vm)
+            for file in vm.files:
+                self._by_inode.setdefault(file.inode, []).append(file)
+
+    def of(self, denial: Denial) -> PastVm | None:
+        """Return the VM whose process was denied; of several in one context (static labels) the one with its pid.
+
+        The launcher, before it becomes QEMU, counts as the VM: the pid is the same.
+        """
+        time = denial.stamp.time
+        if denial.source.type in policynames.OWN_DOMAINS:
+            mine = self._by_pid.get(denial.pid, ()) if denial.pid is not None else ()
+            return next((vm for vm in mine if vm.lived(time)), None)
+        # whoever runs as a VM has its range
+        same = self._by_range.get(denial.source.range, ())
+        found = [vm for vm in same if vm.lived(time) and vm.runs_as(denial.source)]
+        return next((vm for vm in found if vm.pid == denial.pid), found[-1] if found else None)
+
+    def at(self, level: Range) -> list[PastVm]:
+        """Return those that had this level."""
+        return self._by_range.get(level, [])
+
+    def path(self, denial: Denial) -> str | None:
+        """Return the whole path of what was denied: the kernel's, or that of a VM's file with the same inode and name.
+
+        Of several VMs with such a file the last one tells.
+        """
+        if denial.path is not None:
+            # the kernel's own words for what has no path: `socket:[7]`, and for what had one
+            return denial.path if denial.path.startswith("/") and not denial.path.endswith(" (deleted)") else None
+        same = self._by_inode.get(denial.inode, ()) if denial.inode is not None else ()
+        return next((file.path for file in reversed(same) if denial.name in (None, file.path.rpartition("/")[2])), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
     """What denials are judged by.
 
-    `vms` in the order of their start. `domains` are the types that VMs run in: a denial of theirs without a known VM
+    `domains` are the types that VMs run in: a denial of theirs without a known VM
     is a group of its own. `ask` is the policy, `default` its label for a path and class.
     """
 
-    vms: Sequence[PastVm]
+    vms: PastVms
     domains: frozenset[str]
     ask: Ask
     default: Default
@@ -137,7 +170,7 @@ def grouped(denials: Iterable[Denial], known: Known) -> list[VmDenials]:
     """Return the denials of VMs and of the launcher, explained: VMs first, in the order of their names."""
     groups: dict[tuple[str, str], VmDenials] = {}
     for denial in denials:
-        vm = of_vm(denial, known.vms)
+        vm = known.vms.of(denial)
         key, title = _place(denial, vm, known.domains)
         if title is None:
             continue
@@ -158,7 +191,7 @@ def _place(denial: Denial, vm: PastVm | None, domains: frozenset[str]) -> tuple[
 
 
 def _add(group: VmDenials, denial: Denial, known: Known) -> None:
-    path = path_of(denial, known.vms)
+    path = known.vms.path(denial)
     same: tuple[object, ...] = (
         denial.permissions,
         denial.comm,
@@ -184,12 +217,12 @@ def _add(group: VmDenials, denial: Denial, known: Known) -> None:
     line.denial = denial
 
 
-def _owner(denial: Denial, vm: PastVm | None, vms: Sequence[PastVm]) -> str | None:
+def _owner(denial: Denial, vm: PastVm | None, vms: PastVms) -> str | None:
     """Return the name of the other VM that has the target's level: the one of that time, else the last one known."""
     level = denial.target.range
     if level is None or not level.low.categories:
         return None
-    found = [other for other in vms if other.context.range == level and (vm is None or other.context != vm.context)]
+    found = [other for other in vms.at(level) if vm is None or other.context != vm.context]
     then = [other for other in found if other.lived(denial.stamp.time)]
     return (then or found)[-1].name if found else None
 
@@ -201,15 +234,3 @@ def _given(vm: PastVm | None, path: str | None) -> str | None:
 
 def _running(vm: PastVm | None) -> str | None:
     return vm.name if vm is not None and vm.end is None else None
-
-
-def path_of(denial: Denial, vms: Sequence[PastVm]) -> str | None:
-    """Return the whole path of what was denied: the kernel's, or that of a VM's file with the same inode and name."""
-    if denial.path is not None:
-        # the kernel's own words for what has no path: `socket:[7]`, and for what had one
-        return denial.path if denial.path.startswith("/") and not denial.path.endswith(" (deleted)") else None
-    for vm in reversed(vms):
-        for file in vm.files:
-            if file.inode == denial.inode and denial.name in (None, file.path.rpartition("/")[2]):
-                return file.path
-    return None

@@ -62,25 +62,21 @@ class Denial:
     permissive: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Record:
-    kind: str
-    stamp: Stamp
-    text: str
+# a log has hundreds of thousands of records, so one is a match of _RECORD, taken apart as far as it is needed
 
 
-def _record(line: str) -> _Record | None:
-    match = _RECORD.match(line)
-    if match is None:
-        return None
-    stamp = Stamp(int(match[2]) * 1000 + int(match[3]), int(match[4]))
-    return _Record(match[1], stamp, match[5].partition(_ENRICHED)[0].rstrip("\n"))
+def _stamp(record: re.Match[str]) -> Stamp:
+    return Stamp(int(record[2]) * 1000 + int(record[3]), int(record[4]))
 
 
-def stamp_of(line: str) -> Stamp | None:
-    """Return which event a line belongs to; None where it is no record."""
-    record = _record(line)
-    return record.stamp if record is not None else None
+def _text(record: re.Match[str]) -> str:
+    return record[5].partition(_ENRICHED)[0].rstrip("\n")
+
+
+def time_of(line: str) -> int | None:
+    """Return when a line's event was, in milliseconds of the clock; None where it is no record."""
+    record = _RECORD.match(line)
+    return int(record[2]) * 1000 + int(record[3]) if record is not None else None
 
 
 def _fields(text: str) -> dict[str, str]:
@@ -108,18 +104,19 @@ def _known(fields: dict[str, str], key: str) -> str | None:
     return None if value in (None, "", "(null)", "?") else value
 
 
-def _verdict(record: _Record, word: str) -> Denial | None:
-    match = _DENIED.match(record.text) if record.kind in _AVC else None
+def _verdict(record: re.Match[str], word: str, known: dict[str, Context]) -> Denial | None:
+    """Return what a record says that it `denied` or `granted`; `known` are the contexts that were parsed already."""
+    match = _DENIED.match(_text(record)) if record[1] in _AVC else None
     if match is None or match[1] != word:
         return None
     fields = _fields(match[3])
     try:
-        source, target = (Context.parse(fields[key]) for key in ("scontext", "tcontext"))
+        source, target = (_context(fields[key], known) for key in ("scontext", "tcontext"))
         kind = fields["tclass"]
     except (KeyError, ValueProblem):
         return None  # cut off, or of a policy without names for it
     return Denial(
-        record.stamp,
+        _stamp(record),
         tuple(sorted(set(match[2].split()))),
         source,
         target,
@@ -134,10 +131,16 @@ def _verdict(record: _Record, word: str) -> Denial | None:
     )
 
 
+def _context(text: str, known: dict[str, Context]) -> Context:
+    if text not in known:
+        known[text] = Context.parse(text)
+    return known[text]
+
+
 def granted(line: str) -> Denial | None:
     """Return what a line says was allowed (a rule of the policy asks for the record); None for any other line."""
-    record = _record(line)
-    return _verdict(record, "granted") if record is not None else None
+    record = _RECORD.match(line)
+    return _verdict(record, "granted", {}) if record is not None else None
 
 
 def denials(lines: Iterable[str]) -> tuple[Denial, ...]:
@@ -145,27 +148,34 @@ def denials(lines: Iterable[str]) -> tuple[Denial, ...]:
 
     The other records of the same event (PATH, CWD: there where the host audits system calls) complete a path.
     """
-    found: dict[Denial, None] = {}
-    paths: dict[Stamp, list[dict[str, str]]] = {}
-    folders: dict[Stamp, str] = {}
+    found: dict[tuple[str, ...], Denial] = {}
+    others: dict[tuple[str, ...], list[re.Match[str]]] = {}
+    contexts: dict[str, Context] = {}
     for line in lines:
-        record = _record(line)
+        record = _RECORD.match(line)
         if record is None:
             continue
-        if record.kind in _PATH:
-            paths.setdefault(record.stamp, []).append(_fields(record.text))
-        elif record.kind in _CWD:
-            folders[record.stamp] = _fields(record.text).get("cwd", "")
-        elif (denial := _verdict(record, "denied")) is not None:
-            found[denial] = None
-    whole = (_completed(denial, paths.get(denial.stamp, []), folders.get(denial.stamp)) for denial in found)
-    return tuple(sorted(whole, key=lambda denial: denial.stamp))
+        event = record.group(2, 3, 4)
+        if record[1] in _PATH or record[1] in _CWD:
+            others.setdefault(event, []).append(record)
+            continue
+        same = (*event, _text(record))  # the audit log and the kernel's may both have it
+        if same not in found and (denial := _verdict(record, "denied", contexts)) is not None:
+            found[same] = denial
+    whole = (_completed(denial, others.get(key[:3], [])) for key, denial in found.items())
+    return tuple(sorted(whole, key=lambda denial: (denial.stamp.time, denial.stamp.serial)))
 
 
-def _completed(denial: Denial, paths: list[dict[str, str]], folder: str | None) -> Denial:
+def _completed(denial: Denial, records: list[re.Match[str]]) -> Denial:
+    """Return a denial with its path, as the other records of its event say it."""
     if denial.path is not None or denial.inode is None:
         return denial
-    for path in _absolute(paths, denial.inode, folder):
+    its = f"inode={denial.inode}"
+    paths = [_fields(_text(record)) for record in records if record[1] in _PATH and its in record[5]]
+    if not paths:
+        return denial
+    folders = [_fields(_text(record)).get("cwd", "") for record in records if record[1] in _CWD]
+    for path in _absolute(paths, denial.inode, folders[-1] if folders else None):
         return replace(denial, path=path)
     return denial
 

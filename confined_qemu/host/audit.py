@@ -38,7 +38,7 @@ _KERNEL_FACILITY = 0
 """Anyone who may write to the kernel's log may write lines like its own, under another facility (printk.c)."""
 _ESCAPE = re.compile(rb"\\x([0-9a-f]{2})")
 _SUPPRESSED = b"kauditd_printk_skb: "
-_RELEVANT = (b"avc:", b"type=PATH", b"type=CWD", b"type=1302", b"type=1307")
+_RELEVANT = re.compile(rb"avc:|type=PATH|type=CWD|type=1302|type=1307")
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,10 +169,10 @@ def _backwards(descriptor: int, size: int, since: int, left: int, add: Callable[
     Returns whether a line older than `since` was met, and how many bytes may still be read of other files.
     """
     for line in _lines_backwards(descriptor, size, min(size, left)):
-        if not any(word in line for word in _RELEVANT):
+        if _RELEVANT.search(line) is None:
             continue
-        stamp = avc.stamp_of(_text(line))
-        if stamp is not None and stamp.time < since:
+        time_of_it = avc.time_of(_text(line))
+        if time_of_it is not None and time_of_it < since:
             return True, left
         add(line)
     return False, left - size
