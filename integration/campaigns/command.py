@@ -37,6 +37,9 @@ def _parser() -> argparse.ArgumentParser:
     calls.add_argument("--every", type=int, default=1, metavar="N", help="only each N-th call")
     calls.add_argument("--of", choices=syscalls.VERBS, action="append", help="only of this verb; repeatable")
     calls.set_defaults(run=lambda chosen: syscalls.run(chosen.every, chosen.of or syscalls.VERBS))
+    script = verbs.add_parser("launchscript", help="the same at each call of the launch script, in an enforcing guest")
+    script.add_argument("--every", type=int, default=1, metavar="N", help="only each N-th call")
+    script.set_defaults(run=_launchscript)
     cuts = verbs.add_parser("powercuts", help="power cuts on file systems of loop devices")
     cuts.add_argument("--kind", choices=sorted(powercuts.KINDS), action="append", help="only this file system")
     cuts.add_argument("--count", type=int, default=68, metavar="N", help="cuts for each file system")
@@ -55,6 +58,12 @@ def _parser() -> argparse.ArgumentParser:
     soak.add_argument("--count", type=int, default=500, metavar="N")
     soak.set_defaults(run=_soak)
     return parser
+
+
+def _launchscript(chosen: argparse.Namespace) -> Iterator[str]:
+    from integration.campaigns import launchscript
+
+    yield from launchscript.run(chosen.every)
 
 
 def _powercuts(chosen: argparse.Namespace) -> Iterator[str]:

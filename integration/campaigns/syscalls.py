@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from integration.campaigns.host import Host
 from integration.campaigns.world import Loss
+from integration.guestlib.faults import FAILING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -25,11 +26,6 @@ _CALL = re.compile(r"^([a-z_0-9]+)\(")
 _WORK = re.compile(r"^getpgid\(")
 """Where the work of a victim begins: what the interpreter does before is not counted."""
 _WATCHERS_WORK = re.compile(r'^openat\(.*"/proc/self/comm"')
-FAILING = frozenset(
-    """openat read write fsync rename renameat unlink unlinkat mkdir setxattr getxattr syncfs flock fcntl
-    getdents64 close fstat newfstatat ioctl pwrite64 pidfd_open pipe2 clone vfork execve""".split()  # noqa: SIM905 - a table
-)
-"""Calls that a disk or a full host can let fail."""
 
 
 class Fault(StrEnum):

@@ -269,7 +269,8 @@ def fill(guest: machine.Running, part: Part = ANY_PART) -> None:
     suites = [os.path.join(checkout, folder) for folder in (SUITE, XEN_SUITE)]
     remote.put(guest, suites, f"{TREE}/integration")
     shared = [
-        os.path.join(checkout, "integration", "guestlib", name) for name in ("counting.py", "places.py", "strikes.py")
+        os.path.join(checkout, "integration", "guestlib", name)
+        for name in ("counting.py", "faults.py", "places.py", "strikes.py")
     ]
     remote.put(guest, [*shared, *demo.SCENE], f"{TREE}/integration/guestlib")
     if part.folder == XEN_SUITE:

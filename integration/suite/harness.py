@@ -31,7 +31,7 @@ UNUSED = "virt_image_t:s0"
 AUDIT_LOG = "/var/log/audit/audit.log"
 IMAGE_SIZE = 1 << 20
 """Bytes."""
-PATIENCE = 120
+PATIENCE = 300
 """Seconds after which a thing that should happen is taken for one that never will; nothing is timed by it."""
 _PAIR = re.compile(r"s0:c\d+,c\d+")
 
