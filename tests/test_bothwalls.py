@@ -12,7 +12,7 @@ from confined_qemu.model.helper import Helper, HelperKind
 from confined_qemu.model.invocation import Seclabel, SeclabelType, SecondWall
 from confined_qemu.model.steps import Listen, MakeFile, MakeFolder, OwnFolder, StartHelper
 from confined_qemu.plan.planner import plan
-from confined_qemu.read.qemu.monitors import opens_later
+from confined_qemu.read.qemu.reach import opens_later
 from tests.worlds import World
 
 if TYPE_CHECKING:

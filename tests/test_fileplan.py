@@ -9,10 +9,10 @@ import pytest
 from confined_qemu.model.context import Context
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import Invocation, Seclabel
+from confined_qemu.model.plan import Outcome
 from confined_qemu.model.resource import Access, Resource, Role, Sharing
 from confined_qemu.model.steps import Create, Relabel
 from confined_qemu.plan.files import FilePlanner, Wanted, clash, merge
-from confined_qemu.plan.outcome import Outcome
 from tests.fakes import DEBIAN, VIRT_IMAGE
 from tests.worlds import PAIR, World
 

@@ -15,11 +15,11 @@ from confined_qemu.model import policynames
 from confined_qemu.model.context import Context
 from confined_qemu.model.facts import FileFacts, FileKind, Mount
 from confined_qemu.model.invocation import Invocation, Seclabel
+from confined_qemu.model.plan import Outcome
 from confined_qemu.model.resource import Access, Resource, Role, Sharing
 from confined_qemu.model.steps import Relabel
 from confined_qemu.plan import fixedlabels, places
 from confined_qemu.plan.files import FilePlanner, Wanted
-from confined_qemu.plan.outcome import Outcome
 from tests.fakes import DEBIAN, Policy
 from tests.strategies import hostile, stray
 from tests.worlds import PAIR, World

@@ -186,10 +186,10 @@ def _explain_held(invocation: Invocation, descriptors: tuple[int, ...]) -> None:
     from confined_qemu.cli import heldhelp
     from confined_qemu.host import lsm
     from confined_qemu.launch import collect, session
-    from confined_qemu.plan import bothwalls
+    from confined_qemu.plan import hardening
 
     def said() -> int:
-        if session.held_by_landlock(invocation, lsm.mode()) or bothwalls.considered(invocation):
+        if session.held_by_landlock(invocation, lsm.mode()) or hardening.second_wall_considered(invocation):
             try:
                 plan = session.dry_run(invocation, collect.Caller(initial(), descriptors, ""))
             except ConfinedQemuError:

@@ -15,7 +15,7 @@ from confined_qemu.model.invocation import SeclabelType
 from confined_qemu.model.managers import ExitStack
 from confined_qemu.model.record import Record
 from confined_qemu.model.steps import JournalStep, LabelTree, Relabel, StartHelper, Sweep
-from confined_qemu.plan import bothwalls
+from confined_qemu.plan import hardening
 from confined_qemu.plan.planner import plan as make_plan
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def dry_run(invocation: Invocation, caller: Caller, pair: Pair | None = None) ->
 
 def _collected(invocation: Invocation, caller: Caller, selinux: SelinuxFacts) -> Facts:
     facts = collect(invocation, caller, selinux, restore.holders(statefolders.readable_folders()))
-    if not bothwalls.considered(invocation):
+    if not hardening.second_wall_considered(invocation):
         return facts
     from confined_qemu.host import landlockfacts
 

@@ -1,12 +1,16 @@
-"""The plan: what will be run, in which context, and every step before and after; it can print itself."""
+"""The plan: what will be run, in which context, and every step before and after; it can print itself.
+
+Below it what planners make it of: an Outcome for each file, socket, descriptor or helper, put together as they come.
+"""
 
 from __future__ import annotations
 
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import printable
-from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.frozen import dataclass, field
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from confined_qemu.model.context import Context
@@ -131,3 +135,67 @@ class Plan:
 
 def _text(context: Context | None) -> str | None:
     return None if context is None else str(context)
+
+
+# ---- what it is made of
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What comes of one thing that a VM uses.
+
+    `context` is the label that a file gets and `restore` the one that it ends with; None where it keeps its own.
+    `denials` are refusals that a permissive kernel would let pass.
+    """
+
+    context: Context | None = None
+    restore: Context | None = None
+    first: tuple[Step, ...] = ()
+    """Done before all other steps, and so undone after them."""
+    steps: tuple[Step, ...] = ()
+    last: tuple[Step, ...] = ()
+    """Done after all other steps: trees, once every file with a label of its own has it, and helpers."""
+    resources: tuple[PlannedResource, ...] = ()
+    arguments: Mapping[int, str] = field(default_factory=dict)
+    """What QEMU's arguments become, by their index."""
+    refusals: tuple[str, ...] = ()
+    denials: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass
+class Collected:
+    """Outcomes of several things, put together one by one."""
+
+    first: list[Step] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    last: list[Step] = field(default_factory=list)
+    resources: list[PlannedResource] = field(default_factory=list)
+    arguments: dict[int, str] = field(default_factory=dict)
+    refusals: list[str] = field(default_factory=list)
+    denials: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def take(self, outcome: Outcome) -> None:
+        """Add what comes of one more thing; its labels are its own."""
+        self.first.extend(outcome.first)
+        self.steps.extend(outcome.steps)
+        self.last.extend(outcome.last)
+        self.resources.extend(outcome.resources)
+        self.arguments.update(outcome.arguments)
+        self.refusals.extend(outcome.refusals)
+        self.denials.extend(outcome.denials)
+        self.warnings.extend(outcome.warnings)
+
+    def outcome(self) -> Outcome:
+        """Return them as one."""
+        return Outcome(
+            first=tuple(self.first),
+            steps=tuple(self.steps),
+            last=tuple(self.last),
+            resources=tuple(self.resources),
+            arguments=self.arguments,
+            refusals=tuple(self.refusals),
+            denials=tuple(self.denials),
+            warnings=tuple(self.warnings),
+        )

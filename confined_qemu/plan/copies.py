@@ -13,11 +13,10 @@ from confined_qemu.model.commas import escape, split
 from confined_qemu.model.errors import HINT
 from confined_qemu.model.facts import FileKind
 from confined_qemu.model.frozen import dataclass, field, replace
-from confined_qemu.model.plan import PlannedResource
+from confined_qemu.model.plan import Outcome, PlannedResource
 from confined_qemu.model.policy import denied
 from confined_qemu.model.resource import PROBED, Access, Resource, Role, Sharing
 from confined_qemu.model.steps import Copy
-from confined_qemu.plan.outcome import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

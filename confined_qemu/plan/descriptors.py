@@ -6,9 +6,9 @@ from confined_qemu.model import hostpaths, policynames
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT
 from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.plan import Outcome
 from confined_qemu.model.resource import Access, Role
 from confined_qemu.model.steps import Relay, Retag
-from confined_qemu.plan.outcome import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

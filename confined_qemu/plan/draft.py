@@ -10,10 +10,9 @@ from confined_qemu.model.errors import HINT, message
 from confined_qemu.model.facts import SelinuxMode
 from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.invocation import Accel, Confinement, Invocation, SeclabelType, SecondWall
-from confined_qemu.model.plan import AccelChoice, Plan, PlannedResource
+from confined_qemu.model.plan import AccelChoice, Collected, Outcome, Plan, PlannedResource
 from confined_qemu.model.policy import denied
 from confined_qemu.model.resource import Access, Resource, Role, Takes
-from confined_qemu.plan.outcome import Collected, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -217,11 +216,12 @@ class Draft:
 
     def finish(self) -> Plan:
         """Return the plan."""
+        arguments = self._arguments()
         return Plan(
             name=self.invocation.name,
             emulator=self.facts.emulator.path,
-            arguments=self._arguments(),
-            given=self._given(),
+            arguments=arguments,
+            given=self._given(arguments),
             accel=self.accel,
             confinement="selinux" if self.confined else "landlock" if self.ruleset is not None else "none",
             process=self.process,
@@ -240,10 +240,11 @@ class Draft:
             refusals=tuple(dict.fromkeys(message(line) for line in self.found.refusals)),
         )
 
-    def _given(self) -> tuple[str, ...] | None:
+    def _given(self, arguments: tuple[str, ...]) -> tuple[str, ...] | None:
+        """Return the caller's own arguments where QEMU gets others."""
         copied = self.invocation.accel_index is None and self._copies()
         given = self.invocation.given or (self.invocation.arguments if copied else None)
-        return given if given is not None and given != self._arguments() else None
+        return given if given != arguments else None
 
     def _copies(self) -> bool:
         """Tell whether QEMU gets a copy in the place of a file."""

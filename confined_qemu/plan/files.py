@@ -8,12 +8,12 @@ from confined_qemu.model.errors import HINT, shell_word
 from confined_qemu.model.facts import FileFacts, FileKind, Holder, believed
 from confined_qemu.model.frozen import dataclass, replace
 from confined_qemu.model.labelrules import End
+from confined_qemu.model.plan import Outcome
 from confined_qemu.model.policy import denied
 from confined_qemu.model.resource import Access, Resource, Role, Sharing
 from confined_qemu.model.steps import Create, Relabel
 from confined_qemu.plan import fixedlabels, openings, places, svirt
 from confined_qemu.plan.openings import named, unusable, writes
-from confined_qemu.plan.outcome import Outcome
 from confined_qemu.plan.svirt import Levels, Lowered
 
 if TYPE_CHECKING:
@@ -33,6 +33,16 @@ class Wanted:
 
     resource: Resource
     found: FileFacts
+
+    @property
+    def key(self) -> object:
+        """Return what tells the file from others, whatever it is called."""
+        return self.found.identity or self.found.real
+
+
+def wanted(resource: Resource, found: FileFacts) -> Wanted:
+    """Return a use of a file as it turned out to be."""
+    return Wanted(hostpaths.settled(resource, found.real, found.kind), found)
 
 
 def merge(first: Wanted | None, second: Wanted) -> Wanted:

@@ -12,9 +12,9 @@ from confined_qemu.model.errors import HINT, shell_word
 from confined_qemu.model.facts import Boolean, FileKind
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.mcs import Level
+from confined_qemu.model.plan import Outcome
 from confined_qemu.model.resource import Sharing
 from confined_qemu.plan import openings
-from confined_qemu.plan.outcome import Outcome
 
 if TYPE_CHECKING:
     from confined_qemu.model.context import Context

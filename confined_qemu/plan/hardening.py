@@ -1,13 +1,15 @@
-"""Which capabilities QEMU needs for what its command line asks for; all others are given up. Pure."""
+"""What a VM gives up beside being labelled: capabilities, system calls, and by Landlock, files. Pure."""
 
 from __future__ import annotations
 
 from confined_qemu.model.annotations import TYPE_CHECKING
+from confined_qemu.model.errors import HINT
 from confined_qemu.model.facts import FileKind
 from confined_qemu.model.hardening import Hardening, HardeningFacts
+from confined_qemu.model.invocation import SecondWall
 from confined_qemu.model.resource import Role
-from confined_qemu.read.qemu.keyvals import words
-from confined_qemu.read.qemu.ports import ports as ports_of
+from confined_qemu.read.qemu import reach
+from confined_qemu.read.qemu.reach import words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -73,7 +75,7 @@ def programs(invocation: Invocation, facts: Facts) -> tuple[str, ...]:
 
 def ports(invocation: Invocation) -> Ports:
     """Return the TCP ports that a VM binds and connects to, as far as its command line says."""
-    return ports_of(invocation.arguments, strict=invocation.accel_index is not None)
+    return reach.ports(invocation.arguments, strict=invocation.accel_index is not None)
 
 
 def plan(invocation: Invocation, facts: Facts, tcp: Ports, privileges: str | None) -> Hardening:
@@ -129,3 +131,38 @@ def _needs(
         yield ("net_bind_service",), "a port below 1024"
     written = words(invocation.arguments)
     yield from (needed for word, needed in _BY_WORD.items() if word in written)
+
+
+# ---- Landlock as a second wall of a VM that SELinux holds
+
+_LEAST_ABI = 2
+"""The ABI from which it is a second wall unasked: under ABI 1 no file can be moved to another folder."""
+
+
+def second_wall_considered(invocation: Invocation) -> bool:
+    """Tell whether to ask the kernel for Landlock: it is wanted by name, or QEMU will open nothing later."""
+    if invocation.query or invocation.landlock is SecondWall.NO:
+        return False
+    return invocation.landlock is SecondWall.ALSO or not reach.opens_later(invocation.arguments)
+
+
+def second_wall_refused(invocation: Invocation, facts: Facts, hardening: Hardening) -> str | None:
+    """Say why Landlock cannot hold the VM as well although that was asked for; None where it can, or nobody asked."""
+    if invocation.landlock is not SecondWall.ALSO:
+        return None
+    found, without = facts.landlock, f"{HINT}or leave out landlock: also"
+    if found is not None and found.problem is not None:
+        return f"landlock: also: {found.problem}{without}"
+    if found is None or found.abi == 0:
+        return f"landlock: also: this kernel has no Landlock{HINT}boot one that has it (lsm=landlock,…){without}"
+    if hardening.privileges is not None:
+        return f"landlock: also needs no_new_privs, which this VM cannot have: {hardening.privileges}{without}"
+    return None
+
+
+def second_wall_wanted(invocation: Invocation, facts: Facts, hardening: Hardening) -> bool:
+    """Tell whether Landlock holds the VM as well."""
+    found = facts.landlock
+    if found is None or found.abi == 0 or hardening.privileges is not None or not second_wall_considered(invocation):
+        return False
+    return invocation.landlock is SecondWall.ALSO or found.abi >= _LEAST_ABI

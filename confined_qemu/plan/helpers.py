@@ -15,14 +15,13 @@ from confined_qemu.model.errors import HINT, shell_word
 from confined_qemu.model.facts import FileFacts, FileKind, FolderFacts
 from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.helper import PROGRAMS, STATE_FILES, Helper, HelperKind, arguments
-from confined_qemu.model.plan import PlannedResource
+from confined_qemu.model.plan import Collected, Outcome, PlannedResource
 from confined_qemu.model.policy import denied
 from confined_qemu.model.resource import Access, Resource, Role, Sharing
 from confined_qemu.model.steps import KeepFolder, LabelTree, StartHelper, Sweep
 from confined_qemu.plan import fixedlabels, svirt
 from confined_qemu.plan import trees as treeplan
 from confined_qemu.plan.files import FilePlanner, Wanted
-from confined_qemu.plan.outcome import Collected, Outcome
 from confined_qemu.plan.svirt import Levels, Lowered
 
 if TYPE_CHECKING:

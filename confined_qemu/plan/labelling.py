@@ -8,9 +8,9 @@ from confined_qemu.model.errors import HINT
 from confined_qemu.model.facts import FileKind, SelinuxMode
 from confined_qemu.model.invocation import SeclabelType
 from confined_qemu.model.plan import PlannedResource
-from confined_qemu.model.resource import Resource, Sharing
-from confined_qemu.model.steps import MakeFolder
-from confined_qemu.plan import bothwalls, descriptors, hardening, sockets, svirt
+from confined_qemu.model.resource import Access, Resource, Sharing
+from confined_qemu.model.steps import MakeFolder, StartHelper
+from confined_qemu.plan import descriptors, hardening, svirt
 from confined_qemu.plan import files as fileplan
 from confined_qemu.plan import process as processplan
 from confined_qemu.plan.draft import Draft
@@ -19,7 +19,7 @@ from confined_qemu.plan.svirt import Levels
 if TYPE_CHECKING:
     from confined_qemu.model.context import Context, PolicyContexts
     from confined_qemu.model.hardening import Hardening
-    from confined_qemu.plan.outcome import Outcome
+    from confined_qemu.model.plan import Outcome
 
 
 class Labelling(Draft):
@@ -104,35 +104,27 @@ class Labelling(Draft):
         if process is None:
             return
         self.found.refusals.extend(self.invocation.problems)
+        handed_over = [resource for resource in self.files() if self._handed_over(resource)]
+        uses = [fileplan.wanted(one, self.facts.files[one.path]) for one in self.files() if one not in handed_over]
         merged: dict[object, fileplan.Wanted] = {}
-        uses: dict[object, list[Resource]] = {}
-        files = [resource for resource in self.files() if not self._handed_over(resource)]
-        for resource in files:
-            found = self.facts.files[resource.path]
-            key = found.identity or found.real
-            wanted = fileplan.Wanted(hostpaths.settled(resource, found.real, found.kind), found)
-            clash = fileplan.clash(merged.get(key), wanted)
-            if clash is not None:
+        for use in uses:
+            if (clash := fileplan.clash(merged.get(use.key), use)) is not None:
                 self.found.refusals.append(clash)
-            merged[key] = fileplan.merge(merged.get(key), wanted)
-            uses.setdefault(key, []).append(wanted.resource)
+            merged[use.key] = fileplan.merge(merged.get(use.key), use)
         planner = fileplan.FilePlanner(self.invocation, self.facts, self.policy, process)
         outcomes = {key: planner.decide(wanted) for key, wanted in merged.items()}
         self._copy_what_is_denied(merged, uses, outcomes)
         for outcome in outcomes.values():
             self.take(outcome)
-        named = (resource for resource in self.files() if self._handed_over(resource))
-        self.found.resources += [PlannedResource(resource, resource.path, None, None) for resource in named]
-        for resource in files:
-            found = self.facts.files[resource.path]
-            outcome = outcomes[found.identity or found.real]
-            if resource.optional and found.kind is FileKind.MISSING:
+        self.found.resources += [PlannedResource(resource, resource.path, None, None) for resource in handed_over]
+        for use in uses:
+            if use.resource.optional and use.found.kind is FileKind.MISSING:
                 continue  # QEMU does without it
-            settled = hostpaths.settled(resource, found.real, found.kind)
-            self.found.resources.append(PlannedResource(settled, found.path, outcome.context, outcome.restore))
+            outcome = outcomes[use.key]
+            self.found.resources.append(PlannedResource(use.resource, use.found.path, outcome.context, outcome.restore))
 
     def _copy_what_is_denied(
-        self, merged: dict[object, fileplan.Wanted], uses: dict[object, list[Resource]], outcomes: dict[object, Outcome]
+        self, merged: dict[object, fileplan.Wanted], uses: list[fileplan.Wanted], outcomes: dict[object, Outcome]
     ) -> None:
         """Give the VM a copy of each file that it may not use as it lies, where a copy helps."""
         denied = [key for key, outcome in outcomes.items() if outcome.denials and not outcome.refusals]
@@ -141,7 +133,9 @@ class Labelling(Draft):
         from confined_qemu.plan.copies import CopyPlanner
 
         planner = CopyPlanner(self.invocation, self.facts, self.policy, self._private(), self._temporary_folder)
-        outcomes |= {key: planner.instead(merged[key], uses[key], outcomes[key]) for key in denied}
+        for key in denied:
+            of_it = [use.resource for use in uses if use.key == key]
+            outcomes[key] = planner.instead(merged[key], of_it, outcomes[key])
 
     def files(self) -> list[Resource]:
         """Return the resources as `Draft` does, and the files that the VM gets by number."""
@@ -159,15 +153,18 @@ class Labelling(Draft):
     def add_listeners(self) -> None:
         """Decide about every socket."""
         contexts, process = self.facts.selinux.contexts, self.process
-        if contexts is None or process is None:
+        left = any(resource.access is Access.LISTEN for resource in self.invocation.resources)
+        if contexts is None or process is None or not (left or self.invocation.listeners):
             return
+        from confined_qemu.plan import sockets
+
         label = svirt.file_context(contexts, process, Sharing.PRIVATE)
         planner = sockets.SocketPlanner(self.invocation, self.facts, self.policy, process, self.own_folder)
         self.take(planner.plan(label))
 
     def add_descriptors(self) -> None:
         """Decide about what the caller handed over."""
-        if self.process is None:
+        if self.process is None or not self.facts.descriptors:
             return
         at = self._levels(self.process)
         labelled = frozenset(self._handed_files())
@@ -179,8 +176,8 @@ class Labelling(Draft):
 
     def _handed_over(self, resource: Resource) -> bool:
         """Tell whether a path names a descriptor of the caller's: what may be done with that is decided there."""
-        number = hostpaths.descriptor(resource.path)
-        return any(descriptor.number == number for descriptor in self.facts.descriptors)
+        handed = {descriptor.number for descriptor in self.facts.descriptors}
+        return bool(handed) and hostpaths.descriptor(resource.path) in handed
 
     def _opened_by_name(self) -> frozenset[int]:
         """Return the descriptors that the command line names as files (`/proc/self/fd/4`): QEMU opens those anew."""
@@ -236,13 +233,22 @@ class Labelling(Draft):
             self._add_second_wall(self.hardening)
 
     def _add_second_wall(self, hardened: Hardening) -> None:
-        if problem := bothwalls.refusal(self.invocation, self.facts, hardened):
+        """Have Landlock hold the VM as well, and its helpers where they may enter their domain then."""
+        if problem := hardening.second_wall_refused(self.invocation, self.facts, hardened):
             self.found.refusals.append(problem)
-        if self.facts.landlock is None or not bothwalls.wanted(self.invocation, self.facts, hardened):
+        if self.facts.landlock is None or not hardening.second_wall_wanted(self.invocation, self.facts, hardened):
             return
         from confined_qemu.plan.landlock import LandlockPlanner
 
         made, own = (*self.found.first, *self.found.steps), self.facts.selinux.own
         kvm, name = not self.accel.tcg, self.folder_name()
         planner = LandlockPlanner(self.invocation, self.facts, self.facts.landlock, kvm, name, already_made=made)
-        self.ruleset, self.found.last = bothwalls.helped(planner, self.found.last, own, self.policy)
+        self.ruleset = planner.plan()
+        serving = {helper.name: helper for helper in self.invocation.helpers}
+
+        def held(step: StartHelper) -> StartHelper:
+            # its domain is entered with no_new_privs, as the VM's
+            closed = own is not None and self.denied(own, step.context, "process2", "nnp_transition")
+            return step if closed else planner.helped(step, serving[step.name])
+
+        self.found.last = [held(step) if isinstance(step, StartHelper) else step for step in self.found.last]

@@ -15,13 +15,12 @@ from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.invocation import Confinement
 from confined_qemu.model.labelrules import End
 from confined_qemu.model.landlock import DEVICE, READ, RUN, TREE, WRITE, LandlockFacts, Right, Scope, lacking
-from confined_qemu.model.plan import PlannedResource
+from confined_qemu.model.plan import Collected, PlannedResource
 from confined_qemu.model.resource import Access, Resource, Role, Takes
 from confined_qemu.model.ruleset import Ports, Rule, Ruleset
 from confined_qemu.plan import hardening
 from confined_qemu.plan.openings import unusable
-from confined_qemu.plan.outcome import Collected
-from confined_qemu.read.qemu.keyvals import words
+from confined_qemu.read.qemu.reach import words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -10,11 +10,10 @@ from confined_qemu.model.commas import escape
 from confined_qemu.model.errors import HINT
 from confined_qemu.model.facts import FileKind
 from confined_qemu.model.frozen import dataclass, field, replace
-from confined_qemu.model.plan import PlannedResource
+from confined_qemu.model.plan import Collected, Outcome, PlannedResource
 from confined_qemu.model.policy import denied
 from confined_qemu.model.resource import Access, Resource, Role, Takes
 from confined_qemu.model.steps import AttachTap, Bind, Connect
-from confined_qemu.plan.outcome import Collected, Outcome
 from confined_qemu.plan.svirt import Levels
 from confined_qemu.read.qemu.keyvals import objects, truth
 

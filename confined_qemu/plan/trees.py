@@ -11,11 +11,11 @@ from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT, shell_word
 from confined_qemu.model.facts import FileFacts, FileKind, FolderFacts, believed
 from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.plan import Outcome
 from confined_qemu.model.policy import denied
 from confined_qemu.model.resource import Sharing
 from confined_qemu.model.steps import LabelTree
 from confined_qemu.plan import places, svirt
-from confined_qemu.plan.outcome import Outcome
 
 if TYPE_CHECKING:
     from confined_qemu.model.context import Context

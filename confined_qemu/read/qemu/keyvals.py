@@ -11,14 +11,12 @@ from confined_qemu.model.commas import escape, split
 from confined_qemu.model.errors import CommandLineError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
 _YES = frozenset({"on", "yes", "true", "y"})
 _DEEP = 64
 """Nodes within nodes that are followed; QEMU's own examples have five."""
-_KINDS = frozenset({"driver", "backend", "type", "qom-type", "backend.type"})
-"""Keys whose value says what a thing is; most options let it stand first without its key."""
 
 
 def pairs(option: str, value: str, implied: str | None = None) -> tuple[tuple[str, str], ...]:
@@ -163,28 +161,3 @@ def deep(option: str, depth: int) -> int:
     if depth >= _DEEP:
         raise CommandLineError(f"-{option}: more than {_DEEP} nested block nodes", hint="nest fewer")
     return depth + 1
-
-
-# ---- the words by which a feature is known: `usb-host`, `vhost=on`
-
-
-def words(arguments: Iterable[str]) -> frozenset[str]:
-    """Return the items of all lists (`vhost=on`), the options themselves (`-runas`), and what things are (`pty`).
-
-    A word is an item of an option's list, never a part of a path.
-    """
-    return frozenset(word for argument in arguments for word in _words(argument))
-
-
-def _words(argument: str) -> Iterator[str]:
-    items: Iterable[str] = split(argument.removeprefix("mon:"))
-    if argument.startswith("{"):
-        try:
-            items = [f"{key}={value}" for key, value in json_pairs("", argument)]
-        except CommandLineError:
-            return  # QEMU says what is wrong with it
-    for item in items:
-        yield item
-        key, equals, value = item.partition("=")
-        if equals and key in _KINDS:
-            yield value

@@ -1,19 +1,22 @@
-"""Which TCP ports a QEMU command line binds and connects to, as far as it can be known before QEMU runs. Pure.
+"""How far QEMU reaches beyond the files that its command line names: TCP ports, files opened later, features. Pure.
 
-What is not understood counts as any port: a VM is never kept from what its command line may have asked for. Sources:
-`net/slirp.c` (`slirp_hostfwd`), `ui/vnc.c`, `chardev/char.c` (`qemu_chr_parse_compat`), `softmmu/vl.c`.
+What is not understood counts as any port, and as somebody who can have QEMU open files later: a VM is never kept from
+what its command line may have asked for. Sources: `net/slirp.c` (`slirp_hostfwd`), `ui/vnc.c`, `chardev/char.c`
+(`qemu_chr_parse_compat`), `softmmu/vl.c` (`qemu_create_default_devices`), `monitor/`, and `gdbstub.c`
+(`handle_query_rcmd`: a debugger has a monitor of its own).
 """
 
 from __future__ import annotations
 
 from confined_qemu.model.annotations import TYPE_CHECKING
+from confined_qemu.model.commas import split
 from confined_qemu.model.errors import CommandLineError
 from confined_qemu.model.frozen import dataclass, field
 from confined_qemu.model.ruleset import Ports
-from confined_qemu.read.qemu.keyvals import objects, truth
+from confined_qemu.read.qemu.keyvals import json_pairs, objects, truth
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 _LARGEST = 65535
 _GDB = 1234
@@ -73,13 +76,13 @@ def ports(arguments: Sequence[str], *, strict: bool) -> Ports:
     `strict`: only what is on it counts. Without, a monitor may bring more later, and so makes every port possible.
     """
     seen = _TcpUse()
-    words = [*arguments, ""]
-    options = [word.lstrip("-") if word.startswith("-") and word != "-" else "" for word in words]
-    for option, value in zip(options, words[1:], strict=False):
+    texts = [*arguments, ""]
+    options = [text.lstrip("-") if text.startswith("-") and text != "-" else "" for text in texts]
+    for option, value in zip(options, texts[1:], strict=False):
         if option:
             _option(seen, option, value)
     given = set(options)
-    if not strict and given & _CONTROLS and not _all_off(options, words):
+    if not strict and given & _CONTROLS and not _all_off(options, texts):
         seen.any_bind = seen.any_connect = True
     if "nodefaults" not in given and not given & _NETWORKS:
         seen.any_connect = True  # the network that QEMU gives a VM by itself
@@ -89,9 +92,9 @@ def ports(arguments: Sequence[str], *, strict: bool) -> Ports:
     return Ports(None if seen.any_bind else frozenset(seen.bind), None if seen.any_connect else frozenset(seen.connect))
 
 
-def _all_off(options: Sequence[str], words: Sequence[str]) -> bool:
+def _all_off(options: Sequence[str], texts: Sequence[str]) -> bool:
     """Tell whether every monitor that is named is `none`."""
-    values = [value for option, value in zip(options, words[1:], strict=False) if option in _CONTROLS]
+    values = [value for option, value in zip(options, texts[1:], strict=False) if option in _CONTROLS]
     return all(value == "none" for value in values)
 
 
@@ -186,3 +189,64 @@ def _vnc(seen: _TcpUse, value: str) -> None:
     else:
         last = values.get("to", number)
         seen.add(f"{int(number) + _VNC}-{int(last) + _VNC if last.isdecimal() else '?'}", server=True)
+
+
+# ---- who can have it open files later
+
+_MONITORS = frozenset({"qmp", "qmp-pretty", "monitor"})
+_OTHERS = frozenset({"mon", "gdb", "s", "qtest", "readconfig", "plugin"})
+"""A monitor by another name, a debugger, or options that are not looked into."""
+_HIDDEN = frozenset({"none", "egl-headless"})
+"""Displays on which nobody sees the monitor that QEMU makes by itself."""
+_MENUS = _WINDOWS | {"dbus"}
+"""Displays with menus, and with files of their own that are opened as they are needed."""
+_LATER = frozenset({"usb-host"})
+"""What looks for devices as they come."""
+
+
+def opens_later(arguments: Sequence[str]) -> bool:
+    """Tell whether QEMU may be told to open more than its command line names."""
+    given = [word.lstrip("-") if word.startswith("-") and word != "-" else "" for word in arguments]
+    options = list(zip(given, [*arguments[1:], ""], strict=False))
+    named = set(given)
+    if named & _OTHERS or words(arguments) & _LATER:
+        return True
+    if any(value != "none" for option, value in options if option in _MONITORS):
+        return True
+    if any(value.startswith("mon:") for option, value in options if option in {"serial", "parallel", "debugcon"}):
+        return True
+    displays = {value.partition(",")[0] for option, value in options if option == "display"}
+    if displays & _MENUS or named & {"sdl"}:
+        return True
+    # the monitor that QEMU makes by itself: on standard input, or on a console of the display
+    by_itself = not named & {"nodefaults", *_MONITORS}
+    hidden = displays and displays <= _HIDDEN and not named & {"nographic", "vnc", "spice", "curses"}
+    return by_itself and not hidden
+
+
+# ---- the words by which a feature is known: `usb-host`, `vhost=on`
+
+_KINDS = frozenset({"driver", "backend", "type", "qom-type", "backend.type"})
+"""Keys whose value says what a thing is; most options let it stand first without its key."""
+
+
+def words(arguments: Iterable[str]) -> frozenset[str]:
+    """Return the items of all lists (`vhost=on`), the options themselves (`-runas`), and what things are (`pty`).
+
+    A word is an item of an option's list, never a part of a path.
+    """
+    return frozenset(word for argument in arguments for word in _words(argument))
+
+
+def _words(argument: str) -> Iterator[str]:
+    items: Iterable[str] = split(argument.removeprefix("mon:"))
+    if argument.startswith("{"):
+        try:
+            items = [f"{key}={value}" for key, value in json_pairs("", argument)]
+        except CommandLineError:
+            return  # QEMU says what is wrong with it
+    for item in items:
+        yield item
+        key, equals, value = item.partition("=")
+        if equals and key in _KINDS:
+            yield value
