@@ -144,8 +144,7 @@ def _labels() -> Iterator[Finding]:
 
 
 def _spec(spec: str) -> Iterator[Finding]:
-    from confined_qemu.cli import dryrun
-    from confined_qemu.launch import inputs
+    from confined_qemu.launch import dryrun, inputs
     from confined_qemu.model.plan import Plan
     from confined_qemu.model.xen import ACCEL
 

@@ -133,8 +133,8 @@ def _denials(chosen: argparse.Namespace) -> int:
 
 
 def _plan(chosen: argparse.Namespace) -> int:
-    from confined_qemu.cli import dryrun
     from confined_qemu.host.inherited import inherited
+    from confined_qemu.launch import dryrun
     from confined_qemu.model.mcs import Pair
 
     descriptors = inherited()

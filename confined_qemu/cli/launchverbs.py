@@ -185,13 +185,13 @@ def _explain_held(invocation: Invocation, descriptors: tuple[int, ...]) -> None:
     """Say what Landlock may have denied the QEMU that failed, by the plan: it keeps no record."""
     from confined_qemu.cli import heldhelp
     from confined_qemu.host import lsm
-    from confined_qemu.launch import collect, session
+    from confined_qemu.launch import collect, dryrun
     from confined_qemu.plan import hardening
 
     def said() -> int:
-        if session.held_by_landlock(invocation, lsm.mode()) or hardening.second_wall_considered(invocation):
+        if collect.held_by_landlock(invocation, lsm.mode()) or hardening.second_wall_considered(invocation):
             try:
-                plan = session.dry_run(invocation, collect.Caller(initial(), descriptors, ""))
+                plan = dryrun.here(invocation, collect.Caller(initial(), descriptors, ""))
             except ConfinedQemuError:
                 return 0  # there was no start, and why not has been said
             for line in heldhelp.lines(plan):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 
-from confined_qemu.host import emulator, survey
+from confined_qemu.host import emulator, lsm, survey
 from confined_qemu.model import paths
 from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.model.facts import Facts, FileKind
-from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.facts import Facts, FileKind, SelinuxMode
+from confined_qemu.model.frozen import dataclass, replace
 from confined_qemu.model.invocation import Confinement
+from confined_qemu.model.policy import NO_POLICY
 from confined_qemu.model.resource import Takes
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from confined_qemu.model.hardening import HardeningFacts
     from confined_qemu.model.helper import HelperKind
     from confined_qemu.model.invocation import Invocation
+    from confined_qemu.model.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,16 @@ class Caller:
     argv0: str
     report: int = -1
     """Where the watcher tells `run` how it went; -1 without."""
+
+
+def needs_labels(invocation: Invocation, mode: SelinuxMode) -> bool:
+    """Tell whether SELinux will hold this VM, so that there are labels to set and to put back."""
+    return mode is not SelinuxMode.DISABLED and not invocation.keeps_context and not held_by_landlock(invocation, mode)
+
+
+def held_by_landlock(invocation: Invocation, mode: SelinuxMode) -> bool:
+    """Tell whether Landlock is to hold this VM: a question to QEMU starts none."""
+    return invocation.takes_landlock(enforced=mode is SelinuxMode.ENFORCING)
 
 
 def followed(invocation: Invocation, *, confined: bool = True) -> Invocation:
@@ -78,6 +90,43 @@ def collect(
         runtime_folder=_runtime_folder(caller),
         temporary_folder=survey.environment_text(caller.environment, "TMPDIR") or "/var/tmp",  # noqa: S108 - QEMU's own
     )
+
+
+# ---- by which wall the VM is held
+
+
+def unlabelled(invocation: Invocation, caller: Caller, mode: SelinuxMode) -> tuple[Invocation, Facts]:
+    """Return the invocation and the facts of a VM without labels, followed and asked of Landlock if that holds it."""
+    if not held_by_landlock(invocation, mode):
+        return invocation, collect(invocation, caller, survey.selinux(scan=False))
+    from confined_qemu.host import landlockfacts
+
+    kernel = landlockfacts.kernel()
+    if kernel.abi:
+        invocation = followed(invocation, confined=False)
+    facts = collect(invocation, caller, survey.selinux(scan=False))
+    return invocation, replace(facts, landlock=landlockfacts.facts(kernel, facts, caller.environment))
+
+
+def labelled(invocation: Invocation, caller: Caller, selinux: SelinuxFacts) -> Facts:
+    """Return the facts of a VM that gets labels, without a pair; `invocation` is followed already."""
+    from confined_qemu.labels import restore, statefolders
+    from confined_qemu.plan import hardening
+
+    facts = collect(invocation, caller, selinux, restore.holders(statefolders.readable_folders()))
+    if not hardening.second_wall_considered(invocation):
+        return facts
+    from confined_qemu.host import landlockfacts
+
+    return replace(facts, landlock=landlockfacts.facts(landlockfacts.kernel(), facts, caller.environment))
+
+
+def policy(mode: SelinuxMode) -> Policy:
+    """Return what answers for the policy of this host."""
+    return lsm if mode is not SelinuxMode.DISABLED else NO_POLICY
+
+
+# ---- parts of it
 
 
 def _hardening(invocation: Invocation, files: Mapping[str, FileFacts]) -> HardeningFacts | None:

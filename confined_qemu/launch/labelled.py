@@ -6,16 +6,12 @@ import os
 
 from confined_qemu.host import inodes, lsm, processes, survey
 from confined_qemu.labels import find, journal, restore, statefolders
-from confined_qemu.launch import conflicts, execute, pairs, performing, spawn
-from confined_qemu.launch.collect import collect, followed
+from confined_qemu.launch import collect, conflicts, execute, pairs, performing, spawn
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import ConfinedQemuError, JournalError, LabelError, descriptor_for
-from confined_qemu.model.frozen import replace
-from confined_qemu.model.invocation import SeclabelType
 from confined_qemu.model.managers import ExitStack
 from confined_qemu.model.record import Record
 from confined_qemu.model.steps import JournalStep, LabelTree, Relabel, StartHelper, Sweep
-from confined_qemu.plan import hardening
 from confined_qemu.plan.planner import plan as make_plan
 
 if TYPE_CHECKING:
@@ -25,9 +21,7 @@ if TYPE_CHECKING:
 
     from confined_qemu.labels.trees import Progress
     from confined_qemu.launch.collect import Caller
-    from confined_qemu.model.facts import Facts, SelinuxFacts
     from confined_qemu.model.invocation import Invocation
-    from confined_qemu.model.mcs import Pair
     from confined_qemu.model.plan import Plan
 
 
@@ -38,7 +32,7 @@ def become(invocation: Invocation, caller: Caller, warn: Callable[[str], None], 
         ConfinedQemuError: nothing was started, and what had been labelled is as it was.
     """
     folder = statefolders.user_folder(os.geteuid())
-    invocation = followed(invocation)
+    invocation = collect.followed(invocation)
     with ExitStack() as held:
         plan, registry = _planned(invocation, caller, folder, held, warn)
         files = _opened(plan)
@@ -65,28 +59,6 @@ def become(invocation: Invocation, caller: Caller, warn: Callable[[str], None], 
             restore.restore(path, find.Search(find.by_inode(files)))
         # else this process has given up what that takes, or is the VM's user: the watcher sees its end, and does it
         raise
-
-
-def dry_run(invocation: Invocation, caller: Caller, pair: Pair | None = None) -> Plan:
-    """Return the plan that `become` would execute now, and change nothing; its pair is free at this moment."""
-    invocation = followed(invocation)
-    facts = _collected(invocation, caller, survey.as_launched(survey.selinux(scan=False)))
-    if pair is None or invocation.seclabel.type is SeclabelType.STATIC:
-        registry = pairs.open_registry()
-        facts = conflicts.reserved(registry, invocation, facts)
-        registry.close()
-    else:
-        facts = replace(facts, pair=pair, selinux=survey.scanned(facts.selinux))
-    return make_plan(invocation, facts, lsm)
-
-
-def _collected(invocation: Invocation, caller: Caller, selinux: SelinuxFacts) -> Facts:
-    facts = collect(invocation, caller, selinux, restore.holders(statefolders.readable_folders()))
-    if not hardening.second_wall_considered(invocation):
-        return facts
-    from confined_qemu.host import landlockfacts
-
-    return replace(facts, landlock=landlockfacts.facts(landlockfacts.kernel(), facts, caller.environment))
 
 
 def _opened(plan: Plan) -> tuple[int, ...]:
@@ -131,7 +103,7 @@ def _planned(
 ) -> tuple[Plan, pairs.Registry]:
     """Return the plan and what holds its pair; the folder's lock stays held."""
     conflicts.settle(invocation, caller.descriptors, folder, held)
-    facts = _collected(invocation, caller, survey.selinux(scan=False))
+    facts = collect.labelled(invocation, caller, survey.selinux(scan=False))
     registry = pairs.open_registry()
     facts = conflicts.reserved(registry, invocation, facts)
     return execute.accepted(make_plan(invocation, facts, lsm), warn), registry

@@ -15,7 +15,7 @@ from unittest import mock
 
 import pytest
 
-from confined_qemu.launch import helpers, inputs, session
+from confined_qemu.launch import dryrun, helpers, inputs
 from confined_qemu.launch.collect import Caller
 from confined_qemu.model.errors import HostError
 from confined_qemu.model.frozen import replace
@@ -209,7 +209,7 @@ def test_a_helper_that_is_taken_over_has_its_folder_and_nothing_else(vm: Vm, tmp
     vm.write(confinement="landlock", tpm={"state": str(mine)})
     invocation = inputs.wanted(vm.spec, ())
     assert isinstance(invocation, Invocation)
-    plan = session.dry_run(invocation, Caller({}, (), ""))
+    plan = dryrun.here(invocation, Caller({}, (), ""))
     (step,) = (step for step in plan.steps if isinstance(step, StartHelper))
     kept = str(mine / "tpm2-00.permall")
     outside = [vm.image, str(others / "tpm2-00.permall"), "/etc/shadow", f"/proc/{os.getpid()}/environ"]

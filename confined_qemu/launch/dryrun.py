@@ -1,17 +1,17 @@
-"""`plan` and `check`: the plan that a launch would execute now, or would on a host with a given policy."""
+"""The plan that a launch would execute now, or would on a host with a given policy; nothing is changed."""
 
 from __future__ import annotations
 
 import os
 
-from confined_qemu.host import lsm
+from confined_qemu.host import lsm, survey
 from confined_qemu.host.inherited import initial
-from confined_qemu.launch import collect, session
+from confined_qemu.launch import collect
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import UsageError
 from confined_qemu.model.facts import SelinuxFacts, SelinuxMode
 from confined_qemu.model.frozen import replace
-from confined_qemu.model.invocation import Invocation
+from confined_qemu.model.invocation import Invocation, SeclabelType
 from confined_qemu.model.policy import NO_POLICY
 from confined_qemu.plan.planner import plan as make_plan
 
@@ -57,10 +57,27 @@ def plan(
     """
     caller = collect.Caller(initial(), descriptors, "")
     if policy_root is not None:
-        if session.needs_labels(invocation, SelinuxMode.ENFORCING):
+        if collect.needs_labels(invocation, SelinuxMode.ENFORCING):
             invocation = collect.followed(invocation, confined=False)
         return make_plan(invocation, _elsewhere(invocation, caller, policy_root, pair), NO_POLICY)
-    return session.dry_run(invocation, caller, pair)
+    return here(invocation, caller, pair)
+
+
+def here(invocation: Invocation, caller: collect.Caller, pair: Pair | None = None) -> Plan:
+    """Return the plan that `session.launch` would execute now; its pair is free at this moment."""
+    mode = lsm.mode()
+    if not collect.needs_labels(invocation, mode) or invocation.query:
+        return make_plan(*collect.unlabelled(invocation, caller, mode), collect.policy(mode))
+    invocation = collect.followed(invocation)
+    facts = collect.labelled(invocation, caller, survey.as_launched(survey.selinux(scan=False)))
+    if pair is not None and invocation.seclabel.type is not SeclabelType.STATIC:
+        return make_plan(invocation, replace(facts, pair=pair, selinux=survey.scanned(facts.selinux)), lsm)
+    from confined_qemu.launch import conflicts, pairs
+
+    registry = pairs.open_registry()
+    facts = conflicts.reserved(registry, invocation, facts)
+    registry.close()
+    return make_plan(invocation, facts, lsm)
 
 
 def _elsewhere(invocation: Invocation, caller: collect.Caller, policy_root: str, pair: Pair | None) -> Facts:

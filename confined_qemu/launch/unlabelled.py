@@ -1,4 +1,4 @@
-"""Becomes QEMU held by Landlock: no labels, no journal, and a companion only where something must be removed.
+"""A launch without labels, held by Landlock or by nothing: no journal, and a companion only where something is removed.
 
 What is made for the VM is removed by `companions/tidy.py` when it has ended. A note in the runtime folder lets `ps` and
 `allow` find the VM; it means nothing once its process is gone, and the next launch removes it.
@@ -8,27 +8,31 @@ from __future__ import annotations
 
 import os
 
-from confined_qemu.launch import execute, heldvms
+from confined_qemu.launch import collect, execute
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError, why
 from confined_qemu.model.managers import suppress
+from confined_qemu.plan.planner import plan as make_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import NoReturn
 
     from confined_qemu.launch.collect import Caller
-    from confined_qemu.model.facts import Facts
+    from confined_qemu.model.facts import Facts, SelinuxMode
+    from confined_qemu.model.invocation import Invocation
     from confined_qemu.model.plan import Plan
     from confined_qemu.model.steps import RemovedStep
 
 
-def become(plan: Plan, facts: Facts, caller: Caller, argv0: str) -> NoReturn:
-    """Make what the plan names, and become QEMU.
+def become(invocation: Invocation, caller: Caller, mode: SelinuxMode, warn: Callable[[str], None]) -> NoReturn:
+    """Plan, make what the plan names, and become QEMU.
 
     Raises:
         ConfinedQemuError: nothing was started, and what had been made is removed.
     """
+    invocation, facts = collect.unlabelled(invocation, caller, mode)
+    plan = execute.accepted(make_plan(invocation, facts, collect.policy(mode)), warn)
     removals = _removals(plan)
     before = {step.path for step in removals if os.path.lexists(step.path)}
     done = execute.Performed()
@@ -38,7 +42,7 @@ def become(plan: Plan, facts: Facts, caller: Caller, argv0: str) -> NoReturn:
 
             done = performing.perform(plan)
         wanted = [what for step in removals if step.path not in before and (what := _removal(step)) is not None]
-        mark = heldvms.note(plan, facts)
+        mark = _note(plan, facts)
         if wanted:
             _tidy(wanted, caller.report, mark if plan.daemonize else -1)
     except BaseException:
@@ -47,7 +51,16 @@ def become(plan: Plan, facts: Facts, caller: Caller, argv0: str) -> NoReturn:
         raise
     if plan.daemonize and mark >= 0:
         os.set_inheritable(mark, True)  # noqa: FBT003 - positional by definition
-    execute.become(plan, done, caller.environment, argv0)
+    execute.become(plan, done, caller.environment, execute.argv0(invocation, plan, caller))
+
+
+def _note(plan: Plan, facts: Facts) -> int:
+    """Leave the note by which `ps` finds a VM that Landlock holds; -1 where nothing holds it, or it has none."""
+    if plan.landlock is None:
+        return -1
+    from confined_qemu.launch import heldvms
+
+    return heldvms.note(plan, facts)
 
 
 def _removals(plan: Plan) -> list[RemovedStep]:
