@@ -327,7 +327,7 @@ def test_yaml_is_loaded_without_compiling_its_patterns() -> None:
 
 @pytest.mark.touches_host
 def test_what_labels_a_vm_loads_no_more_than_what_does_not(tmp_path: Path) -> None:
-    needed = "launch.labelled plan.labelling host.libselinux host.landlockfacts launch.walls labels.restore"
+    needed = "launch.labelled plan.labelling host.libselinux host.landlock launch.walls labels.restore"
     code = "".join(f"import {PACKAGE}.{name}\n" for name in needed.split()) + "end()"
     found = short(loaded(code, [], tmp_path))
     assert found.isdisjoint(

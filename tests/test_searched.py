@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from confined_qemu.host import searched, windows
+from confined_qemu.host import searched
 from confined_qemu.model.errors import HostError
 from confined_qemu.read.qemu.reader import read
 
@@ -122,14 +122,14 @@ def test_a_window_on_an_x_server_has_the_key_of_its_user(
         monkeypatch.setenv(variable, value)
     made = read("qemu-system-x86_64", line.split())
     if made.window is not None:
-        made = windows.found(made)
+        made = searched.with_window(made)
     assert (made.window is not None) is on_x
     assert made.x_key == (str(here / ".Xauthority") if on_x else None)
     if on_x:
         monkeypatch.setenv("XAUTHORITY", str(here / "key"))
-        assert windows.found(made).x_key == str(here / "key")
+        assert searched.with_window(made).x_key == str(here / "key")
         monkeypatch.setenv("XAUTHORITY", "relative")
-        assert windows.found(made).x_key is None
+        assert searched.with_window(made).x_key is None
 
 
 def test_a_server_in_a_folder_that_nobody_names_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:

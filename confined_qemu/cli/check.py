@@ -6,7 +6,7 @@ import os
 
 from confined_qemu.cli.findings import Finding, Grade
 from confined_qemu.cli.launchverbs import DEFAULT_EMULATOR
-from confined_qemu.host import emulator, landlockfacts, lsm, survey, xl
+from confined_qemu.host import emulator, lsm, survey, xl
 from confined_qemu.host.inherited import inherited
 from confined_qemu.labels import journal, restore, statefolders
 from confined_qemu.model import policynames
@@ -55,7 +55,7 @@ def _selinux() -> Iterator[Finding]:
 
     mode = lsm.mode()
     if mode is SelinuxMode.DISABLED:
-        if landlockfacts.kernel().abi > 0:
+        if survey.landlock_of_kernel().abi > 0:
             yield Finding(Grade.OK, "selinux", "disabled: Landlock confines VMs here")
         else:
             what = "disabled, and this kernel has no Landlock: nothing would confine a VM"
@@ -91,7 +91,7 @@ def _selinux() -> Iterator[Finding]:
 def _landlock() -> Iterator[Finding]:
     if lsm.mode() is SelinuxMode.ENFORCING:
         return  # that holds VMs here
-    found = landlockfacts.kernel()
+    found = survey.landlock_of_kernel()
     missing = ", ".join(f"{one.what} (ABI {one.since})" for one in lacking(found.abi))
     if found.problem is not None:
         yield Finding(Grade.WARN, "landlock", message(found.problem))

@@ -1,4 +1,4 @@
-"""Which of several names QEMU, or a library of it, opens: search orders followed on the host.
+"""What only this host can tell of a command line: which of several names QEMU, or a library of it, opens.
 
 Those of firmware are `system/datadir.c`'s (`-L`). Other names may begin with `$NAME`, a variable of the environment.
 """
@@ -102,3 +102,14 @@ def _names(folder: str) -> Iterator[str]:
             continue
         except OSError as error:
             raise HostError(f"cannot be searched for firmware as QEMU does: {why(error)}", where=path) from error
+
+
+def with_window(invocation: Invocation) -> Invocation:
+    """Return the invocation with its window as this environment has it: none where no X server is used for it."""
+    driver = os.environ.get("SDL_VIDEODRIVER", "x11") if invocation.window == "sdl" else os.environ.get("GDK_BACKEND")
+    wayland = driver == "wayland" or (driver is None and bool(os.environ.get("WAYLAND_DISPLAY")))
+    if wayland or not os.environ.get("DISPLAY"):
+        return replace(invocation, window=None)
+    key = os.environ.get("XAUTHORITY") or os.path.expanduser("~/.Xauthority")
+    there = os.path.isabs(key) and os.path.exists(key)
+    return replace(invocation, x_key=os.path.realpath(key) if there else None)

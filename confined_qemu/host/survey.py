@@ -7,19 +7,24 @@ import fcntl
 import os
 import stat
 
-from confined_qemu.host import devices, inodes, kvm, lsm
-from confined_qemu.model import paths, policynames
+from confined_qemu.host import inodes, kvm, lsm
+from confined_qemu.model import hostpaths, paths, policynames
 from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.model.errors import HostError, LsmError, descriptor_for, why
+from confined_qemu.model.errors import HINT, HostError, LsmError, descriptor_for, why
 from confined_qemu.model.facts import DescriptorFacts, FileFacts, FileKind, Identity, SelinuxFacts, SelinuxMode
 from confined_qemu.model.frozen import replace
+from confined_qemu.model.invocation import Confinement
+from confined_qemu.model.resource import Access
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from confined_qemu.host.mounts import Mounts
     from confined_qemu.model.context import Context
-    from confined_qemu.model.facts import KvmFacts
+    from confined_qemu.model.facts import Facts, KvmFacts
+    from confined_qemu.model.hardening import HardeningFacts
+    from confined_qemu.model.invocation import Invocation
+    from confined_qemu.model.landlock import LandlockFacts
 
 
 def selinux(*, scan: bool = True) -> SelinuxFacts:
@@ -90,7 +95,9 @@ def file(name: str, selinux_facts: SelinuxFacts, table: Mounts | None = None) ->
     """Return what the host says of one file. Links are followed by hand-over to the kernel, then left behind."""
     path = os.path.join(os.getcwd(), name)
     problem = "a path cannot hold a NUL byte" if "\0" in name else None
-    if problem is None:
+    if problem is None and hostpaths.stands_for_a_node(path):
+        from confined_qemu.host import devices
+
         path, problem = devices.node(path)
     if problem is not None:
         return FileFacts(path, path, FileKind.MISSING, problem=problem)
@@ -150,6 +157,7 @@ def _opened(path: str, real: str, descriptor: int, selinux_facts: SelinuxFacts) 
     given: Context | None = None
     default: Context | None = None
     in_use = False
+    itself, used = _device(found)
     if selinux_facts.mode is not SelinuxMode.DISABLED:
         given = lsm.context_of(f"/proc/self/fd/{descriptor}")
         contexts = selinux_facts.contexts
@@ -167,18 +175,24 @@ def _opened(path: str, real: str, descriptor: int, selinux_facts: SelinuxFacts) 
         stat.S_IMODE(found.st_mode),
         given,
         default,
-        devices=_devices(found),
-        used=devices.used(found.st_rdev) if stat.S_ISBLK(found.st_mode) else None,
+        devices=itself,
+        used=used,
         size=found.st_size,
         in_use=in_use,
     )
 
 
-def _devices(found: os.stat_result) -> tuple[Identity, ...]:
+def _device(found: os.stat_result) -> tuple[tuple[Identity, ...], str | None]:
+    """Return the devices that a node stands for, and what of the host uses it already."""
+    if not (stat.S_ISBLK(found.st_mode) or stat.S_ISCHR(found.st_mode)):
+        return (), None
+    from confined_qemu.host import devices
+
     if stat.S_ISBLK(found.st_mode):
-        return tuple(Identity.of_device(FileKind.BLOCK, number) for number in devices.overlapping(found.st_rdev))
+        numbers = devices.overlapping(found.st_rdev)
+        return tuple(Identity.of_device(FileKind.BLOCK, one) for one in numbers), devices.used(found.st_rdev)
     itself = devices.identity(found.st_mode, found.st_rdev)
-    return (itself,) if itself is not None else ()
+    return (itself,) if itself is not None else (), None
 
 
 def _problem(error: OSError) -> str:
@@ -243,3 +257,79 @@ def _socket_class(number: int) -> str:
 def environment_text(environment: Mapping[bytes, bytes], name: str) -> str:
     """Return a variable of the caller's environment as text, empty where it is not set."""
     return os.fsdecode(environment.get(os.fsencode(name), b""))
+
+
+# ---- what a VM's process can give up
+
+_READS = frozenset({Access.READ, Access.DIRECTORY})
+_WRITES_ONLY = frozenset({Access.WRITE, Access.CONNECT})
+
+
+def hardening(invocation: Invocation, found_files: Mapping[str, FileFacts]) -> HardeningFacts | None:
+    """Return what this process has to give up for a VM whose files were looked at; None where it gives up nothing."""
+    if invocation.query or invocation.confinement is Confinement.NONE:
+        return None
+    from confined_qemu.host import capabilities
+    from confined_qemu.model.hardening import HardeningFacts
+
+    held = capabilities.held()
+    if "dac_override" not in held or invocation.user is not None:
+        return HardeningFacts(held)
+    overridden = (
+        found_files[resource.path].path
+        for resource in invocation.resources
+        if _takes_override(found_files[resource.path], resource.access)
+    )
+    return HardeningFacts(held, tuple(dict.fromkeys(overridden)))
+
+
+def _takes_override(found: FileFacts, access: Access) -> bool:
+    """Tell whether owner and mode of a file, or of a folder that leads to it, keep its user out who is no root."""
+    folders, folder = [], os.path.dirname(found.real)
+    while folder not in {"/", ""}:
+        folders.append(folder)
+        folder = os.path.dirname(folder)
+    for path in folders:
+        try:
+            status = os.stat(path)
+        except OSError:
+            return False
+        if not _may(status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode), 0o1):
+            return True
+    if found.kind is FileKind.MISSING:
+        return False
+    bits = (0o4 if access not in _WRITES_ONLY else 0) | (0o2 if access not in _READS else 0)
+    return not _may(found.owner, found.group, found.mode, bits)
+
+
+def _may(owner: int, group: int, mode: int, bits: int) -> bool:
+    """Tell whether the mode gives this process all of `bits`, without any capability."""
+    if owner == os.geteuid():
+        return mode >> 6 & bits == bits
+    if group == os.getegid() or group in os.getgroups():
+        return mode >> 3 & bits == bits
+    return mode & bits == bits
+
+
+# ---- Landlock, and what a VM's rules are made of
+
+
+def landlock_of_kernel() -> LandlockFacts:
+    """Return the kernel's ABI alone; one that cannot be asked is a `problem`."""
+    from confined_qemu.host import landlock
+    from confined_qemu.model.landlock import LandlockFacts
+
+    try:
+        return LandlockFacts(landlock.abi())
+    except HostError as error:
+        return LandlockFacts(0, problem=f"{error.what}{HINT}{error.hint}" if error.hint else error.what)
+
+
+def landlock_for(kernel: LandlockFacts, found: Facts, environment: Mapping[bytes, bytes]) -> LandlockFacts:
+    """Return what the rules of this VM are made of on this host; a kernel without Landlock has none."""
+    if not kernel.abi:
+        return kernel
+    from confined_qemu.host import installation
+    from confined_qemu.model.landlock import LandlockFacts
+
+    return LandlockFacts(kernel.abi, installation.found(found.emulator.real, environment))

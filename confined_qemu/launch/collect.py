@@ -9,7 +9,6 @@ from confined_qemu.model import paths
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.facts import Facts, FileKind, SelinuxMode
 from confined_qemu.model.frozen import dataclass, replace
-from confined_qemu.model.invocation import Confinement
 from confined_qemu.model.policy import NO_POLICY
 from confined_qemu.model.resource import Takes
 
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
     from confined_qemu.model.distribution import Family
     from confined_qemu.model.facts import FileFacts, FolderFacts, Holder, Identity, SelinuxFacts
-    from confined_qemu.model.hardening import HardeningFacts
     from confined_qemu.model.helper import HelperKind
     from confined_qemu.model.invocation import Invocation
     from confined_qemu.model.policy import Policy
@@ -84,7 +82,7 @@ def collect(
         descriptors=survey.descriptors(caller.descriptors, selinux),
         instance=str(os.getpid()),
         sandbox=invocation.sandbox and emulator.takes_sandbox(program),
-        hardening=_hardening(invocation, files),
+        hardening=survey.hardening(invocation, files),
         uid=os.geteuid(),
         folder=os.getcwd(),
         runtime_folder=_runtime_folder(caller),
@@ -99,13 +97,11 @@ def unlabelled(invocation: Invocation, caller: Caller, mode: SelinuxMode) -> tup
     """Return the invocation and the facts of a VM without labels, followed and asked of Landlock if that holds it."""
     if not held_by_landlock(invocation, mode):
         return invocation, collect(invocation, caller, survey.selinux(scan=False))
-    from confined_qemu.host import landlockfacts
-
-    kernel = landlockfacts.kernel()
+    kernel = survey.landlock_of_kernel()
     if kernel.abi:
         invocation = followed(invocation, confined=False)
     facts = collect(invocation, caller, survey.selinux(scan=False))
-    return invocation, replace(facts, landlock=landlockfacts.facts(kernel, facts, caller.environment))
+    return invocation, replace(facts, landlock=survey.landlock_for(kernel, facts, caller.environment))
 
 
 def labelled(invocation: Invocation, caller: Caller, selinux: SelinuxFacts) -> Facts:
@@ -116,9 +112,7 @@ def labelled(invocation: Invocation, caller: Caller, selinux: SelinuxFacts) -> F
     facts = collect(invocation, caller, selinux, restore.holders(statefolders.readable_folders()))
     if not hardening.second_wall_considered(invocation):
         return facts
-    from confined_qemu.host import landlockfacts
-
-    return replace(facts, landlock=landlockfacts.facts(landlockfacts.kernel(), facts, caller.environment))
+    return replace(facts, landlock=survey.landlock_for(survey.landlock_of_kernel(), facts, caller.environment))
 
 
 def policy(mode: SelinuxMode) -> Policy:
@@ -127,14 +121,6 @@ def policy(mode: SelinuxMode) -> Policy:
 
 
 # ---- parts of it
-
-
-def _hardening(invocation: Invocation, files: Mapping[str, FileFacts]) -> HardeningFacts | None:
-    if invocation.query or invocation.confinement is Confinement.NONE:
-        return None  # it gives up nothing
-    from confined_qemu.host import hardeningfacts
-
-    return hardeningfacts.found(invocation, files)
 
 
 def _distribution(programs: Mapping[HelperKind, FileFacts]) -> Family | None:

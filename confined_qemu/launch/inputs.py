@@ -239,9 +239,9 @@ def _with_trees(invocation: Invocation, trees: Sequence[str]) -> Invocation:
 
 def _chosen(invocation: Invocation, name: str | None, confinement: str | None) -> Invocation:
     if invocation.window is not None:
-        from confined_qemu.host import windows
+        from confined_qemu.host import searched
 
-        invocation = windows.found(invocation)
+        invocation = searched.with_window(invocation)
     if any(resource.otherwise or _is_data_folder(resource) for resource in invocation.resources):
         from confined_qemu.host import searched
 

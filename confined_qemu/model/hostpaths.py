@@ -105,7 +105,9 @@ def usb_wanted(path: str) -> Mapping[str, str] | None:
 
 
 def stands_for_a_node(path: str) -> bool:
-    """Tell whether `path` is a name in sysfs by which the host finds a device's node."""
+    """Tell whether `path` is a name in sysfs, or the pattern, by which the host finds a device's node."""
+    if not path.startswith("/sys/"):
+        return path == RENDER_NODE
     return is_iommu_group(path) or is_vfio_device(path) or usb_wanted(path) is not None
 
 

@@ -75,7 +75,7 @@ CHOOSE = "lambda count: int.from_bytes(os.urandom(8), 'little') % count"
 WALL = """
 import json, os, sys, threading, time
 sys.path.insert(0, {folder!r})
-from confined_qemu.host import landlockfacts, survey
+from confined_qemu.host import survey
 from confined_qemu.launch import collect, inputs, walls
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.policy import NO_POLICY
@@ -91,7 +91,7 @@ def lay_on(planned, ruleset, laid):
     laid.append(time.perf_counter() - began)
 for _ in range(int(sys.argv[3])):
     began = time.perf_counter()
-    facts = landlockfacts.facts(landlockfacts.kernel(), found, caller.environment)
+    facts = survey.landlock_for(survey.landlock_of_kernel(), found, caller.environment)
     looked = time.perf_counter()
     made = plan(wanted, replace(found, landlock=facts), NO_POLICY)
     planned = time.perf_counter()
