@@ -7,8 +7,7 @@ import pytest
 from confined_qemu.model.errors import CommandLineError
 from confined_qemu.read.qemu.options import OPTIONS, Kind
 from confined_qemu.read.qemu.queries import FLAGS
-from confined_qemu.read.qemu.reader import read
-from confined_qemu.read.qemu.special import READERS
+from confined_qemu.read.qemu.reader import READERS, read
 
 LATER = {"run-with", "perfmap", "jitdump", "shim"}
 """Options of 8.x to 10.x."""

@@ -5,7 +5,6 @@ Those of firmware are `system/datadir.c`'s (`-L`). Other names may begin with `$
 
 from __future__ import annotations
 
-import fnmatch
 import os
 
 from confined_qemu.model import hostpaths
@@ -80,6 +79,8 @@ def _expanded(name: str) -> list[str]:
 def _firmware(folder: Resource) -> Iterator[Resource]:
     if hostpaths.place(os.path.realpath(folder.path)) is Place.SYSTEM:
         return
+    import fnmatch
+
     for name in sorted(_names(folder.path)):
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in _BY_THEMSELVES):
             path = os.path.join(folder.path, name)

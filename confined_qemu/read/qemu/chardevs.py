@@ -13,7 +13,7 @@ from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.commas import escape, split
 from confined_qemu.model.errors import CommandLineError
 from confined_qemu.model.resource import Access, Role
-from confined_qemu.read.qemu import nodes
+from confined_qemu.read.qemu import special
 from confined_qemu.read.qemu.collector import Socket
 from confined_qemu.read.qemu.keyvals import json_pairs, pairs, truth
 
@@ -157,7 +157,7 @@ def files(collector: Collector, values: dict[str, str], source: str, *, rewritte
     elif backend == "socket" and path:
         return _socket(collector, values, place, rewritten=rewritten)
     elif backend == "braille":
-        nodes.braille(collector, source)
+        special.braille(collector, source)
     return None
 
 

@@ -9,7 +9,7 @@ from confined_qemu.model import hostpaths
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import CommandLineError
 from confined_qemu.model.resource import Access, Role, Takes
-from confined_qemu.read.qemu import chardevs, nodes
+from confined_qemu.read.qemu import chardevs, special
 from confined_qemu.read.qemu.collector import Socket, read_keys
 from confined_qemu.read.qemu.keyvals import around, load_json, objects, truth
 from confined_qemu.read.qemu.options import OPTIONS
@@ -120,7 +120,7 @@ def _programs(collector: Collector, option: str, last: Mapping[str, str]) -> Non
         collector.needs_tmpdir = True  # where its pidfile is made (`net/passt.c`)
         collector.program(last.get("path", "passt"), f"-{option} passt")
     if kind == "tap":
-        nodes.tap(collector, option, last)
+        special.tap(collector, option, last)
     if kind == "bridge" and "helper" not in last:
         collector.add(
             _BRIDGE_HELPERS[0], Role.PROGRAM, Access.READ, f"-{option} helper=", otherwise=_BRIDGE_HELPERS[1:]

@@ -14,9 +14,9 @@ from confined_qemu.model.errors import CommandLineError, printable
 from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.invocation import Accel, Invocation
 from confined_qemu.model.resource import Access, Role
-from confined_qemu.read.qemu import chardevs, configs, special
+from confined_qemu.read.qemu import chardevs, configs, networks, special
 from confined_qemu.read.qemu.blocks import Blocks
-from confined_qemu.read.qemu.collector import Collector, read_keys
+from confined_qemu.read.qemu.collector import Collector, Socket, read_keys
 from confined_qemu.read.qemu.keyvals import objects, pairs, truth
 from confined_qemu.read.qemu.options import OPTIONS, Kind, Option
 from confined_qemu.read.qemu.queries import is_query, name_of
@@ -39,6 +39,28 @@ _UNSETTABLE = frozenset({"audiodev", "boot-opts", "machine", "object", "smp-opts
 """Groups that QEMU keeps in a form which `-set` does not reach (`is_qemuopts_group`)."""
 _LONGEST_NAME = 63
 """Bytes of a group, an id or a key in `-set`."""
+READERS: dict[str, Callable[[Collector, str, str], Socket | None]] = {
+    "netdev": networks.network,
+    "device": special.device,
+    "audiodev": special.audio,
+    "audio": special.audio,
+    "cpu": special.processor,
+    "icount": special.icount,
+    "plugin": special.plugin,
+    "tpmdev": special.tpmdev,
+    "fsdev": special.filesystem,
+    "virtfs": special.filesystem,
+    "nic": networks.network,
+    "net": networks.network,
+    "vnc": special.vnc,
+    "display": special.display,
+    "spice": special.spice,
+    "incoming": special.incoming,
+    "initrd": special.initrd,
+    "object": special.object_,
+    "global": special.global_,
+}
+"""The readers of the options of kind OWN; each returns the socket in the value that is to be rewritten."""
 
 
 def read(  # noqa: PLR0913 - what a caller may want otherwise
@@ -192,7 +214,7 @@ class _Reading:
         elif spec.kind is Kind.LEGACY:
             chardevs.legacy(self.collector, option, argument, value)
         elif spec.kind is Kind.OWN:
-            made = special.READERS[option](self.collector, option, value)
+            made = READERS[option](self.collector, option, value)
             if option == "device":
                 self._used(value)
             self.collector.arguments.append(argument)
