@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from confined_qemu.model.context import Context
 from confined_qemu.model.invocation import Confinement
 from confined_qemu.model.mcs import MAX_CATEGORY, Level, Pair, Range
-from confined_qemu.read.spec.disks import DiskFormat
-from confined_qemu.read.spec.helpers import ShareDriver
+from confined_qemu.read.spec.devices import ShareDriver
+from confined_qemu.read.spec.vm import DiskFormat
 
 categories = st.frozensets(st.integers(0, MAX_CATEGORY), max_size=12)
 """Few categories anywhere, so that runs and single ones both occur when drawn near each other."""

@@ -18,7 +18,7 @@ from confined_qemu.model.errors import SpecError
 from confined_qemu.model.invocation import Accel, SeclabelType
 from confined_qemu.read.libvirt import carrying, devices, domain
 from confined_qemu.read.spec import loader, render, writer
-from confined_qemu.read.spec.disks import Bus
+from confined_qemu.read.spec.vm import Bus
 from tests.strategies import hostile, spec_documents
 
 if TYPE_CHECKING:

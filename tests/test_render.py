@@ -28,9 +28,8 @@ from confined_qemu.read.spec.devices import (
     Network,
     NetworkType,
 )
-from confined_qemu.read.spec.disks import Bus, Disk, DiskFormat, DiskLabel
 from confined_qemu.read.spec.render import invocation, rendered
-from confined_qemu.read.spec.vm import VM
+from confined_qemu.read.spec.vm import VM, Bus, Disk, DiskFormat, DiskLabel
 from tests.strategies import hostile, paths, spec_documents, stray
 
 if TYPE_CHECKING:

@@ -16,10 +16,18 @@ from confined_qemu.model.context import Context
 from confined_qemu.model.errors import SpecError
 from confined_qemu.model.invocation import Accel, Seclabel, SeclabelType
 from confined_qemu.read.spec import loader, yamlnodes
-from confined_qemu.read.spec.devices import Char, CharKind, Network, NetworkType
-from confined_qemu.read.spec.disks import Bus, Disk, DiskFormat, ExtraFile
-from confined_qemu.read.spec.helpers import Share, ShareDriver, Tpm, TpmModel, TpmVersion
-from confined_qemu.read.spec.vm import VM
+from confined_qemu.read.spec.devices import (
+    Char,
+    CharKind,
+    Network,
+    NetworkType,
+    Share,
+    ShareDriver,
+    Tpm,
+    TpmModel,
+    TpmVersion,
+)
+from confined_qemu.read.spec.vm import VM, Bus, Disk, DiskFormat, ExtraFile
 from tests.examples import examples
 from tests.messages import is_message
 from tests.strategies import spec_documents

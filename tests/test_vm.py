@@ -10,9 +10,8 @@ from confined_qemu.model.context import Context
 from confined_qemu.model.errors import ValueProblem
 from confined_qemu.model.invocation import Confinement, Seclabel, SeclabelType
 from confined_qemu.read.spec.devices import Char, CharKind, Network, NetworkType
-from confined_qemu.read.spec.disks import Bus, Disk, DiskFormat, DiskLabel
 from confined_qemu.read.spec.rules import Broken, size_in_bytes
-from confined_qemu.read.spec.vm import VM
+from confined_qemu.read.spec.vm import VM, Bus, Disk, DiskFormat, DiskLabel
 
 STATIC = SeclabelType.STATIC
 DYNAMIC = SeclabelType.DYNAMIC

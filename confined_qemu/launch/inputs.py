@@ -43,7 +43,7 @@ def wanted(
     if vm.hypervisor is Hypervisor.XEN:
         return _domain(cast("XenVM", vm), path, extra, (name, confinement))
     vm = cast("VM", vm)
-    return _invocation(vm, path, (*vm.qemu_args, *extra), remarks, (name, confinement, unknown))
+    return _invocation(vm, path, extra, remarks, (name, confinement, unknown))
 
 
 def _domain(vm: XenVM, path: str, extra: Sequence[str], chosen: tuple[str | None, str | None]) -> XenDomain:
@@ -89,7 +89,7 @@ def from_spec(
 def _invocation(
     vm: VM,
     path: str,
-    extra: tuple[str, ...],
+    extra: Sequence[str],
     remarks: tuple[str, ...],
     chosen: tuple[str | None, str | None, str | None],
 ) -> Invocation:
@@ -98,8 +98,10 @@ def _invocation(
     name, confinement, unknown = chosen
     folder = os.path.dirname(os.path.abspath(path))
     options = UnknownOptions(unknown or UnknownOptions.REFUSE)
-    read = render.invocation(replace(vm, qemu_args=extra), folder, config=_config, unknown=options)
-    return _chosen(replace(read, remarks=(*remarks, *read.remarks)), name, confinement)
+    read = render.invocation(vm, folder, extra, config=_config, unknown=options)
+    if remarks:
+        read = replace(read, remarks=(*remarks, *read.remarks))
+    return _chosen(read, name, confinement)
 
 
 def _vm(path: str) -> tuple[VM | XenVM, tuple[str, ...]]:

@@ -208,7 +208,7 @@ def settled(found: Resource, real: str, kind: FileKind) -> Resource:
     there = written if stays else place(real)
     known = None if kind is FileKind.MISSING else kind
     rule = labelrules.row(found.role, found.access, there, shareable=shareable, kind=known)
-    return found if rule is None else replace(found, sharing=rule.sharing)
+    return found if rule is None or rule.sharing is found.sharing else replace(found, sharing=rule.sharing)
 
 
 def rule(found: Resource) -> labelrules.Row | None:

@@ -15,8 +15,6 @@ from confined_qemu.model.policy import denied
 from confined_qemu.model.resource import Access, Resource, Role, Takes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from confined_qemu.model.context import Context, PolicyContexts
     from confined_qemu.model.facts import Facts
     from confined_qemu.model.hardening import Hardening
@@ -265,24 +263,20 @@ class Draft:
     def _arguments(self) -> tuple[str, ...]:
         if not (self.confined or self._listens()) and self.invocation.given is not None:
             return self.invocation.given  # nobody labels a socket, so QEMU may as well make it itself
-        arguments = list(self.invocation.arguments)
-        if self.invocation.accel_index is not None:
-            arguments[self.invocation.accel_index] = self.accel.chosen
+        changed: dict[int, str] = {}
+        added: tuple[str, ...] = ()
         if self.confined or self.ruleset is not None:
             from confined_qemu.plan import hardening
 
-            _put(arguments, self.found.arguments)
-            arguments += hardening.sandbox(self.invocation, self.facts)
+            changed |= self.found.arguments
+            added = hardening.sandbox(self.invocation, self.facts)
         elif self.invocation.listeners:
             from confined_qemu.plan import sockets
 
-            _put(arguments, {listener.index: sockets.by_path(listener) for listener in self.invocation.listeners})
-        return tuple(arguments)
-
-
-def _put(arguments: list[str], changed: Mapping[int, str]) -> None:
-    for index, argument in changed.items():
-        arguments[index] = argument
+            changed |= {listener.index: sockets.by_path(listener) for listener in self.invocation.listeners}
+        if self.invocation.accel_index is not None:
+            changed[self.invocation.accel_index] = self.accel.chosen
+        return (*(changed.get(index, one) for index, one in enumerate(self.invocation.arguments)), *added)
 
 
 def _folder_name(name: str) -> str:

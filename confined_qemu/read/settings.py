@@ -101,8 +101,8 @@ def _keys() -> Table:
             Key("require_domain", YesNo(), "start nothing where the launcher's own domain is missing"),
             Key("harden", YesNo(), "give up capabilities and privileges that a VM does not need"),
         ),
-        lambda values, _: values,
         "the launcher's options",
+        build=dict,
     )
 
 

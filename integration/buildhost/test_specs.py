@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from confined_qemu.read.spec.devices import Char, Input, MemoryBacking, Network, NetworkType, NicModel, Sound
-from confined_qemu.read.spec.disks import Bus, Disk, DiskFormat
 from confined_qemu.read.spec.render import invocation
-from confined_qemu.read.spec.vm import VM
+from confined_qemu.read.spec.vm import VM, Bus, Disk, DiskFormat
 
 if TYPE_CHECKING:
     from pathlib import Path

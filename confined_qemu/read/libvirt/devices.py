@@ -12,8 +12,7 @@ from confined_qemu.model.commas import escape
 from confined_qemu.model.errors import HINT, shell_word
 from confined_qemu.read.libvirt import others
 from confined_qemu.read.spec.devices import NicModel
-from confined_qemu.read.spec.disks import Bus, DiskFormat
-from confined_qemu.read.spec.vm import CDROM_PLACE, IDE_PLACES, Q35, Q35_PORTS
+from confined_qemu.read.spec.vm import CDROM_PLACE, IDE_PLACES, Q35, Q35_PORTS, Bus, DiskFormat
 from confined_qemu.read.spec.yamlnodes import Mapping, Scalar, shown
 
 if TYPE_CHECKING:

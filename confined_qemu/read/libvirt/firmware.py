@@ -8,7 +8,7 @@ from __future__ import annotations
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT, shell_word
 from confined_qemu.model.frozen import dataclass
-from confined_qemu.read.spec.disks import DiskFormat
+from confined_qemu.read.spec.vm import DiskFormat
 from confined_qemu.read.spec.yamlnodes import shown
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import re
 
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT
-from confined_qemu.read.spec.helpers import ShareDriver, TpmModel, TpmVersion
+from confined_qemu.read.spec.devices import ShareDriver, TpmModel, TpmVersion
 from confined_qemu.read.spec.yamlnodes import Mapping, Sequence, shown
 
 if TYPE_CHECKING:

@@ -223,15 +223,15 @@ class Key:
 class Table:
     """A mapping of known keys, made into `of` (a dataclass, whose defaults are the keys' defaults).
 
-    `build` takes the values that were written and the mapping's own path. `rules` joins the JSON Schema:
-    what the dataclass refuses, as far as a schema can say it.
+    `build` makes something else of the values that were written. `rules` joins the JSON Schema: what the dataclass
+    refuses, as far as a schema can say it.
     """
 
     of: type
     keys: tuple[Key, ...]
-    build: Callable[[dict[str, Any], str], Any]
     about: str
     rules: tuple[tuple[str, Any], ...] = ()
+    build: Callable[[dict[str, Any]], Any] | None = None
 
     def required(self) -> tuple[str, ...]:
         """Return the names of the keys that have no default."""
@@ -258,7 +258,7 @@ class Table:
                 values[key.name] = key.stand_in
         written = {name: value for name, value in values.items() if not isinstance(value, _Bad)}
         try:
-            built = self.build(written, path)
+            built = self.made(written)
         except Broken as broken:
             _place(broken, node.mark, path, problems)
             good = False
@@ -266,6 +266,10 @@ class Table:
             problems.bad.add(path)
             return BAD
         return built
+
+    def made(self, values: dict[str, Any]) -> Any:
+        """Return the object of these values."""
+        return self.of(**values) if self.build is None else self.build(values)
 
     def _values(self, node: Mapping, path: str, problems: Problems) -> dict[str, Any]:
         known = {key.name: key for key in self.keys}

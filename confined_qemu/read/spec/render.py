@@ -29,14 +29,15 @@ from confined_qemu.read.spec.devices import (
     Network,
     NetworkType,
     NicModel,
+    Share,
+    ShareDriver,
     Sound,
+    needs_shared_memory,
 )
-from confined_qemu.read.spec.disks import Bus, Disk, DiskFormat
-from confined_qemu.read.spec.helpers import Share, ShareDriver, needs_shared_memory
-from confined_qemu.read.spec.vm import CDROM_PLACE
+from confined_qemu.read.spec.vm import CDROM_PLACE, Bus, Disk, DiskFormat
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from confined_qemu.model.resource import Resource
     from confined_qemu.read.spec.vm import VM
@@ -367,8 +368,8 @@ class Rendered:
     accel_index: int
 
 
-def rendered(vm: VM, folder: str) -> Rendered:
-    """Return the command line of a VM whose relative paths start at `folder`; `qemu_args` stand last, as written.
+def rendered(vm: VM, folder: str, extra: Sequence[str] = ()) -> Rendered:
+    """Return the command line of a VM whose relative paths start at `folder`; `qemu_args`, then `extra` stand last.
 
     Raises:
         ValueProblem: `folder` is not absolute.
@@ -379,40 +380,43 @@ def rendered(vm: VM, folder: str) -> Rendered:
     accel_index = _machine(command)
     for part in (_flash, _kernel, _disks, _cdrom, _characters, _networks, _devices, _virtio_devices, _tpm, _shares):
         part(command)
-    command.add(*vm.qemu_args)
+    command.add(*vm.qemu_args, *extra)
     return Rendered(tuple(command.arguments), command.origins, tuple(command.helpers), accel_index)
 
 
 def invocation(
     vm: VM,
     folder: str,
+    extra: Sequence[str] = (),
     *,
     config: Callable[[str], str | None] | None = None,
     unknown: UnknownOptions = UnknownOptions.REFUSE,
 ) -> Invocation:
-    """Return QEMU's command line for a VM, with the files that the reader of command lines finds in it.
+    """Return QEMU's command line for a VM, and `extra` after it, with the files that the reader finds in it.
 
     `folder`, absolute, is where the VM's relative paths start; `config` and `unknown` are as for `reader.read`.
     What no argument says is added here: labels of a disk's own, trees to label, files named later over QMP.
 
     Raises:
         ValueProblem: `folder` is not absolute.
-        CommandLineError: `qemu_args` cannot be read.
+        CommandLineError: `qemu_args` or `extra` cannot be read.
         HostError: from `config`.
     """
-    made = rendered(vm, folder)
+    made = rendered(vm, folder, extra)
     emulator = posixpath.join(folder, vm.emulator) if "/" in vm.emulator else vm.emulator
     read = reader.read(emulator, made.arguments, config=config, unknown=unknown, origins=made.origins)
-    known = {_disk_origin(number): disk.seclabel for number, disk in enumerate(vm.disks)}
+    labels = {_disk_origin(number): disk.seclabel for number, disk in enumerate(vm.disks)}
     if vm.cdrom_seclabel is not None:
-        known["cdrom"] = vm.cdrom_seclabel
+        labels["cdrom"] = vm.cdrom_seclabel
     shares = {_share_origin(number) for number, share in enumerate(vm.shares) if share.relabel}
 
     def completed(found: Resource) -> Resource:
         if found.source in shares:
             return replace(found, label_tree=True)
-        own = known.get(found.source)
-        return found if own is None else replace(found, label=own.label, relabel=own.relabel)
+        own = labels.get(found.source)
+        if own is None or (own.label is None and own.relabel is None):
+            return found
+        return replace(found, label=own.label, relabel=own.relabel)
 
     return replace(
         read,

@@ -13,13 +13,16 @@ from confined_qemu.read.spec.devices import (
     Network,
     NetworkType,
     NicModel,
+    Share,
+    ShareDriver,
     Sound,
+    Tpm,
+    TpmModel,
+    TpmVersion,
 )
-from confined_qemu.read.spec.disks import Bus, Disk, DiskFormat, DiskLabel, ExtraFile
-from confined_qemu.read.spec.helpers import Share, ShareDriver, Tpm, TpmModel, TpmVersion
 from confined_qemu.read.spec.kinds import Choice, Integer, Key, ListOf, Table, Text, WordOr, YesNo
 from confined_qemu.read.spec.rules import size_in_bytes
-from confined_qemu.read.spec.vm import NEEDS, VM
+from confined_qemu.read.spec.vm import NEEDS, VM, Bus, Disk, DiskFormat, DiskLabel, ExtraFile
 
 if TYPE_CHECKING:
     from typing import Any, Final
@@ -55,7 +58,6 @@ def _together(first: tuple[str, Any], second: tuple[str, Any]) -> dict[str, Any]
 DISK_LABEL: Final = Table(
     of=DiskLabel,
     about="a disk's own label, or none",
-    build=lambda values, _path: DiskLabel(**values),
     keys=(
         Key("relabel", YesNo(), "no: the file keeps the label that it has."),
         Key("label", IMAGE, "The label that the file gets, in place of the VM's.", ("context",)),
@@ -66,7 +68,6 @@ DISK_LABEL: Final = Table(
 DISK: Final = Table(
     of=Disk,
     about="a disk: file and format, and how the guest sees it",
-    build=lambda values, _path: Disk(**values),
     keys=(
         Key(
             "file",
@@ -109,7 +110,6 @@ DISK: Final = Table(
 EXTRA_FILE: Final = Table(
     of=ExtraFile,
     about="a file that the VM opens while it runs, told so over QMP",
-    build=lambda values, _path: ExtraFile(**values),
     keys=(
         Key(
             "file",
@@ -132,7 +132,6 @@ EXTRA_FILE: Final = Table(
 NETWORK: Final = Table(
     of=Network,
     about="a network card: type, and what belongs to the type",
-    build=lambda values, _path: Network(**values),
     keys=(
         Key("type", Choice(NetworkType), "none, user (QEMU's own NAT) or tap.", ("mode", "backend")),
         Key("model", Choice(NicModel), "The card that the guest sees.", ("device",)),
@@ -187,7 +186,6 @@ NETWORK: Final = Table(
 TPM: Final = Table(
     of=Tpm,
     about="a TPM: the folder of its state, and how the guest sees it",
-    build=lambda values, _path: Tpm(**values),
     keys=(
         Key(
             "state",
@@ -205,7 +203,6 @@ TPM: Final = Table(
 SHARE: Final = Table(
     of=Share,
     about="a shared folder: dir and tag, and how it is shared",
-    build=lambda values, _path: Share(**values),
     keys=(
         Key(
             "dir",
@@ -270,7 +267,7 @@ def _size(text: str) -> str:
     return text
 
 
-def _seclabel(values: dict[str, Any], _path: str) -> Seclabel:
+def _seclabel(values: dict[str, Any]) -> Seclabel:
     """Return the seclabel; only a dynamic one relabels unless told otherwise, as in libvirt."""
     dynamic = values.get("type", SeclabelType.DYNAMIC) is SeclabelType.DYNAMIC
     return Seclabel(**({"relabel": dynamic} | values))
@@ -335,7 +332,6 @@ _NETWORK_DOC: Final = "none, user, or a mapping for a tap device, forwarded port
 SPEC: Final = Table(
     of=VM,
     about="one VM for confined-qemu",
-    build=lambda values, _path: VM(**values),
     keys=(
         NAME,
         HYPERVISOR,

@@ -49,7 +49,7 @@ def write(
 def _table(table: Table, value: Any, path: str, comments: Mapping[str, str]) -> Iterator[str]:
     """Yield the lines of a mapping, from column 1."""
     for key in table.keys:
-        if key.name not in _written(table, value, path):
+        if key.name not in _written(table, value):
             continue
         here = f"{path}.{key.name}" if path else key.name
         comment = f"  # {printable(comments[here])}" if here in comments else ""
@@ -63,13 +63,13 @@ def _table(table: Table, value: Any, path: str, comments: Mapping[str, str]) -> 
             yield f"{key.name}: {lines[0]}{comment}"
 
 
-def _written(table: Table, value: Any, path: str) -> frozenset[str]:
+def _written(table: Table, value: Any) -> frozenset[str]:
     """Return the keys without which the mapping would be read as another value."""
     names = [key.name for key in table.keys]
     whole = {name: getattr(value, name) for name in names}
     needed = {name for name in names if whole[name] != table.default(name)}
     # A key's default may depend on another key (a static VM relabels nothing), so what would be read is asked.
-    built = table.build({name: whole[name] for name in names if name in needed}, path)
+    built = table.made({name: whole[name] for name in names if name in needed})
     return frozenset(needed | {name for name in names if getattr(built, name) != whole[name]})
 
 

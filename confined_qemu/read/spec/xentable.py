@@ -5,10 +5,10 @@ from __future__ import annotations
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.invocation import Seclabel, SeclabelType
 from confined_qemu.model.xen import DOMAIN, XenType
-from confined_qemu.read.spec.disks import DiskFormat
 from confined_qemu.read.spec.kinds import Choice, Integer, Key, ListOf, Table, Text, YesNo
 from confined_qemu.read.spec.rules import refuse
 from confined_qemu.read.spec.table import HYPERVISOR, MEMORY, NAME, PATH, PROCESS
+from confined_qemu.read.spec.vm import DiskFormat
 from confined_qemu.read.spec.xenvm import MOST_DISKS, XenConfinement, XenImage, XenVM, xen_seclabel_violations
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _NOT_RAW: Final = [word.value for word in DiskFormat if word is not DiskFormat.R
 _OBJECT: Final = {"type": "string", "pattern": "^[^:]*:object_r:"}
 
 
-def _seclabel(values: dict[str, Any], _path: str) -> Seclabel:
+def _seclabel(values: dict[str, Any]) -> Seclabel:
     """Return the seclabel; a domain's images are always labelled."""
     made = Seclabel(**values)
     refuse(xen_seclabel_violations(made))
@@ -37,7 +37,6 @@ def _without(key: str, value: str, other: str) -> dict[str, Any]:
 XEN_DISK: Final = Table(
     of=XenImage,
     about="a disk of a Xen domain: file and format",
-    build=lambda values, _path: XenImage(**values),
     keys=(
         Key(
             "file",
@@ -94,7 +93,6 @@ XEN_SECLABEL: Final = Table(
 XEN: Final = Table(
     of=XenVM,
     about="one Xen domain for confined-qemu",
-    build=lambda values, _path: XenVM(**values),
     keys=(
         HYPERVISOR,
         NAME,

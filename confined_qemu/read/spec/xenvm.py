@@ -7,8 +7,8 @@ from confined_qemu.model.enums import StrEnum
 from confined_qemu.model.frozen import dataclass, field
 from confined_qemu.model.invocation import Confinement, Hypervisor, Seclabel, SeclabelType
 from confined_qemu.model.xen import XenDisk, XenDomain, XenType
-from confined_qemu.read.spec.disks import DiskFormat
 from confined_qemu.read.spec.rules import Violation, refuse, size_in_bytes
+from confined_qemu.read.spec.vm import DiskFormat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
