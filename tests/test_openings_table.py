@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from confined_qemu.read.qemu.blocks import PROTOCOLS
-from confined_qemu.read.qemu.keyvals import objects
+from confined_qemu.read.qemu.collector import objects
 from confined_qemu.read.qemu.options import OPTIONS
 from confined_qemu.read.qemu.queries import walk
 from integration.guestlib import strikes

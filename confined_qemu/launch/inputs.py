@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from confined_qemu.model.annotations import TYPE_CHECKING, cast
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT, HostError, SpecError, UsageError, message, printable, shell_word, why
 from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import Confinement, Hypervisor, Invocation
@@ -41,8 +41,7 @@ def wanted(
     """
     vm, remarks = _vm(path)
     if vm.hypervisor is Hypervisor.XEN:
-        return _domain(cast("XenVM", vm), path, extra, (name, confinement))
-    vm = cast("VM", vm)
+        return _domain(vm, path, extra, (name, confinement))
     return _invocation(vm, path, extra, remarks, (name, confinement, unknown))
 
 

@@ -3,14 +3,10 @@
 Type checkers go by the names: below `if TYPE_CHECKING:` stands what only they read.
 """
 
-__all__ = ["TYPE_CHECKING", "Protocol", "cast"]
+__all__ = ["TYPE_CHECKING", "Protocol"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol, cast
+    from typing import Protocol
 else:
     Protocol = object
-
-    def cast(_kind: str, value: object) -> object:
-        """Return `value`; the type checker takes it for what `_kind` says."""
-        return value

@@ -214,12 +214,12 @@ class Draft:
 
     def finish(self) -> Plan:
         """Return the plan."""
-        arguments = self._arguments()
+        arguments, given = self._arguments(), self._given()
         return Plan(
             name=self.invocation.name,
             emulator=self.facts.emulator.path,
             arguments=arguments,
-            given=self._given(arguments),
+            given=given if given != arguments else None,
             accel=self.accel,
             confinement="selinux" if self.confined else "landlock" if self.ruleset is not None else "none",
             process=self.process,
@@ -238,11 +238,10 @@ class Draft:
             refusals=tuple(dict.fromkeys(message(line) for line in self.found.refusals)),
         )
 
-    def _given(self, arguments: tuple[str, ...]) -> tuple[str, ...] | None:
-        """Return the caller's own arguments where QEMU gets others."""
+    def _given(self) -> tuple[str, ...] | None:
+        """Return the caller's own arguments where QEMU may get others."""
         copied = self.invocation.accel_index is None and self._copies()
-        given = self.invocation.given or (self.invocation.arguments if copied else None)
-        return given if given != arguments else None
+        return self.invocation.given or (self.invocation.arguments if copied else None)
 
     def _copies(self) -> bool:
         """Tell whether QEMU gets a copy in the place of a file."""

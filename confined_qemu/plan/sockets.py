@@ -15,7 +15,7 @@ from confined_qemu.model.policy import denied
 from confined_qemu.model.resource import Access, Resource, Role, Takes
 from confined_qemu.model.steps import AttachTap, Bind, Connect
 from confined_qemu.plan.svirt import Levels
-from confined_qemu.read.qemu.keyvals import objects, truth
+from confined_qemu.read.qemu.collector import objects, truth
 
 if TYPE_CHECKING:
     from collections.abc import Callable

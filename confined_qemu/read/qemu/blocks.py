@@ -13,8 +13,7 @@ from confined_qemu.model.errors import CommandLineError
 from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.labelrules import Place
 from confined_qemu.model.resource import PROBED, Access, Role
-from confined_qemu.read.qemu.collector import Collector
-from confined_qemu.read.qemu.keyvals import child, children, deep, json_pairs, objects, pairs, truth
+from confined_qemu.read.qemu.collector import Collector, child, children, deep, json_pairs, objects, pairs, truth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -14,8 +14,7 @@ from confined_qemu.model.commas import escape, split
 from confined_qemu.model.errors import CommandLineError
 from confined_qemu.model.resource import Access, Role
 from confined_qemu.read.qemu import special
-from confined_qemu.read.qemu.collector import Socket
-from confined_qemu.read.qemu.keyvals import json_pairs, pairs, truth
+from confined_qemu.read.qemu.collector import Socket, json_pairs, pairs, truth
 
 if TYPE_CHECKING:
     from confined_qemu.read.qemu.collector import Collector

@@ -10,8 +10,7 @@ from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import CommandLineError
 from confined_qemu.model.resource import Access, Role, Takes
 from confined_qemu.read.qemu import chardevs, special
-from confined_qemu.read.qemu.collector import Socket, read_keys
-from confined_qemu.read.qemu.keyvals import around, load_json, objects, truth
+from confined_qemu.read.qemu.collector import Socket, around, load_json, objects, read_keys, truth
 from confined_qemu.read.qemu.options import OPTIONS
 
 if TYPE_CHECKING:

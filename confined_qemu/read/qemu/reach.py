@@ -13,7 +13,7 @@ from confined_qemu.model.commas import split
 from confined_qemu.model.errors import CommandLineError
 from confined_qemu.model.frozen import dataclass, field
 from confined_qemu.model.ruleset import Ports
-from confined_qemu.read.qemu.keyvals import json_pairs, objects, truth
+from confined_qemu.read.qemu.collector import json_pairs, objects, truth
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

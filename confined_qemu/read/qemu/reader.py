@@ -16,8 +16,7 @@ from confined_qemu.model.invocation import Accel, Invocation
 from confined_qemu.model.resource import Access, Role
 from confined_qemu.read.qemu import chardevs, configs, networks, special
 from confined_qemu.read.qemu.blocks import Blocks
-from confined_qemu.read.qemu.collector import Collector, Socket, read_keys
-from confined_qemu.read.qemu.keyvals import objects, pairs, truth
+from confined_qemu.read.qemu.collector import Collector, Socket, objects, pairs, read_keys, truth
 from confined_qemu.read.qemu.options import OPTIONS, Kind, Option
 from confined_qemu.read.qemu.queries import is_query, name_of
 from confined_qemu.read.settings import UnknownOptions

@@ -15,8 +15,7 @@ from confined_qemu.model.commas import split
 from confined_qemu.model.errors import HINT, CommandLineError, printable
 from confined_qemu.model.frozen import dataclass, replace
 from confined_qemu.model.resource import Access, Role, Takes
-from confined_qemu.read.qemu.collector import Socket, read_keys
-from confined_qemu.read.qemu.keyvals import around, child, json_pairs, objects, pairs, truth
+from confined_qemu.read.qemu.collector import Socket, around, child, json_pairs, objects, pairs, read_keys, truth
 from confined_qemu.read.qemu.options import OPTIONS
 
 if TYPE_CHECKING:

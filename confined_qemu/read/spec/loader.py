@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from confined_qemu.model.annotations import TYPE_CHECKING, cast
+from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import SpecError
 from confined_qemu.model.invocation import Hypervisor
 from confined_qemu.model.managers import suppress
@@ -26,7 +26,7 @@ def parse(text: str, file: str) -> VM:
     found = load(text, file)
     if found.hypervisor is Hypervisor.XEN:
         raise SpecError((f"{file}:1:1: hypervisor: expected qemu, got xen",))
-    return cast("VM", found)
+    return found
 
 
 def load(text: str, file: str) -> VM | XenVM:

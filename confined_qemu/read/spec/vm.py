@@ -28,6 +28,7 @@ from confined_qemu.read.spec.rules import Violation, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Literal
 
     from confined_qemu.model.context import Context
 
@@ -213,7 +214,7 @@ class VM:
     harden: bool = True
     core: bool = False
     seclabel: Seclabel = field(default_factory=Seclabel)
-    hypervisor: Hypervisor = Hypervisor.QEMU
+    hypervisor: Literal[Hypervisor.QEMU] = Hypervisor.QEMU
 
     def __post_init__(self) -> None:
         refuse(self._violations())

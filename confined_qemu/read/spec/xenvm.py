@@ -12,6 +12,7 @@ from confined_qemu.read.spec.vm import DiskFormat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Literal
 
 _MEBIBYTE = 1 << 20
 MOST_DISKS = 16
@@ -56,7 +57,7 @@ class XenVM:
     disks: tuple[XenImage, ...] = ()
     seclabel: Seclabel = field(default_factory=Seclabel)
     confinement: XenConfinement = XenConfinement.SELINUX
-    hypervisor: Hypervisor = Hypervisor.XEN
+    hypervisor: Literal[Hypervisor.XEN] = Hypervisor.XEN
 
     def __post_init__(self) -> None:
         refuse(self._violations())
