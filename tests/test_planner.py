@@ -275,8 +275,8 @@ THERE = World(files={**TUN, "/sys/class/net/t0": {"kind": "dir"}})
 def test_the_launcher_attaches_to_a_tap_device(option: str, given: str, after: str, *, headers: bool) -> None:
     invocation = read("qemu", [option, given])
     found = plan(invocation, THERE.facts(invocation), THERE.rules())
-    (listener,) = invocation.listeners
-    assert (found.refusals, found.steps) == ((), (AttachTap(listener.name, "t0", headers),))
+    (tap,) = invocation.taps
+    assert (found.refusals, found.steps) == ((), (AttachTap(tap.name, "t0", headers),))
     assert found.arguments == (option, after)
 
 
@@ -290,7 +290,7 @@ def test_the_launcher_attaches_to_a_tap_device(option: str, given: str, after: s
     ],
 )  # fmt: skip
 def test_a_tap_that_is_had_by_another_way_is_left_to_qemu(given: str) -> None:
-    assert read("qemu", ["-netdev", given]).listeners == ()
+    assert read("qemu", ["-netdev", given]).taps == ()
 
 
 def test_a_tap_that_is_not_there_and_a_vm_without_labels_are_left_to_qemu() -> None:

@@ -30,7 +30,7 @@ from confined_qemu.model.helper import PROGRAMS
 from confined_qemu.model.landlock import DEVICE, READ, RUN, LandlockFacts, Owned
 from confined_qemu.model.mcs import Level, Pair
 from confined_qemu.model.policy import NO_POLICY
-from confined_qemu.model.resource import Access, Resource, Role, Sharing, Takes
+from confined_qemu.model.resource import Access, Resource, Role, Sharing
 from confined_qemu.plan import helpers
 from confined_qemu.read.headers import Layer, names
 from tests.fakes import DEBIAN, FEDORA, VIRT_IMAGE, Policy
@@ -62,8 +62,7 @@ TABLE: list[list[Any]] = [
 
 def _taps(invocation: Invocation) -> list[Resource]:
     """Return what stands for a tap device in sysfs, which is looked at and no file of the VM's."""
-    taps = [one for one in invocation.listeners if one.takes is Takes.TAP]
-    return [Resource(one.path, Role.SOCKET, one.access, Sharing.UNLABELLED, one.source) for one in taps]
+    return [Resource(one.path, Role.SOCKET, Access.CONNECT, Sharing.UNLABELLED, "tap") for one in invocation.taps]
 
 
 @dataclass

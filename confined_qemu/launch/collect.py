@@ -10,7 +10,6 @@ from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.facts import Facts, FileKind, SelinuxMode
 from confined_qemu.model.frozen import dataclass, replace
 from confined_qemu.model.policy import NO_POLICY
-from confined_qemu.model.resource import Takes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,7 +67,7 @@ def collect(
     served, programs = _helped(invocation, selinux, holders or {})
     started = survey.file(program, selinux)
     named = [resource.path for resource in invocation.resources]
-    named += [listener.path for listener in invocation.listeners if listener.takes is Takes.TAP]  # QEMU opens none
+    named += [tap.path for tap in invocation.taps]
     files = survey.files([*named, *survey.handed_files(caller.descriptors)], selinux)
     return Facts(
         selinux=selinux,

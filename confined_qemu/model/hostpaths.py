@@ -53,8 +53,6 @@ _SHARED_NODES = frozenset(
 _SHARED_NUMBERED = ("audio", "dsp", "mixer", "nvidia")
 RENDER_NODE = "/dev/dri/renderD*"
 """Stands for the first render node, which QEMU and Mesa take where none is named (`ui/egl-helpers.c`)."""
-INTERFACES = "/sys/class/net"
-"""Where sysfs shows the network's interfaces by name."""
 _USB_DEVICES = "/sys/bus/usb/devices/"
 VFIO_DEVICE = "vfio-dev"
 """In a device's folder in sysfs, a folder named as its own node (`/dev/vfio/devices/vfioN`), for iommufd."""

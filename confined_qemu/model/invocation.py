@@ -10,7 +10,7 @@ from confined_qemu.model.resource import Role
 if TYPE_CHECKING:
     from confined_qemu.model.context import Context
     from confined_qemu.model.helper import Helper
-    from confined_qemu.model.resource import Listener, Resource
+    from confined_qemu.model.resource import Listener, Resource, Tap
 
 
 class Accel(StrEnum):
@@ -77,6 +77,7 @@ class Invocation:
     arguments: tuple[str, ...]
     resources: tuple[Resource, ...] = ()
     listeners: tuple[Listener, ...] = ()
+    taps: tuple[Tap, ...] = ()
     helpers: tuple[Helper, ...] = ()
     accel: Accel = Accel.AUTO
     accel_index: int | None = None

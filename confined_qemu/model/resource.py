@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from confined_qemu.model.annotations import TYPE_CHECKING
+from confined_qemu.model.commas import escape
 from confined_qemu.model.enums import Enum, StrEnum, auto
 from confined_qemu.model.frozen import dataclass
 
@@ -136,16 +137,13 @@ class Takes(Enum):
     """A path: QEMU can be handed no descriptor here, and makes the socket itself in the VM's own folder."""
     LISTED_PATH = auto()
     """The same in a comma list."""
-    TAP = auto()
-    """The number of a descriptor of a tap device, to which the launcher attaches."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listener:
     """A unix socket that the launcher makes for QEMU and hands over as a descriptor.
 
-    It listens at `path`, or (`access` CONNECT) is connected to what listens there; or it is no socket, but a tap device
-    (`takes` TAP), which `path` shows in sysfs.
+    It listens at `path`, or (`access` CONNECT) is connected to what listens there.
     The argument number `index` of the emulator's arguments is `before`, the descriptor's number, `after`.
     `name` stands for the number in a printed plan (`fd={name}`). `given` is the whole argument as it was, None where
     `path=` in the place of `fd=` makes it.
@@ -160,3 +158,35 @@ class Listener:
     access: Access = Access.LISTEN
     takes: Takes = Takes.DESCRIPTOR
     given: str | None = None
+
+    def by_path(self) -> str:
+        """Return the argument where the launcher makes no descriptor: it names the path, as it did."""
+        if self.given is not None:
+            return self.given
+        return f"{self.before.removesuffix('fd=')}path={escape(self.path)}{self.after}"
+
+    def made_by_qemu(self, path: str) -> str:
+        """Return the argument of a socket that QEMU makes itself, at `path`."""
+        path = escape(path) if self.takes is Takes.LISTED_PATH else path
+        return f"{self.before}{path}{self.after}"
+
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """A tap device that is there, to which the launcher attaches and which it hands over as a descriptor.
+
+    `headers`: with QEMU's virtio headers (`vnet_hdr`, IFF_VNET_HDR). The rest is as a Listener's.
+    """
+
+    name: str
+    interface: str
+    headers: bool
+    before: str
+    after: str
+    given: str
+    index: int = -1
+
+    @property
+    def path(self) -> str:
+        """Return the folder in sysfs that shows whether it is there; QEMU opens nothing of it."""
+        return f"/sys/class/net/{self.interface}"

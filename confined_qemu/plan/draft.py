@@ -12,7 +12,7 @@ from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.invocation import Accel, Confinement, Invocation, SeclabelType, SecondWall
 from confined_qemu.model.plan import AccelChoice, Collected, Outcome, Plan, PlannedResource
 from confined_qemu.model.policy import denied
-from confined_qemu.model.resource import Access, Resource, Role, Takes
+from confined_qemu.model.resource import Access, Resource, Role
 
 if TYPE_CHECKING:
     from confined_qemu.model.context import Context, PolicyContexts
@@ -173,8 +173,7 @@ class Draft:
         from confined_qemu.plan import sockets
 
         for listener in self.invocation.listeners:
-            if listener.takes is not Takes.TAP:
-                self.found.resources.append(sockets.planned(listener, self.facts, None))
+            self.found.resources.append(sockets.planned(listener, self.facts, None))
 
     def add_landlock(self, facts: LandlockFacts) -> None:
         """Have Landlock hold the VM and its helpers."""
@@ -269,10 +268,9 @@ class Draft:
 
             changed |= self.found.arguments
             added = hardening.sandbox(self.invocation, self.facts)
-        elif self.invocation.listeners:
-            from confined_qemu.plan import sockets
-
-            changed |= {listener.index: sockets.by_path(listener) for listener in self.invocation.listeners}
+        else:
+            changed |= {tap.index: tap.given for tap in self.invocation.taps}
+            changed |= {listener.index: listener.by_path() for listener in self.invocation.listeners}
         if self.invocation.accel_index is not None:
             changed[self.invocation.accel_index] = self.accel.chosen
         return (*(changed.get(index, one) for index, one in enumerate(self.invocation.arguments)), *added)

@@ -154,7 +154,7 @@ class Labelling(Draft):
         """Decide about every socket."""
         contexts, process = self.facts.selinux.contexts, self.process
         left = any(resource.access is Access.LISTEN for resource in self.invocation.resources)
-        if contexts is None or process is None or not (left or self.invocation.listeners):
+        if contexts is None or process is None or not (left or self.invocation.listeners or self.invocation.taps):
             return
         from confined_qemu.plan import sockets
 

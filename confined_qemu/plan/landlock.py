@@ -104,6 +104,7 @@ class LandlockPlanner:
         if self.already_made is None:
             for listener in self.invocation.listeners:
                 self._socket(listener)
+            self.found.arguments |= {tap.index: tap.given for tap in self.invocation.taps}
             self._temporary_folder()
             self._say_what_is_lacking()
         else:
@@ -204,17 +205,14 @@ class LandlockPlanner:
         from confined_qemu.model.steps import Listen
         from confined_qemu.plan import sockets
 
-        if listener.takes is Takes.TAP:
-            self.found.arguments[listener.index] = sockets.by_path(listener)
-            return
         planned = sockets.planned(listener, self.facts, None)
         self.found.resources.append(planned)
         if listener.access is Access.CONNECT:
-            self.found.arguments[listener.index] = sockets.by_path(listener)
+            self.found.arguments[listener.index] = listener.by_path()
         elif listener.takes is Takes.DESCRIPTOR:
             self.found.steps.append(Listen(listener.name, planned.path))
         else:
-            self.found.arguments[listener.index] = sockets.made_by_qemu(listener, listener.path)
+            self.found.arguments[listener.index] = listener.made_by_qemu(listener.path)
             self._made_by_qemu(planned.path, listener.source)
 
     def _made_by_qemu(self, path: str, source: str) -> None:

@@ -1,4 +1,4 @@
-"""What happens to each unix socket of a VM: the launcher makes it, connects it, or leaves it to QEMU. Pure."""
+"""What happens to each unix socket and tap device of a VM: the launcher has it ready, or leaves it to QEMU. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import posixpath
 
 from confined_qemu.model import hostpaths, labelrules
 from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.model.commas import escape
 from confined_qemu.model.errors import HINT
 from confined_qemu.model.facts import FileKind
 from confined_qemu.model.frozen import dataclass, field, replace
@@ -15,7 +14,6 @@ from confined_qemu.model.policy import denied
 from confined_qemu.model.resource import Access, Resource, Role, Takes
 from confined_qemu.model.steps import AttachTap, Bind, Connect
 from confined_qemu.plan.svirt import Levels
-from confined_qemu.read.qemu.collector import objects, truth
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
     from confined_qemu.model.facts import Facts
     from confined_qemu.model.invocation import Invocation
     from confined_qemu.model.policy import Policy
-    from confined_qemu.model.resource import Listener
+    from confined_qemu.model.resource import Listener, Tap
 
 
 _STREAM = "use -netdev stream,id=ID,server=on,addr.type=unix,addr.path=PATH"
@@ -46,19 +44,6 @@ def planned(listener: Listener, facts: Facts, label: Context | None) -> PlannedR
     return PlannedResource(resource, posixpath.join(facts.folder, listener.path), label, None)
 
 
-def by_path(listener: Listener) -> str:
-    """Return the argument of a socket for which the launcher makes no descriptor: it names the path, as it did."""
-    if listener.given is not None:
-        return listener.given
-    return f"{listener.before.removesuffix('fd=')}path={escape(listener.path)}{listener.after}"
-
-
-def made_by_qemu(listener: Listener, path: str) -> str:
-    """Return the argument of a socket that QEMU makes itself, at `path`."""
-    path = escape(path) if listener.takes is Takes.LISTED_PATH else path
-    return f"{listener.before}{path}{listener.after}"
-
-
 @dataclass
 class SocketPlanner:
     """Decides about the sockets of one VM; `own_folder` plans the VM's own folder and returns its path."""
@@ -74,9 +59,6 @@ class SocketPlanner:
         """Return what comes of every socket; `label` is that of the VM's private files."""
         needed = self._clients_need_relay()
         for listener in self.invocation.listeners:
-            if listener.takes is Takes.TAP:
-                self._tap(listener)
-                continue
             if listener.access is Access.CONNECT:
                 self._connect(listener)
                 continue
@@ -91,10 +73,12 @@ class SocketPlanner:
                 mine = label.at(self._levels().caller)  # or no client could open it
             inner = f"{self.own_folder()}/{listener.name}" if relayed else None
             if by_qemu and inner is not None:
-                self.found.arguments[listener.index] = made_by_qemu(listener, inner)
+                self.found.arguments[listener.index] = listener.made_by_qemu(inner)
             resource = planned(listener, self.facts, mine)
             self.found.steps.append(Bind(listener.name, resource.path, mine, self.process, inner, by_qemu))
             self.found.resources.append(resource)
+        for tap in self.invocation.taps:
+            self._tap(tap)
         for left in self.invocation.resources:
             if left.access is Access.LISTEN:
                 self._left_to_qemu(left)
@@ -110,14 +94,12 @@ class SocketPlanner:
             f"{HINT}{hint}"
         )
 
-    def _tap(self, listener: Listener) -> None:
+    def _tap(self, tap: Tap) -> None:
         """Have the launcher attach to a tap device; where it is not there, QEMU itself says so best."""
-        if self.facts.files[listener.path].kind is FileKind.MISSING:
-            self.found.arguments[listener.index] = by_path(listener)
-            return
-        words = objects("netdev", listener.given or "", "type")
-        headers = truth(dict(words), "vnet_hdr", default=True)
-        self.found.steps.append(AttachTap(listener.name, posixpath.basename(listener.path), headers))
+        if self.facts.files[tap.path].kind is FileKind.MISSING:
+            self.found.arguments[tap.index] = tap.given
+        else:
+            self.found.steps.append(AttachTap(tap.name, tap.interface, tap.headers))
 
     def _levels(self) -> Levels:
         return Levels(self.facts.selinux, self.invocation.seclabel, self.process)
@@ -130,7 +112,7 @@ class SocketPlanner:
         if found.problem is not None:
             self.found.refusals.append(f"{place}: {found.problem}")
         elif found.kind is FileKind.MISSING:
-            self.found.arguments[listener.index] = by_path(listener)
+            self.found.arguments[listener.index] = listener.by_path()
         elif own is not None and denied(self.policy, own, found.label, "sock_file", "write"):
             self.found.denials.append(
                 f"{place}: {own.type} may not connect to a socket labelled {found.label}"

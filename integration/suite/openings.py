@@ -277,12 +277,11 @@ def planned(arguments: Sequence[str]) -> tuple[tuple[str, str, str], ...]:
     Relative names start at the working directory, which is QEMU's.
     """
     from confined_qemu.launch import collect, inputs
-    from confined_qemu.model.resource import Takes
 
     found = collect.followed(inputs.from_arguments(QEMU, arguments), confined=False)
     assert found.problems == (), found.problems
     files = [(one.path, one.access.value, OPTIONAL if one.optional else one.role.value) for one in found.resources]
-    files += [(one.path, one.access.value, "socket") for one in found.listeners if one.takes is not Takes.TAP]
+    files += [(one.path, one.access.value, "socket") for one in found.listeners]
     files += [(os.environ["TMPDIR"], "temporary", "")] if found.needs_tmpdir else []
     return tuple((os.path.normpath(os.path.join(os.getcwd(), path)), access, role) for path, access, role in files)
 

@@ -10,7 +10,7 @@ from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.commas import escape, split
 from confined_qemu.model.errors import CommandLineError, printable
 from confined_qemu.model.frozen import dataclass, field, replace
-from confined_qemu.model.resource import Access, Listener, Resource, Role, Takes
+from confined_qemu.model.resource import Access, Listener, Resource, Role, Takes, Tap
 from confined_qemu.read.settings import UnknownOptions
 
 if TYPE_CHECKING:
@@ -52,8 +52,9 @@ class Collector:
     position: int = 0
     arguments: list[str] = field(default_factory=list)
     listeners: list[Listener] = field(default_factory=list)
+    taps: list[Tap] = field(default_factory=list)
     names: set[str] = field(default_factory=set)
-    """What the listeners are called."""
+    """What the listeners and taps are called."""
     counts: dict[str, int] = field(default_factory=dict)
     """How many sockets of each old option were rewritten."""
     needs_tmpdir: bool = False
@@ -128,13 +129,7 @@ class Collector:
 
     def socket(self, found: Socket) -> None:
         """Add a socket for the launcher to make or to connect, and the argument that takes it."""
-        unique = name = self.origin or found.name
-        number = len(self.listeners)
-        while unique in self.names:
-            number += 1
-            unique = f"{name}-{number}"
-        self.names.add(unique)
-        index = len(self.arguments)
+        unique, index = self._unique(found.name), len(self.arguments)
         made = Listener(
             unique,
             found.path,
@@ -148,6 +143,27 @@ class Collector:
         )
         self.listeners.append(made)
         self.arguments.append(f"{found.before}{{{unique}}}{found.after}")
+
+    def tap(self, found: Tap) -> None:
+        """Add a tap device for the launcher to attach to, and the argument that takes it."""
+        made = replace(found, name=self._unique(found.name), index=len(self.arguments))
+        self.taps.append(made)
+        self.arguments.append(f"{made.before}{{{made.name}}}{made.after}")
+
+    def _unique(self, wanted: str) -> str:
+        """Return a name that no other descriptor of the VM's has."""
+        unique = name = self.origin or wanted
+        number = self.descriptors
+        while unique in self.names:
+            number += 1
+            unique = f"{name}-{number}"
+        self.names.add(unique)
+        return unique
+
+    @property
+    def descriptors(self) -> int:
+        """How many descriptors the launcher hands over."""
+        return len(self.listeners) + len(self.taps)
 
     def unknown_path(self, option: str, key: str, value: str, harmless: frozenset[str] = frozenset()) -> None:
         """Take an absolute path where no file is expected: QEMU might open it, and it will not be labelled.

@@ -5,10 +5,9 @@ Source: `qapi/net.json`, `net/tap.c`, `net/slirp.c`, `net/stream.c`.
 
 from __future__ import annotations
 
-from confined_qemu.model import hostpaths
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import CommandLineError
-from confined_qemu.model.resource import Access, Role, Takes
+from confined_qemu.model.resource import Access, Role, Tap
 from confined_qemu.read.qemu import chardevs, special
 from confined_qemu.read.qemu.collector import Socket, around, load_json, objects, read_keys, truth
 from confined_qemu.read.qemu.options import OPTIONS
@@ -43,7 +42,7 @@ def program_of(command: str) -> str:
     return words[0] if words else ""
 
 
-def network(collector: Collector, option: str, value: str) -> Socket | None:
+def network(collector: Collector, option: str, value: str) -> Socket | Tap | None:
     """Read `-netdev`, `-nic` and `-net`: scripts, helpers, shares, and sockets of `stream` and `dgram`.
 
     Returns the socket that the launcher makes.
@@ -56,7 +55,8 @@ def network(collector: Collector, option: str, value: str) -> Socket | None:
     last = dict(values)
     kept = [(key, "" if key.endswith("script") and text == "no" else text) for key, text in values]
     read_keys(collector, option, OPTIONS[option], kept, known)
-    made, kind = None, last.get("type")
+    made: Socket | Tap | None = None
+    kind = last.get("type")
     if kind in {"stream", "dgram"}:
         listens = truth(last, "server") and kind == "stream"
         access = Access.LISTEN if listens else Access.CONNECT
@@ -86,7 +86,7 @@ def _forwards(collector: Collector, option: str, values: Sequence[tuple[str, str
                 chardevs.files(collector, chardevs.compat(option, target), source)
 
 
-def _tap(option: str, value: str, last: Mapping[str, str]) -> Socket | None:
+def _tap(option: str, value: str, last: Mapping[str, str]) -> Tap | None:
     """Return a tap device that is named, and for which QEMU runs nothing: it takes a descriptor in its place.
 
     None where it is not there to be attached to, as its name shows.
@@ -95,17 +95,16 @@ def _tap(option: str, value: str, last: Mapping[str, str]) -> Socket | None:
     plain = 0 < len(name.encode(errors="surrogateescape")) <= _LONGEST_NAME and "/" not in name and "%" not in name
     if not plain or any(last.get(key) != "no" for key in _TAP_SCRIPTS):
         return None
-    path = f"{hostpaths.INTERFACES}/{name}"
-    identity, source = chardevs.plain_name(last.get("id", ""), "tap"), f"-{option} ifname="
+    identity, headers = chardevs.plain_name(last.get("id", ""), "tap"), truth(dict(last), "vnet_hdr", default=True)
     ours = ("ifname", *_TAP_SCRIPTS, "vnet_hdr")
     if value.startswith("{"):
         import json
 
         others = {key: item for key, item in load_json(option, value).items() if key not in ours}
         before = json.dumps({**others, "fd": None}, ensure_ascii=False).removesuffix("null}")
-        return Socket(identity, path, source, f'{before}"', '"}', Access.CONNECT, Takes.TAP, value)
+        return Tap(identity, name, headers, f'{before}"', '"}', value)
     before, after = around(value, "type", "ifname", also=ours[1:])
-    return Socket(identity, path, source, f"{before}fd=", after, Access.CONNECT, Takes.TAP, value)
+    return Tap(identity, name, headers, f"{before}fd=", after, value)
 
 
 def _programs(collector: Collector, option: str, last: Mapping[str, str]) -> None:

@@ -13,7 +13,7 @@ from confined_qemu.model.commas import escape
 from confined_qemu.model.errors import CommandLineError, printable
 from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.invocation import Accel, Invocation
-from confined_qemu.model.resource import Access, Role
+from confined_qemu.model.resource import Access, Role, Tap
 from confined_qemu.read.qemu import chardevs, configs, networks, special
 from confined_qemu.read.qemu.blocks import Blocks
 from confined_qemu.read.qemu.collector import Collector, Socket, objects, pairs, read_keys, truth
@@ -38,7 +38,7 @@ _UNSETTABLE = frozenset({"audiodev", "boot-opts", "machine", "object", "smp-opts
 """Groups that QEMU keeps in a form which `-set` does not reach (`is_qemuopts_group`)."""
 _LONGEST_NAME = 63
 """Bytes of a group, an id or a key in `-set`."""
-READERS: dict[str, Callable[[Collector, str, str], Socket | None]] = {
+READERS: dict[str, Callable[[Collector, str, str], Socket | Tap | None]] = {
     "netdev": networks.network,
     "device": special.device,
     "audiodev": special.audio,
@@ -102,6 +102,7 @@ def read(  # noqa: PLR0913 - what a caller may want otherwise
         arguments=executed,
         resources=tuple(_looked_for(resource, folders) for resource in collector.resources),
         listeners=tuple(collector.listeners),
+        taps=tuple(collector.taps),
         accel=_accel(reading.accels, emulator),
         needs_tmpdir=collector.needs_tmpdir,
         daemonize=reading.daemonize,
@@ -179,14 +180,14 @@ class _Reading:
             return
         if item.option == "set" and item.position in self.merged:
             return
-        start, sockets = len(collector.arguments), len(collector.listeners)
+        start, descriptors = len(collector.arguments), collector.descriptors
         if not item.argument:
             collector.arguments.append("-no-user-config")  # stays where the defaults are written out
         for inner in item.inside:
             self.take(inner)
         if item.option != "readconfig" or item.value is None:
             self._option(item.argument, item.option, item.meant)
-        rewritten = len(collector.listeners) > sockets
+        rewritten = collector.descriptors > descriptors
         if rewritten:
             self.merged |= {position for position, _, _ in item.changes}
         elif item.value is not None:
@@ -219,6 +220,8 @@ class _Reading:
             self.collector.arguments.append(argument)
             if made is None:
                 self.collector.arguments.append(value)
+            elif isinstance(made, Tap):
+                self.collector.tap(made)
             else:
                 self.collector.socket(made)
         else:
