@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confined_qemu.host import lsm, survey, xl
+from confined_qemu.host import flask, lsm, survey, xl
 from confined_qemu.labels import domains, journal, restore, statefolders
 from confined_qemu.launch import pairs, spawn, xen
 from confined_qemu.launch import xl as creating
@@ -40,7 +40,7 @@ from tests import fakes
 from tests.worlds import CALLER, World
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from confined_qemu.model.mcs import Pair
@@ -56,8 +56,8 @@ HERE = XenFacts(control=True, flask=FlaskMode.ENFORCING, categories=256, uuid=UU
 class Flask:
     """A policy of Flask's that knows one type, at any level or none."""
 
-    def __init__(self, categories: int = 256) -> None:
-        self.count = categories
+    def __init__(self, categories: int = 256, *, hidden: bool = False) -> None:
+        self.count, self.hidden = categories, hidden
 
     def knows(self, label: str) -> bool:
         found = Context.parse(label)
@@ -65,6 +65,9 @@ class Flask:
 
     def categories(self) -> int:
         return self.count
+
+    def hides_one(self, listed: Iterable[int]) -> bool:
+        return self.hidden and bool(list(listed))
 
 
 # ---- specs
@@ -193,6 +196,7 @@ def test_without_categories_the_label_has_no_level_and_the_image_still_a_pair() 
         ({"control": False}, "not Xen's dom0"),
         ({"flask": FlaskMode.DISABLED}, "this Xen has no Flask"),
         ({"flask": FlaskMode.PERMISSIVE}, "Flask is permissive"),
+        ({"hidden": True}, "Flask keeps dom0 from seeing a domain"),
         (
             {"domains": (LiveDomain("web", 3, "x", 1, "-b----", None),)},
             "a domain named web is there already (number 3)",
@@ -408,6 +412,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> fakes.Labels:
     monkeypatch.setattr(lsm, "default_label", lambda *_: Context.parse(IMAGE))
     monkeypatch.setattr(statefolders, "state_folder", lambda: str(tmp_path / "state"))
     monkeypatch.setattr(xen, "look", lambda: (HERE, Flask()))
+    monkeypatch.setattr(flask, "loaded", Flask)
     monkeypatch.setattr(spawn, "watcher", lambda *_: spawn.Watcher(_ready()))
     return labels
 
@@ -478,6 +483,7 @@ def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A journal of a dead launcher's domain; this process is root."""
     fakes.install_labels(monkeypatch)
     fakes.install_processes(monkeypatch)
+    monkeypatch.setattr(flask, "loaded", Flask)
     folder = tmp_path / "journals"
     folder.mkdir(mode=0o700)
     path, descriptor = journal.write(str(folder), record(domain=UUID))
@@ -507,6 +513,22 @@ def test_a_domain_that_cannot_be_destroyed_keeps_its_labels_and_is_told(
     assert done is not None
     assert "the domain web (4) cannot be destroyed: Permission denied" in str(done.failed[0])
     assert os.path.exists(left)
+
+
+@pytest.mark.touches_host
+def test_a_domain_that_is_not_listed_may_be_one_that_flask_hides(
+    fake_xl: Callable[[str], Path], left: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = fake_xl(CREATE)
+    (folder / "listing").write_text(LIST.replace(UUID, UUID[:-1] + "3"))
+    monkeypatch.setattr(flask, "loaded", lambda: Flask(hidden=True))
+    done = restore.restore(left)
+    assert done is not None
+    assert "which may be web: its images keep their labels" in str(done.failed[0])
+    assert os.path.exists(left)
+    monkeypatch.setattr(flask, "loaded", Flask)
+    assert restore.restore(left) is not None
+    assert not os.path.exists(left)
 
 
 def test_another_users_journal_destroys_no_domain(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from confined_qemu.host import flask, pcidevices, xl
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT, message
 from confined_qemu.model.xen import DOMAIN, FlaskMode
-from confined_qemu.plan.xenplan import NO_FLASK, NOT_DOM0, WATCHING
+from confined_qemu.plan.xenplan import HIDDEN, NO_FLASK, NOT_DOM0, WATCHING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +32,8 @@ def findings() -> Iterator[Finding]:
     else:
         yield Finding(Grade.OK, "flask", "enforcing")
     policy = flask.loaded()
+    if policy.hides_one(domain.number for domain in xl.domains()):
+        yield Finding(Grade.FAIL, "domains", HIDDEN)
     yield from _policy(policy)
     yield from _devices()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import glob
 import os
 
@@ -11,6 +12,7 @@ from confined_qemu.model.errors import HostError
 from confined_qemu.model.frozen import dataclass
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any, Final
 
 
@@ -18,6 +20,8 @@ _PLACES: Final = ("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/l
 _MOST: Final = 1 << 14
 """More categories than any policy has: a category's number has four digits at most (model.mcs)."""
 _PROBE: Final = "system_u:system_r:domU_t"
+_MOST_OF_A_DOMAIN: Final = 4096
+"""Bytes, more than what Xen's library says of one: 0.1 KiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,28 @@ class LoadedFlask:
             known, unknown = (middle, unknown) if self.knows(f"{base}:s0:c{middle}") else (known, middle)
         return known + 1
 
+    def hides_one(self, listed: Iterable[int]) -> bool:
+        """Tell whether there is a domain besides those `listed`, dom0 among them, that Flask does not let us see.
+
+        A listing leaves such a one out without a word. Asked for the first domain from a number on, Xen says no.
+
+        Raises:
+            HostError: Xen's library cannot be asked.
+        """
+        answer = ctypes.create_string_buffer(_MOST_OF_A_DOMAIN)
+        words: tuple[Any, ...]
+        if hasattr(self.library, "xc_domain_getinfo"):
+            ask, words = self.library.xc_domain_getinfo, (ctypes.c_uint(1), answer)
+        elif hasattr(self.library, "xc_domain_getinfo_single"):  # since Xen 4.18
+            ask, words = self.library.xc_domain_getinfo_single, (answer,)
+        else:
+            raise HostError("Xen's library libxenctrl has no call that asks for a domain")
+        for number in listed:
+            code = ask(self.handle, ctypes.c_uint32(number + 1), *words)
+            if code < 0 and ctypes.get_errno() in (errno.EACCES, errno.EPERM):
+                return True
+        return False
+
 
 def loaded() -> LoadedFlask:
     """Return the loaded policy.
@@ -63,7 +89,7 @@ def loaded() -> LoadedFlask:
     library.xc_flask_context_to_sid.argtypes = [
         ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint32, ctypes.POINTER(ctypes.c_uint32),
     ]  # fmt: skip
-    handle = library.xc_interface_open(None, None, 0)
+    handle = ctypes.c_void_p(library.xc_interface_open(None, None, 0))
     if not handle:
         reason = os.strerror(ctypes.get_errno())
         raise HostError(f"the hypervisor cannot be asked: {reason}", hint="run as root in dom0")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import time
 
-from confined_qemu.host import xl
+from confined_qemu.host import flask, xl
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError
 
 if TYPE_CHECKING:
     from typing import Final
+
+    from confined_qemu.model.xen import LiveDomain
 
 
 _PATIENCE: Final = 60.0
@@ -27,12 +29,12 @@ def end(name: str, uuid: str) -> None:
     if os.geteuid() != 0:
         # only root starts domains: a journal of another user's that names one is a trap for root's `recover`
         raise HostError(f"the journal of {name} names a domain of Xen's, which only root starts", hint="remove it")
-    found = xl.with_uuid(uuid)
+    found = _found(name, uuid)
     if found is None:
         return
     said = xl.run("destroy", str(found.number))
     deadline = time.monotonic() + _PATIENCE
-    while xl.with_uuid(uuid) is not None:
+    while _found(name, uuid) is not None:
         if said.code or time.monotonic() > deadline:
             reason = said.reason if said.code else "it is still shutting down"
             raise HostError(
@@ -40,3 +42,19 @@ def end(name: str, uuid: str) -> None:
                 hint=f"run: xl destroy {found.number} && confined-qemu recover",
             )
         time.sleep(_PAUSE)
+
+
+def _found(name: str, uuid: str) -> LiveDomain | None:
+    """Return the domain, or None where there is none.
+
+    Raises:
+        HostError: it may be one that Flask does not let dom0 see.
+    """
+    domains = xl.domains()
+    found = next((domain for domain in domains if domain.uuid == uuid), None)
+    if found is None and flask.loaded().hides_one(domain.number for domain in domains):
+        raise HostError(
+            f"Flask keeps dom0 from seeing a domain, which may be {name}: its images keep their labels",
+            hint="see which: xl dmesg | grep getdomaininfo; then run: confined-qemu recover",
+        )
+    return found

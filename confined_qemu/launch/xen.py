@@ -26,7 +26,7 @@ from confined_qemu.model.xen import ACCEL, FlaskMode, XenFacts, labels_of
 from confined_qemu.plan.xenplan import xen_contexts, xen_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from confined_qemu.model.mcs import Pair
     from confined_qemu.model.xen import FlaskPolicy, Shutdown, XenDomain, XenPlan
@@ -40,6 +40,9 @@ class _NoFlask:
 
     def categories(self) -> int:
         return 0
+
+    def hides_one(self, listed: Iterable[int]) -> bool:  # noqa: ARG002
+        return False
 
 
 def look() -> tuple[XenFacts, FlaskPolicy]:
@@ -61,7 +64,8 @@ def look() -> tuple[XenFacts, FlaskPolicy]:
     if mode is FlaskMode.DISABLED:
         return facts, _NoFlask()
     policy = flask.loaded()
-    return replace(facts, categories=policy.categories()), policy
+    hidden = policy.hides_one(domain.number for domain in facts.domains)
+    return replace(facts, categories=policy.categories(), hidden=hidden), policy
 
 
 def dry_run(domain: XenDomain, pair: Pair | None = None) -> XenPlan:

@@ -117,6 +117,9 @@ class FlaskPolicy(Protocol):
     def categories(self) -> int:
         """Return how many categories it has: 0 for a policy without levels."""
 
+    def hides_one(self, listed: Iterable[int]) -> bool:
+        """Tell whether there is a domain besides those `listed` that dom0 may not see."""
+
 
 @dataclass(frozen=True, slots=True)
 class XenFacts:
@@ -127,6 +130,8 @@ class XenFacts:
     flask: FlaskMode = FlaskMode.DISABLED
     categories: int = 0
     domains: tuple[LiveDomain, ...] = ()
+    hidden: bool = False
+    """There is one more at least, that Flask does not let dom0 see."""
     uuid: str = ""
     """For the new domain; no other has it."""
 

@@ -38,6 +38,10 @@ NO_FLASK: Final = message(
     f"boot a Xen built with XSM and Flask, with flask=enforcing{HINT}see: confined-qemu help xen",
 )
 WATCHING: Final = message("Flask is permissive: labels are set, and nothing enforces them", "run: xl setenforce 1")
+HIDDEN: Final = message(
+    "Flask keeps dom0 from seeing a domain, so whether its end has come, and which pair it has, is not known",
+    "see which: xl dmesg | grep getdomaininfo",
+)
 _ALIKE: Final = message(
     "Flask's policy has no categories, so it does not keep domains of one type apart", "see: confined-qemu help xen"
 )
@@ -112,6 +116,8 @@ def _refusals(domain: XenDomain, facts: Facts, xen: XenFacts, flask: FlaskPolicy
         yield f"{WATCHING}, or choose confinement: auto"
     elif not flask.knows(label):
         yield message(f"seclabel: Flask's loaded policy knows no context {label}", _mend(label, xen))
+    if xen.hidden:
+        yield HIDDEN
     taken = [other for other in xen.domains if other.name == domain.name]
     if taken:
         what = f"name: a domain named {domain.name} is there already (number {taken[0].number})"
