@@ -11,6 +11,10 @@ from confined_qemu.plan.xenplan import HIDDEN, NO_FLASK, NOT_DOM0, WATCHING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Final
+
+_DEVICE: Final = "system_u:object_r:nic_dev_t"
+"""What the sample policy lets guests use."""
 
 
 def findings() -> Iterator[Finding]:
@@ -35,7 +39,7 @@ def findings() -> Iterator[Finding]:
     if policy.hides_one(domain.number for domain in xl.domains()):
         yield Finding(Grade.FAIL, "domains", HIDDEN)
     yield from _policy(policy)
-    yield from _devices()
+    yield from _devices(policy)
 
 
 def _policy(policy: flask.LoadedFlask) -> Iterator[Finding]:
@@ -50,8 +54,10 @@ def _policy(policy: flask.LoadedFlask) -> Iterator[Finding]:
         yield Finding(Grade.WARN, "flask policy", text)
 
 
-def _devices() -> Iterator[Finding]:
+def _devices(policy: flask.LoadedFlask) -> Iterator[Finding]:
     """Say what stands between a PCI device that dom0 gives away and a domain that may use it."""
+    label = f"{_DEVICE}:s0" if policy.categories() else _DEVICE
+    label = label if policy.knows(label) else "LABEL"
     for device in pcidevices.assignable():
         if not pcidevices.iommu():
             yield Finding(Grade.FAIL, device, "Xen has no IOMMU, so a domain could write all memory through it")
@@ -60,6 +66,6 @@ def _devices() -> Iterator[Finding]:
             device,
             message(
                 f"Flask lets no {DOMAIN.rpartition(':')[2]} use it before it has a label of its own",
-                f"run: flask-label-pci {device} system_u:object_r:nic_dev_t{HINT}see: confined-qemu help xen",
+                f"run: flask-label-pci {device} {label}{HINT}see: confined-qemu help xen",
             ),
         )
