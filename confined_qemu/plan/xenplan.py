@@ -122,7 +122,7 @@ def _refusals(domain: XenDomain, facts: Facts, xen: XenFacts, flask: FlaskPolicy
     if taken:
         what = f"name: a domain named {domain.name} is there already (number {taken[0].number})"
         yield message(what, "stop it, or choose another name")
-    if facts.selinux.mode is SelinuxMode.DISABLED:
+    if xen.control and facts.selinux.mode is SelinuxMode.DISABLED:
         yield _UNLABELLED
     for key, _ in _READ:
         path = getattr(domain, key)
