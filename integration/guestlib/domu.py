@@ -1,14 +1,36 @@
-"""What Xen's dom0 needs in its root beside a policy, and the small guest that its tests start."""
+"""What Xen's dom0 needs in its root beside a policy, and the guests that its tests start.
+
+One is a Linux, whose boot takes an emulated CPU many seconds. Where a test only wants a domain, it has one of two
+kernels of a few instructions.
+"""
 
 import lzma
 import os
+import tempfile
 
-from integration.guestlib import cache, initramfs
+from integration.guestlib import cache, initramfs, programs
 from integration.guestlib.report import GuestError
 
 PLACE = "/usr/local/share/domu"
-"""In dom0: the folder of the guest's KERNEL and INITRD."""
+"""In dom0: the folder of the guests' kernels, and of Linux's INITRD."""
 KERNEL, INITRD = "vmlinux", "initrd"
+TINY = {"wait": "sti", "poweroff": "cli"}
+"""The kernels that halt their only CPU, by the same words as Linux's tasks: one that takes no interrupts any more is
+powered off by Xen."""
+_TINY_SOURCE = """\
+        .code32
+        .globl  _start
+        .text
+_start: @first@
+1:      hlt
+        jmp     1b
+        # where a PVH guest starts: XEN_ELFNOTE_PHYS32_ENTRY
+        .section .note.Xen, "a", @note
+        .long   4, 4, 18
+        .asciz  "Xen"
+        .long   _start
+"""
+_LINKED = ("-m32", "-nostdlib", "-static", "-Wl,--build-id=none", "-Wl,-Ttext-segment=0x100000")
 _MODULES = ["xen_blkfront"]
 _XENFS = "xenfs /proc/xen xenfs defaults 0 0\n"
 _XZ = b"\xfd7zXZ\x00"
@@ -33,17 +55,17 @@ write)
     until [ -b /dev/xvda ] || [ $tries = 100 ]; do tries=$((tries + 1)); sleep 0.1; done
     echo "the guest was here" | dd of=/dev/xvda conv=fsync 2>/dev/null
     poweroff -f;;
-poweroff) poweroff -f;;
 reboot) reboot -f;;
 crash) echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger;;
-wait) while :; do sleep 1000; done;;
 esac
 """
 
 
 def key() -> str:
     """Return the key of what `prepare` and `install` write."""
-    return cache.digest(INIT, *_MODULES, cache.digest_files(__file__, initramfs.__file__))
+    return cache.digest(
+        INIT, _TINY_SOURCE, *_LINKED, *TINY, *_MODULES, cache.digest_files(__file__, initramfs.__file__)
+    )
 
 
 def prepare(root: str) -> None:
@@ -53,12 +75,17 @@ def prepare(root: str) -> None:
 
 
 def install(root: str) -> None:
-    """Put the guest's kernel and initramfs into dom0's root, made of dom0's own.
+    """Put the guests' kernels and Linux's initramfs, made of dom0's own, into dom0's root.
 
-    The kernel is unpacked: Xen's tools would take six seconds of an emulated CPU for that at every start.
+    Linux is unpacked: Xen's tools would take six seconds of an emulated CPU for that at every start.
     """
     folder = root + PLACE
     os.makedirs(folder, exist_ok=True)
+    for name, first in TINY.items():
+        with tempfile.NamedTemporaryFile("w", suffix=".S", encoding="ascii") as source:
+            source.write(_TINY_SOURCE.replace("@first@", first))
+            source.flush()
+            programs.run(["gcc", *_LINKED, "-o", os.path.join(folder, name), source.name])
     with open(os.path.join(root, "boot", f"vmlinuz-{initramfs.kernel_version(root)}"), "rb") as file:
         packed = file.read()
     start = packed.find(_XZ)

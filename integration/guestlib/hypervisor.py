@@ -32,13 +32,34 @@ _GRANT_RULE = """
 mlsconstrain grant { map_read map_write copy }
 \t(( l1 eq l2 ) or ( t1 == mls_priv ) or ( t2 == mls_priv ));
 """
+_MODULE = "test_host"
+_RULES = """\
+# The sample policy lets dom0 create a prot_domU_t, and never unpause it.
+allow dom0_t prot_domU_t:domain unpause;
+# A second name of a type: a domain that asks for it has the first.
+typealias domU_t alias guest_t;
+# Domains that dom0 sees, and may not destroy while the boolean is on.
+gen_bool(kept_doms_locked, false)
+declare_domain(kept_t)
+create_domain(dom0_t, kept_t)
+domain_comms(dom0_t, kept_t)
+domain_self_comms(kept_t)
+allow dom0_t kept_t:domain { pause unpause };
+allow dom0_t kept_t:hvm gethvmc;
+if (!kept_doms_locked) {
+\tallow dom0_t kept_t:domain destroy;
+}
+"""
+"""A module of the policy: domains that behave as a policy could have any behave."""
 _SOURCES = "deb-src http://deb.debian.org/debian {suite} main\ndeb http://deb.debian.org/debian {suite} main\n"
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
 def key() -> str:
     """Return the key of what `folder` holds."""
-    return cache.digest(base.SUITE, *_SETTINGS, *_GONE, _GRANT_RULE, str(CATEGORIES), cache.digest_files(__file__))
+    return cache.digest(
+        base.SUITE, *_SETTINGS, *_GONE, _GRANT_RULE, _RULES, str(CATEGORIES), cache.digest_files(__file__)
+    )
 
 
 def folder() -> str:
@@ -88,7 +109,7 @@ def _fetch(scratch: str) -> tuple[str, str]:
 
 
 def _write_policy(source: str) -> None:
-    """Edit the sample policy: it compiles with categories, and a grant stays inside its level."""
+    """Edit the sample policy: it compiles with categories, a grant stays inside its level, and _RULES are in it."""
     policy = os.path.join(source, "tools/flask/policy")
     rules = os.path.join(policy, "policy/mls")
     with open(rules, encoding="ascii") as file:
@@ -99,6 +120,10 @@ def _write_policy(source: str) -> None:
             raise GuestError(f"{rules}: names no {word}; look whether this source still needs the edit")
     with open(rules, "w", encoding="ascii") as file:
         file.write(text + _GRANT_RULE)
+    with open(os.path.join(policy, f"modules/{_MODULE}.te"), "w", encoding="ascii") as file:
+        file.write(_RULES)
+    with open(os.path.join(policy, "modules/modules.conf"), "a", encoding="ascii") as file:
+        file.write(f"\n{_MODULE} = on\n")
     makefile = os.path.join(policy, "Makefile.common")
     with open(makefile, encoding="ascii") as file:
         text = file.read()

@@ -42,6 +42,10 @@ def nothing_left() -> Iterator[None]:
     for started in dom0.STARTED:
         started.kill()
     dom0.STARTED.clear()
-    assert dom0.domains() == {}
-    assert dom0.journals() == []
+    left = (dom0.domains(), dom0.journals())
+    if left != ({}, []):  # this test fails of it, and no other
+        dom0.confined("recover")
+        for name in dom0.domains():
+            dom0.run("xl", "destroy", name)
+    assert left == ({}, [])
     dom0.until("watchers end", lambda: not dom0.watchers())

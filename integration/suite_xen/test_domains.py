@@ -75,7 +75,7 @@ def test_recover_destroys_what_a_killed_launcher_and_a_killed_watcher_left(folde
     started.end(signal.SIGKILL)
     assert list(dom0.domains()) == ["left"]
     assert dom0.label(started.spec.image) != dom0.UNUSED
-    assert "a crash left 1 VM(s)" in dom0.confined("check").stdout
+    assert "a crash left labels of 1 VM(s)" in dom0.confined("check").stdout
     done = dom0.confined("recover")
     assert (done.returncode, done.stdout) == (0, "left: labels put back\n"), done.stderr
     assert dom0.domains() == {}
@@ -84,12 +84,51 @@ def test_recover_destroys_what_a_killed_launcher_and_a_killed_watcher_left(folde
 
 def test_a_static_label_is_the_domains_and_its_image_still_has_a_pair(folder: str) -> None:
     label = "system_u:system_r:domU_t:s0:c7"
-    spec = Spec(folder, "static", keys={"seclabel": {"type": "static", "label": label}})
+    spec = Spec(folder, "static", keys=dom0.static(label))
     started = spec.start()
     assert dom0.domains() == {"static": label}
     assert dom0.level(dom0.label(spec.image))
-    started.end(signal.SIGTERM)
+    assert started.end(signal.SIGTERM) == -signal.SIGTERM
+    assert dom0.domains() == {}
     assert dom0.label(spec.image) == dom0.UNUSED
+
+
+def test_a_domain_that_cannot_be_destroyed_keeps_its_images_labels_and_is_told(folder: str) -> None:
+    label = "system_u:system_r:kept_t:s0:c1,c2"
+    started = Spec(folder, "kept", keys=dom0.static(label)).start()
+    given = dom0.label(started.spec.image)
+    with dom0.switched("kept_doms_locked"):
+        assert started.end(signal.SIGTERM) == 125
+        assert "cannot be destroyed" in started.said
+        assert "its images keep their labels" in started.said
+        dom0.until("its watcher has tried it too", lambda: not dom0.watchers())
+        assert list(dom0.domains().values()) == [label]
+        assert dom0.label(started.spec.image) == given
+        done = dom0.confined("recover")
+        assert done.returncode != 0
+        assert "cannot be destroyed" in done.stderr
+        assert dom0.label(started.spec.image) == given
+    assert dom0.confined("recover").stdout == "kept: labels put back\n"
+    assert dom0.domains() == {}
+    assert dom0.label(started.spec.image) == dom0.UNUSED
+
+
+def test_a_domain_that_flask_hides_is_not_taken_for_one_that_has_ended(folder: str) -> None:
+    started = Spec(folder, "hidden", keys=dom0.static("system_u:system_r:prot_domU_t:s0:c1,c2")).start()
+    given = dom0.label(started.spec.image)
+    assert dom0.level(given)
+    # it may neither be seen nor destroyed now, which is what Xen's sample policy does
+    with dom0.switched("prot_doms_locked"):
+        assert dom0.domains() == {}
+        assert "fail  domains: Flask keeps dom0 from seeing a domain" in dom0.confined("check").stdout
+        assert "Flask keeps dom0 from seeing a domain" in dom0.refused("run", Spec(folder, "next", "poweroff").write())
+        assert started.end(signal.SIGTERM) == 125
+        assert "which may be hidden: its images keep their labels" in started.said
+        dom0.until("its watcher has tried it too", lambda: not dom0.watchers())
+        assert dom0.label(started.spec.image) == given
+    assert dom0.confined("recover").stdout == "hidden: labels put back\n"
+    assert dom0.domains() == {}
+    assert dom0.label(started.spec.image) == dom0.UNUSED
 
 
 def test_what_the_plan_says_is_done_and_changes_nothing(folder: str) -> None:

@@ -10,7 +10,7 @@ from integration.suite_xen.dom0 import Spec
 
 
 def test_a_xen_without_flask_is_refused_where_xl_would_start_the_domain(folder: str) -> None:
-    spec = Spec(folder, "open", "poweroff", {"seclabel": {"type": "static", "label": "system_u:system_r:nosuch_t"}})
+    spec = Spec(folder, "open", "poweroff", dom0.static("system_u:system_r:nosuch_t"))
     path = spec.write()
     done = dom0.confined("plan", "--json", path)
     plan = json.loads(done.stdout)
