@@ -290,4 +290,4 @@ def test_every_good_spec_can_be_rendered(document: dict[str, Any]) -> None:
 @given(hostile | stray)
 def test_an_extra_argument_changes_nothing_before_it(text: str) -> None:
     vm = VM("x", qemu_args=(text,))
-    assert rendered(vm, "/").arguments == (*rendered(VM("x"), "/").arguments, text)
+    assert rendered(vm, "/").arguments == [*rendered(VM("x"), "/").arguments, text]

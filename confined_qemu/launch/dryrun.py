@@ -57,9 +57,7 @@ def plan(
     """
     caller = collect.Caller(initial(), descriptors, "")
     if policy_root is not None:
-        if collect.needs_labels(invocation, SelinuxMode.ENFORCING):
-            invocation = collect.followed(invocation, confined=False)
-        return make_plan(invocation, _elsewhere(invocation, caller, policy_root, pair), NO_POLICY)
+        return make_plan(*_elsewhere(invocation, caller, policy_root, pair), NO_POLICY)
     return here(invocation, caller, pair)
 
 
@@ -80,12 +78,16 @@ def here(invocation: Invocation, caller: collect.Caller, pair: Pair | None = Non
     return make_plan(invocation, facts, lsm)
 
 
-def _elsewhere(invocation: Invocation, caller: collect.Caller, policy_root: str, pair: Pair | None) -> Facts:
-    """Return facts as on a host that enforces this policy and whose files carry no label yet."""
+def _elsewhere(
+    invocation: Invocation, caller: collect.Caller, policy_root: str, pair: Pair | None
+) -> tuple[Invocation, Facts]:
+    """Return the invocation and facts as on a host that enforces this policy and whose files carry no label yet."""
     from confined_qemu.model.mcs import Pair as MakePair
 
     contexts = lsm.policy_contexts(policy_root)
-    here = SelinuxFacts(SelinuxMode.DISABLED)
-    facts = collect.collect(invocation, caller, here)
+    if collect.needs_labels(invocation, SelinuxMode.ENFORCING):
+        invocation = collect.followed(invocation, confined=False)
+    facts = collect.collect(invocation, caller, SelinuxFacts(SelinuxMode.DISABLED))
     there = SelinuxFacts(SelinuxMode.ENFORCING, contexts=contexts, in_domain=True)
-    return replace(facts, selinux=there, elsewhere=True, pair=pair or MakePair(*_EXAMPLE), uid=os.geteuid())
+    pair = pair or MakePair(*_EXAMPLE)
+    return invocation, replace(facts, selinux=there, elsewhere=True, pair=pair, uid=os.geteuid())

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from confined_qemu.model.landlock import LandlockFacts
     from confined_qemu.model.policy import Policy
     from confined_qemu.model.ruleset import Ruleset
+    from confined_qemu.read.qemu.reach import Reach
 
 
 @dataclass
@@ -42,6 +43,7 @@ class Draft:
     hardening: Hardening | None = None
     found: Collected = field(default_factory=Collected)
     temporary: str | None = None
+    _reach: Reach | None = None
 
     def deny(self, line: str) -> None:
         """Refuse; where SELinux only watches (permissive), warn."""
@@ -57,6 +59,15 @@ class Draft:
     def denied(self, source: Context | None, target: Context | None, kind: str, *permissions: str) -> tuple[str, ...]:
         """Ask the policy."""
         return denied(self.policy, source, target, kind, *permissions)
+
+    def reach(self) -> Reach:
+        """Return what the command line asks for beside files: read once, for a VM that something holds."""
+        if self._reach is None:
+            from confined_qemu.read.qemu.reach import Reach as MakeReach
+
+            strict = self.invocation.accel_index is not None
+            self._reach = MakeReach.of(self.invocation.arguments, strict=strict)
+        return self._reach
 
     # ---- what only SELinux has; `plan.labelling` says it
 
@@ -179,11 +190,12 @@ class Draft:
         """Have Landlock hold the VM and its helpers."""
         from confined_qemu.plan import hardening, landlock
 
-        planner = landlock.LandlockPlanner(self.invocation, self.facts, facts, not self.accel.tcg, self.folder_name())
+        kvm, name = not self.accel.tcg, self.folder_name()
+        planner = landlock.LandlockPlanner(self.invocation, self.facts, facts, self.reach(), kvm, name)
         self.ruleset = planner.plan()
         self.take(planner.found.outcome())
         self.temporary = planner.temporary
-        self.hardening = hardening.plan(self.invocation, self.facts, planner.ports, None)
+        self.hardening = hardening.plan(self.invocation, self.facts, self.reach(), None)
         if not self.invocation.helpers:
             return
         from confined_qemu.model.steps import StartHelper
@@ -267,7 +279,7 @@ class Draft:
             from confined_qemu.plan import hardening
 
             changed |= self.found.arguments
-            added = hardening.sandbox(self.invocation, self.facts)
+            added = hardening.sandbox(self.invocation, self.facts, self.reach())
         else:
             changed |= {tap.index: tap.given for tap in self.invocation.taps}
             changed |= {listener.index: listener.by_path() for listener in self.invocation.listeners}

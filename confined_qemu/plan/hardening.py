@@ -8,8 +8,7 @@ from confined_qemu.model.facts import FileKind
 from confined_qemu.model.hardening import Hardening, HardeningFacts
 from confined_qemu.model.invocation import SecondWall
 from confined_qemu.model.resource import Role
-from confined_qemu.read.qemu import reach
-from confined_qemu.read.qemu.reach import words
+from confined_qemu.read.qemu.reach import opens_later
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from confined_qemu.model.facts import Facts, SelinuxFacts
     from confined_qemu.model.invocation import Invocation
     from confined_qemu.model.policy import Policy
-    from confined_qemu.model.ruleset import Ports
+    from confined_qemu.read.qemu.reach import Reach
 
 _LOWEST_FREE = 1024
 """Below, a port is bound only with CAP_NET_BIND_SERVICE (ip(7); `ip_unprivileged_port_start` may lower it)."""
@@ -48,13 +47,13 @@ _PARTS = {"obsolete": "deny", "elevateprivileges": "deny", "spawn": "deny", "res
 """libvirt's default (qemu_command.c, `qemuBuildSandboxCommandLine`)."""
 
 
-def sandbox(invocation: Invocation, facts: Facts) -> tuple[str, ...]:
+def sandbox(invocation: Invocation, facts: Facts, reach: Reach) -> tuple[str, ...]:
     """Return QEMU's option for a seccomp filter of its own; none where it has one, or was built without.
 
     `spawn` stays out where QEMU runs a program, and both `spawn` and `elevateprivileges` with `-daemonize`: QEMU 7.2
     forks and calls setsid(2) under its own filter then, and is killed for it.
     """
-    written = words(invocation.arguments)
+    written = reach.words
     if not (invocation.sandbox and facts.sandbox) or "-sandbox" in written:
         return ()
     parts = dict(_PARTS)
@@ -73,16 +72,11 @@ def programs(invocation: Invocation, facts: Facts) -> tuple[str, ...]:
     return tuple(dict.fromkeys(program.real for program in found if program.kind is not FileKind.MISSING))
 
 
-def ports(invocation: Invocation) -> Ports:
-    """Return the TCP ports that a VM binds and connects to, as far as its command line says."""
-    return reach.ports(invocation.arguments, strict=invocation.accel_index is not None)
-
-
-def plan(invocation: Invocation, facts: Facts, tcp: Ports, privileges: str | None) -> Hardening:
+def plan(invocation: Invocation, facts: Facts, reach: Reach, privileges: str | None) -> Hardening:
     """Return what the process of a VM gives up; `privileges` is why it is not started with no_new_privs."""
     found = facts.hardening or HardeningFacts()
     needed: dict[str, str] = {}
-    for names, why in _needs(invocation, found, tcp, programs(invocation, facts)):
+    for names, why in _needs(invocation, found, reach, programs(invocation, facts)):
         if names is None:
             return Hardening(None, invocation.core, (why,), privileges)
         needed.update((name, why) for name in names if name in found.capabilities)
@@ -113,7 +107,7 @@ def _no_way_in(selinux: SelinuxFacts, process: Context, policy: Policy) -> str |
 
 
 def _needs(
-    invocation: Invocation, found: HardeningFacts, tcp: Ports, run: Iterable[str]
+    invocation: Invocation, found: HardeningFacts, reach: Reach, run: Iterable[str]
 ) -> Iterator[tuple[Iterable[str] | None, str]]:
     """Yield capabilities and what needs them; None for a program that may need any."""
     if not invocation.harden:
@@ -127,10 +121,9 @@ def _needs(
             yield _BY_ROLE[resource.role]
     for path in found.overridden:
         yield ("dac_override",), f"owner or mode of {path}"
-    if any(port < _LOWEST_FREE for port in tcp.bind or ()):
+    if any(port < _LOWEST_FREE for port in reach.ports.bind or ()):
         yield ("net_bind_service",), "a port below 1024"
-    written = words(invocation.arguments)
-    yield from (needed for word, needed in _BY_WORD.items() if word in written)
+    yield from (needed for word, needed in _BY_WORD.items() if word in reach.words)
 
 
 # ---- Landlock as a second wall of a VM that SELinux holds
@@ -143,7 +136,7 @@ def second_wall_considered(invocation: Invocation) -> bool:
     """Tell whether to ask the kernel for Landlock: it is wanted by name, or QEMU will open nothing later."""
     if invocation.query or invocation.landlock is SecondWall.NO:
         return False
-    return invocation.landlock is SecondWall.ALSO or not reach.opens_later(invocation.arguments)
+    return invocation.landlock is SecondWall.ALSO or not opens_later(invocation.arguments)
 
 
 def second_wall_refused(invocation: Invocation, facts: Facts, hardening: Hardening) -> str | None:

@@ -228,8 +228,7 @@ class Labelling(Draft):
         """Decide what a VM that SELinux holds gives up; a question to QEMU starts none."""
         if self.process is not None and not self.invocation.query:
             privileges = hardening.privileges(self.invocation, self.facts, self.process, self.policy)
-            ports = hardening.ports(self.invocation)
-            self.hardening = hardening.plan(self.invocation, self.facts, ports, privileges)
+            self.hardening = hardening.plan(self.invocation, self.facts, self.reach(), privileges)
             self._add_second_wall(self.hardening)
 
     def _add_second_wall(self, hardened: Hardening) -> None:
@@ -242,7 +241,9 @@ class Labelling(Draft):
 
         made, own = (*self.found.first, *self.found.steps), self.facts.selinux.own
         kvm, name = not self.accel.tcg, self.folder_name()
-        planner = LandlockPlanner(self.invocation, self.facts, self.facts.landlock, kvm, name, already_made=made)
+        planner = LandlockPlanner(
+            self.invocation, self.facts, self.facts.landlock, self.reach(), kvm, name, already_made=made
+        )
         self.ruleset = planner.plan()
         serving = {helper.name: helper for helper in self.invocation.helpers}
 

@@ -18,9 +18,7 @@ from confined_qemu.model.landlock import DEVICE, READ, RUN, TREE, WRITE, Landloc
 from confined_qemu.model.plan import Collected, PlannedResource
 from confined_qemu.model.resource import Access, Resource, Role, Takes
 from confined_qemu.model.ruleset import Ports, Rule, Ruleset
-from confined_qemu.plan import hardening
 from confined_qemu.plan.openings import unusable
-from confined_qemu.read.qemu.reach import words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
     from confined_qemu.model.invocation import Invocation
     from confined_qemu.model.resource import Listener
     from confined_qemu.model.steps import StartHelper, Step
+    from confined_qemu.read.qemu.reach import Reach
 
 _DEVICES = frozenset({FileKind.CHARACTER, FileKind.BLOCK})
 _BY_ACCESS = {
@@ -77,6 +76,7 @@ class LandlockPlanner:
     invocation: Invocation
     facts: Facts
     landlock: LandlockFacts
+    reach: Reach
     kvm: bool
     folder_name: str
     found: Collected = field(default_factory=Collected)
@@ -86,13 +86,9 @@ class LandlockPlanner:
     already_made: tuple[Step, ...] | None = None
     """SELinux holds the VM, whose plan says what is made for it: these steps; None where nothing but Landlock does."""
     temporary: str | None = None
-    ports: Ports = field(default_factory=Ports)
-    words: frozenset[str] = frozenset()
 
     def plan(self) -> Ruleset:
         """Decide about everything but the shares and helpers, whose plan is taken first; return the rules."""
-        self.words = words(self.invocation.arguments)
-        self.ports = hardening.ports(self.invocation)
         self.found.refusals.extend(self.invocation.problems)
         made = {(listener.path, listener.access) for listener in self.invocation.listeners}
         shared = self.invocation.shares
@@ -112,13 +108,13 @@ class LandlockPlanner:
         self.rules += self._devices()
         if self.programs:
             self.rules += [Rule(path, RUN | READ, "what QEMU's programs run") for path in _SHELLS]
-        return Ruleset.of(self.landlock.abi, (*self._installation(), *self.rules), self.ports, self._scopes())
+        return Ruleset.of(self.landlock.abi, (*self._installation(), *self.rules), self.reach.ports, self._scopes())
 
     def _installation(self) -> Iterator[Rule]:
         return (Rule(owned.path, owned.rights, owned.why) for owned in self.landlock.installation)
 
     def _scopes(self) -> Scope:
-        abstract = self.words & {"abstract=on", "abstract=yes", "abstract", "addr.abstract=on"}
+        abstract = self.reach.words & {"abstract=on", "abstract=yes", "abstract", "addr.abstract=on"}
         if self.invocation.window is not None:  # libxcb tries no other socket where this one is denied
             abstract |= {"X"}
         return Scope.SIGNALS if abstract else Scope.SIGNALS | Scope.ABSTRACT_SOCKETS
@@ -139,7 +135,7 @@ class LandlockPlanner:
         if self.kvm:
             yield Rule(_KVM, DEVICE, "KVM")
         for word, (paths, held, why) in _BY_WORD.items():
-            if word in self.words:
+            if word in self.reach.words:
                 yield from (Rule(path, held, why) for path in paths)
 
     # ---- files
@@ -195,7 +191,7 @@ class LandlockPlanner:
         folder = self.facts.folders[resource.path].folder
         if folder.kind is FileKind.DIRECTORY:
             rights = READ if resource.access is Access.READ else TREE
-            if "security_model=passthrough" in self.words:
+            if "security_model=passthrough" in self.reach.words:
                 rights |= Right.MAKE_CHAR | Right.MAKE_BLOCK if rights != READ else Right(0)
             self.rules.append(Rule(folder.real, rights, resource.source, folder.identity))
 

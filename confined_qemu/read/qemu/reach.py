@@ -70,6 +70,19 @@ class _TcpUse:
         self.any_connect |= not server
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What a command line asks for beside files: TCP ports, and the words by which features are known."""
+
+    ports: Ports
+    words: frozenset[str]
+
+    @classmethod
+    def of(cls, arguments: Sequence[str], *, strict: bool) -> Reach:
+        """Read a command line; `strict` as for `ports`."""
+        return cls(ports(arguments, strict=strict), words(arguments))
+
+
 def ports(arguments: Sequence[str], *, strict: bool) -> Ports:
     """Return the ports of a command line.
 

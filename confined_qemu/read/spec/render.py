@@ -14,7 +14,7 @@ from confined_qemu.model import hostpaths
 from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.commas import escape
 from confined_qemu.model.errors import ValueProblem
-from confined_qemu.model.frozen import dataclass, replace
+from confined_qemu.model.frozen import replace
 from confined_qemu.model.helper import Helper, HelperKind
 from confined_qemu.model.invocation import Accel, Invocation
 from confined_qemu.model.resource import PROBED, Access, Role
@@ -60,8 +60,12 @@ def _options(*words: str, **values: str) -> str:
     return ",".join([*words, *(f"{key.replace('_', '-')}={escape(value)}" for key, value in values.items())])
 
 
-class _Command:
-    """The growing command line of one VM."""
+class Command:
+    """The growing command line of one VM.
+
+    `origins` has the spec's key for each argument that names a file, by its number, and `accel_index` is the number of
+    the accelerator's, whose place the plan fills.
+    """
 
     def __init__(self, vm: VM, folder: str) -> None:
         self.vm = vm
@@ -69,6 +73,7 @@ class _Command:
         self.arguments: list[str] = []
         self.origins: dict[int, str] = {}
         self.helpers: list[Helper] = []
+        self.accel_index = -1
         self._controllers: set[str] = set()
         self._boot = 0
 
@@ -105,23 +110,22 @@ def _on(flag: bool) -> str:
     return "on" if flag else "off"
 
 
-def _machine(command: _Command) -> int:
-    """Add what every VM has; return the number of the accelerator's argument."""
+def _machine(command: Command) -> None:
+    """Add what every VM has."""
     vm = command.vm
     command.add("-name", _options(guest=vm.name))
     command.add("-no-user-config", "-nodefaults", "-machine", vm.machine)
     # The plan replaces this word by what the host can do.
-    accel = command.add("-accel", "kvm" if vm.accel is Accel.KVM else "tcg")
+    command.accel_index = command.add("-accel", "kvm" if vm.accel is Accel.KVM else "tcg")
     if vm.cpu is not None:
         command.add("-cpu", vm.cpu)
     command.add("-smp", str(vm.cpus), "-m", vm.memory, "-display", vm.display)
     if vm.machine.startswith(_PC):
         # A boot loader writes to the screen even where nobody looks at it.
         command.add("-vga", "std")
-    return accel
 
 
-def _flash(command: _Command) -> None:
+def _flash(command: Command) -> None:
     vm = command.vm
     if vm.firmware is not None:
         fixed = f"if=pflash,unit=0,format={vm.firmware_format or DiskFormat.RAW},readonly=on"
@@ -131,7 +135,7 @@ def _flash(command: _Command) -> None:
         command.add("-drive", _options(fixed, file=command.path(vm.nvram)), origin="nvram")
 
 
-def _kernel(command: _Command) -> None:
+def _kernel(command: Command) -> None:
     vm = command.vm
     for key, path in (("kernel", vm.kernel), ("initrd", vm.initrd), ("dtb", vm.dtb)):
         if path is not None:
@@ -141,7 +145,7 @@ def _kernel(command: _Command) -> None:
         command.add("-append", vm.cmdline)
 
 
-def _ide(command: _Command, place: int) -> dict[str, str]:
+def _ide(command: Command, place: int) -> dict[str, str]:
     """Return the options of a place on the machine's own disk controller; QEMU finds none by itself (measured)."""
     if command.vm.is_q35:
         return {"bus": f"ide.{place}", "unit": "0"}
@@ -156,7 +160,7 @@ def _share_origin(number: int) -> str:
     return f"shares[{number}].dir"
 
 
-def _disk_device(command: _Command, disk: Disk, number: int) -> str:
+def _disk_device(command: Command, disk: Disk, number: int) -> str:
     """Return the device for a disk, its controller added before."""
     place = command.vm.ide_places().get(number)
     if place is not None:
@@ -178,7 +182,7 @@ def _disk_device(command: _Command, disk: Disk, number: int) -> str:
     return _options(device, bus=f"{controller}.0", **where) if controller else device
 
 
-def _disks(command: _Command) -> None:
+def _disks(command: Command) -> None:
     for number, disk in enumerate(command.vm.disks):
         path = command.path(disk.file)
         name = f"vm-disk{number}"
@@ -191,7 +195,7 @@ def _disks(command: _Command) -> None:
         command.add("-device", device)
 
 
-def _cdrom(command: _Command) -> None:
+def _cdrom(command: Command) -> None:
     vm = command.vm
     if vm.cdrom is None:
         return
@@ -204,7 +208,7 @@ def _cdrom(command: _Command) -> None:
     command.add("-device", _options(device, drive="vm-cdrom", bootindex=command.boot_index()))
 
 
-def _backend(command: _Command, char: Char, key: str) -> str:
+def _backend(command: Command, char: Char, key: str) -> str:
     """Add the host's end of a character device; return its id."""
     name = f"vm-{key}"
     match char.kind:
@@ -224,7 +228,7 @@ def _backend(command: _Command, char: Char, key: str) -> str:
     return name
 
 
-def _characters(command: _Command) -> None:
+def _characters(command: Command) -> None:
     vm = command.vm
     if vm.serial.kind is not CharKind.NONE:
         command.add("-serial", f"chardev:{_backend(command, vm.serial, 'serial')}")
@@ -233,13 +237,13 @@ def _characters(command: _Command) -> None:
             command.add("-mon", f"chardev={_backend(command, char, key)},mode={mode}")
 
 
-def _networks(command: _Command) -> None:
+def _networks(command: Command) -> None:
     several = bool(command.vm.networks)
     for number, card in enumerate(command.vm.cards):
         _network(command, card, f"vm-net{number or ''}", f"networks[{number}]" if several else "network")
 
 
-def _network(command: _Command, card: Network, name: str, key: str) -> None:
+def _network(command: Command, card: Network, name: str, key: str) -> None:
     backend = f"{card.type.value},id={name}"
     if card.type is NetworkType.TAP and card.fd is not None:
         backend = _options(backend, fd=str(card.fd))
@@ -254,11 +258,11 @@ def _network(command: _Command, card: Network, name: str, key: str) -> None:
     command.add("-device", device if card.mac is None else _options(device, mac=card.mac))
 
 
-def _usb(command: _Command) -> str:
+def _usb(command: Command) -> str:
     return command.controller("vm-usb", "qemu-xhci,p2=15,p3=15") + ".0"
 
 
-def _devices(command: _Command) -> None:
+def _devices(command: Command) -> None:
     """Add the host's devices that the guest gets, and what it points, types and plays with."""
     vm = command.vm
     for number, wanted in enumerate(vm.host_devices):
@@ -273,7 +277,7 @@ def _devices(command: _Command) -> None:
             command.add("-device", device)
 
 
-def _virtio_devices(command: _Command) -> None:
+def _virtio_devices(command: Command) -> None:
     vm = command.vm
     if vm.rng is not None:
         command.add("-object", _options("rng-random,id=vm-rng", filename=command.path(vm.rng)), origin="rng")
@@ -285,7 +289,7 @@ def _virtio_devices(command: _Command) -> None:
         command.add("-device", f"vhost-vsock-{bus},guest-cid={vm.vsock}", origin="vsock")
 
 
-def _memory(command: _Command) -> None:
+def _memory(command: Command) -> None:
     """Add the guest's memory where it is not QEMU's own; virtiofsd needs some that it can map."""
     vm, kind = command.vm, command.vm.memory_backing
     if kind is None and needs_shared_memory(vm.shares):
@@ -302,7 +306,7 @@ def _memory(command: _Command) -> None:
     command.add("-machine", "memory-backend=vm-memory")
 
 
-def _tpm(command: _Command) -> None:
+def _tpm(command: Command) -> None:
     """Add the TPM: QEMU gets its end of swtpm's control channel as a descriptor."""
     wanted = command.vm.tpm
     if wanted is None:
@@ -314,14 +318,14 @@ def _tpm(command: _Command) -> None:
     command.add("-device", f"{wanted.model},tpmdev=vm-tpm0")
 
 
-def _shares(command: _Command) -> None:
+def _shares(command: Command) -> None:
     vm = command.vm
     _memory(command)
     for number, share in enumerate(vm.shares):
         (_virtiofs if share.driver is ShareDriver.VIRTIOFS else _nine_p)(command, number, share)
 
 
-def _virtiofs(command: _Command, number: int, share: Share) -> None:
+def _virtiofs(command: Command, number: int, share: Share) -> None:
     name = f"share{number}"
     source = _share_origin(number)
     helper = Helper(
@@ -338,7 +342,7 @@ def _virtiofs(command: _Command, number: int, share: Share) -> None:
     command.add("-device", f"vhost-user-fs-{bus},chardev=vm-{name},tag={share.tag},queue-size={_QUEUE}")
 
 
-def _nine_p(command: _Command, number: int, share: Share) -> None:
+def _nine_p(command: Command, number: int, share: Share) -> None:
     name, path = f"vm-share{number}", command.path(share.dir)
     # mapped: QEMU's domain may set no owner, so owners and modes are kept in attributes of the files
     readonly = "on" if share.readonly else "off"
@@ -358,17 +362,7 @@ def _extra_files(vm: VM, folder: str) -> Iterator[Resource]:
             yield found
 
 
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """QEMU's arguments for a VM; `origins` has the spec's key for each argument that names a file, by its number."""
-
-    arguments: tuple[str, ...]
-    origins: dict[int, str]
-    helpers: tuple[Helper, ...]
-    accel_index: int
-
-
-def rendered(vm: VM, folder: str, extra: Sequence[str] = ()) -> Rendered:
+def rendered(vm: VM, folder: str, extra: Sequence[str] = ()) -> Command:
     """Return the command line of a VM whose relative paths start at `folder`; `qemu_args`, then `extra` stand last.
 
     Raises:
@@ -376,12 +370,12 @@ def rendered(vm: VM, folder: str, extra: Sequence[str] = ()) -> Rendered:
     """
     if not posixpath.isabs(folder):
         raise ValueProblem(f"the spec's folder {folder!r} is not absolute", hint="resolve it first")
-    command = _Command(vm, folder)
-    accel_index = _machine(command)
+    command = Command(vm, folder)
+    _machine(command)
     for part in (_flash, _kernel, _disks, _cdrom, _characters, _networks, _devices, _virtio_devices, _tpm, _shares):
         part(command)
     command.add(*vm.qemu_args, *extra)
-    return Rendered(tuple(command.arguments), command.origins, tuple(command.helpers), accel_index)
+    return command
 
 
 def invocation(
@@ -422,7 +416,7 @@ def invocation(
         read,
         name=vm.name,
         resources=(*map(completed, read.resources), *_extra_files(vm, folder)),
-        helpers=made.helpers,
+        helpers=tuple(made.helpers),
         accel=vm.accel,
         accel_index=made.accel_index,
         confinement=vm.confinement,
