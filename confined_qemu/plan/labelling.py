@@ -104,8 +104,10 @@ class Labelling(Draft):
         if process is None:
             return
         self.found.refusals.extend(self.invocation.problems)
-        handed_over = [resource for resource in self.files() if self._handed_over(resource)]
-        uses = [fileplan.wanted(one, self.facts.files[one.path]) for one in self.files() if one not in handed_over]
+        files, handed = self.files(), {descriptor.number for descriptor in self.facts.descriptors}
+        # what a path names that the caller handed over: what may be done with that is decided there
+        handed_over = [one for one in files if handed and hostpaths.descriptor(one.path) in handed]
+        uses = [fileplan.wanted(one, self.facts.files[one.path]) for one in files if one not in handed_over]
         merged: dict[object, fileplan.Wanted] = {}
         for use in uses:
             if (clash := fileplan.clash(merged.get(use.key), use)) is not None:
@@ -173,11 +175,6 @@ class Labelling(Draft):
         )
         for descriptor in self.facts.descriptors:
             self.take(descriptors.decide(descriptor, to))
-
-    def _handed_over(self, resource: Resource) -> bool:
-        """Tell whether a path names a descriptor of the caller's: what may be done with that is decided there."""
-        handed = {descriptor.number for descriptor in self.facts.descriptors}
-        return bool(handed) and hostpaths.descriptor(resource.path) in handed
 
     def _opened_by_name(self) -> frozenset[int]:
         """Return the descriptors that the command line names as files (`/proc/self/fd/4`): QEMU opens those anew."""
