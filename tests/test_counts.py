@@ -13,6 +13,7 @@ from confined_qemu.host import probe
 from confined_qemu.launch import conflicts
 from confined_qemu.model.invocation import Invocation
 from confined_qemu.model.resource import Access, Resource, Role, Sharing
+from integration.guestlib import passing
 from tests.launches import Host
 
 if TYPE_CHECKING:
@@ -84,3 +85,14 @@ def test_each_layer_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.Monkey
     assert found.problems == ()
     assert len(found.resources) == layers
     assert len(asked) == len(set(asked)) == layers
+
+
+@pytest.mark.parametrize(("what", "most"), [("spec", (24, 63)), ("-drive", (20, 57))])
+def test_a_disk_passes_few_modules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, most: tuple[int, int]
+) -> None:
+    """See `python3 -m integration.guestlib.passing` for the way that it takes; a shorter one is easier to follow."""
+    monkeypatch.chdir(tmp_path)
+    found = passing.counted(passing.ways(str(tmp_path))[what])
+    assert found[0] <= most[0]
+    assert found[1] <= most[1]
