@@ -150,7 +150,7 @@ def test_killed_while_it_labels_all_comes_back(image: harness.Image, folder: str
     for victim in victims:
         harness.kill(victim, signal.SIGSTOP)
     changed = [name for name, label in labels(path).items() if label != before[name]]
-    for victim in victims:
+    for victim in reversed(victims):  # `run` last: what it started dies with it
         harness.kill(victim)
     process.wait()
     os.close(mine)
