@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import os
 import re
 import subprocess
@@ -262,6 +263,29 @@ LIGHT = {PACKAGE, "__future__", "_operator", "errno", "fcntl", "gc"}
 """All that a plain VM's drop-in loads: of these, what is not Python's own from the start is built into it."""
 MOST = 68
 """Modules of a plain VM's drop-in where nothing confines it; it was 120."""
+
+
+def _programs_in_text() -> list[tuple[str, str, str]]:
+    """Return what programs import of ours that stand as text in the tests of guests: (file, module, name)."""
+    found = []
+    statement = re.compile(rf"from ({PACKAGE}[\w.]*) import ([\w, ]+)")
+    for folder, _, names in os.walk(os.path.join(ROOT, "integration")):
+        for path in [os.path.join(folder, name) for name in names if name.endswith(".py")]:
+            with open(path, encoding="utf-8") as file:
+                texts = [node.value for node in ast.walk(ast.parse(file.read())) if isinstance(node, ast.Constant)]
+            for module, imported in statement.findall("\n".join(text for text in texts if isinstance(text, str))):
+                wanted = [name.split(" as ")[0].strip() for name in imported.split(",")]
+                found += [(os.path.relpath(path, ROOT), module, name) for name in wanted]
+    return found
+
+
+def test_programs_that_stand_as_text_import_what_there_is() -> None:
+    programs = _programs_in_text()
+    assert programs
+    for path, module, name in programs:
+        there = importlib.import_module(module)
+        inner = f"{own(module)}.{name}".removeprefix("__init__.")
+        assert hasattr(there, name) or os.path.exists(file_of(inner)), f"{path}: {module} has no {name}"
 
 
 @pytest.mark.touches_host
