@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from confined_qemu.host import mounts, walk
-from confined_qemu.labels import find, label, sweep
+from confined_qemu.labels import find, label, trees
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import LabelError
 from confined_qemu.model.facts import Identity
@@ -82,7 +82,7 @@ def test_a_folder_is_swept_under_its_new_name_and_another_thing_in_its_place_is_
             os.symlink(f"{share}.moved", share)
         case "a file":
             os.close(os.open(share, os.O_CREAT | os.O_WRONLY))
-    sweep.sweep(planned)
+    trees.sweep(planned)
     assert labels.of(f"{share}.moved/file") == SHARED
     assert instead != "another folder" or labels.of(f"{share}/file") == GIVEN
 
@@ -90,10 +90,10 @@ def test_a_folder_is_swept_under_its_new_name_and_another_thing_in_its_place_is_
 @pytest.mark.usefixtures("labels")
 def test_a_folder_that_was_made_is_known_by_its_label(share: str, labels: Labels) -> None:
     planned = Sweep(share, None, GIVEN, SHARED, deep=False)
-    sweep.sweep(planned)
+    trees.sweep(planned)
     assert labels.of(f"{share}/file") == GIVEN
     labels.give(share, GIVEN)
-    sweep.sweep(planned)
+    trees.sweep(planned)
     assert labels.of(f"{share}/file") == SHARED
 
 
@@ -101,7 +101,7 @@ def test_what_is_mounted_in_the_folder_is_left(share: str, labels: Labels, monke
     mounted = os.stat(f"{share}/mine").st_ino  # as a bind mount is: the same device, another mount
     numbers = mounts.number_of
     monkeypatch.setattr(mounts, "number_of", lambda fd: -1 if os.fstat(fd).st_ino == mounted else numbers(fd))
-    sweep.sweep(step(share))
+    trees.sweep(step(share))
     assert labels.of(f"{share}/file") == SHARED
     assert [labels.of(f"{share}/{name}") for name in ("mine", "mine/deeper/file")] == [GIVEN, GIVEN]
 
@@ -119,10 +119,10 @@ def test_a_folder_that_cannot_be_read(share: str, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(os, "open", opened)
     if where == "mine" and code != errno.EIO:
-        sweep.sweep(step(share))  # none that a VM made
+        trees.sweep(step(share))  # none that a VM made
         return
     with pytest.raises(LabelError, match="cannot be read"):
-        sweep.sweep(step(share))
+        trees.sweep(step(share))
 
 
 def test_what_is_too_much_at_once_is_done_by_more_of_them(
@@ -131,9 +131,9 @@ def test_what_is_too_much_at_once_is_done_by_more_of_them(
     """What is not the VM's does not count, so that each time gets further, and the last one is to the end."""
     monkeypatch.setattr(walk, "MOST", 4)
     with pytest.raises(LabelError, match="more than 4 entries") as caught:
-        sweep.sweep(step(share))
+        trees.sweep(step(share))
     assert "run: confined-qemu recover (it does as many again)" in str(caught.value)
-    sweep.sweep(step(share))
+    trees.sweep(step(share))
     assert {labels.of(f"{share}/{name}") for name in ("file", "mine", "mine/deeper/file", "link", "pipe")} == {SHARED}
 
 
@@ -141,8 +141,8 @@ def test_what_lies_too_deep_is_put_right_by_hand(share: str, labels: Labels, mon
     monkeypatch.setattr(walk, "DEEPEST", 2)
     for _ in range(2):  # and stays so
         with pytest.raises(LabelError, match="more than 2 folders deep") as caught:
-            sweep.sweep(step(share))
+            trees.sweep(step(share))
     assert f"run: find {share} -xdev -context {GIVEN} -exec chcon -h {SHARED} {{}} +" in str(caught.value)
     assert f"confined-qemu recover --forget {share}" in str(caught.value)
     assert [labels.of(f"{share}/{name}") for name in ("mine/deeper", "mine/deeper/file")] == [SHARED, GIVEN]
-    sweep.sweep(step(share), find.Search(forgotten=frozenset({share})))
+    trees.sweep(step(share), find.Search(forgotten=frozenset({share})))

@@ -121,9 +121,9 @@ def undo(step: JournalStep, others_hold: Callable[[Identity], bool], search: fin
         case MakeFolder():
             _remove_folder(step, search)
         case Sweep():
-            from confined_qemu.labels import sweep
+            from confined_qemu.labels import trees
 
-            sweep.sweep(step, search)
+            trees.sweep(step, search)
         case LabelTree():
             pass  # by `restore`, which knows where the notes are
 

@@ -1,4 +1,4 @@
-"""Labels a whole tree for a VM and puts it back, each inode by its own label.
+"""Labels a whole tree for a VM and puts it back, each inode by its own label; puts right what a VM made in a folder.
 
 Before a label changes, the one that was there is in the notes beside the journal (`notes`), synced. Putting back
 touches what still carries the VM's label: what is in the notes gets its own, what was made meanwhile its folder's.
@@ -12,9 +12,9 @@ import resource
 import stat
 
 from confined_qemu.host import inodes, lsm, walk
-from confined_qemu.labels import find, limits, notes
+from confined_qemu.labels import find, notes
 from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.model.errors import ConfinedQemuError, LabelError, why
+from confined_qemu.model.errors import HINT, ConfinedQemuError, LabelError, shell_word, why
 from confined_qemu.model.facts import FileKind
 from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.mcs import Level
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     Progress = Callable[[str, int, int], None]
     """Told the folder, how many entries are labelled, and of how many."""
+    from confined_qemu.model.steps import Sweep
 
 BATCH = 256
 """Entries whose notes are synced at once; each is held open until it is labelled."""
@@ -201,7 +202,7 @@ class _Back:
             return self.step.before
         self.new += 1
         if self.new > walk.MOST:
-            raise limits.too_many(self.step.path, self.step.given)
+            raise _too_many(self.step.path, self.step.given)
         return replace(self.folders[depth - 1], user=now.user)
 
 
@@ -225,7 +226,7 @@ def undo(
     def unread(shown: str, error: OSError) -> None:
         if error.errno == errno.ENAMETOOLONG:
             if step.path not in search.forgotten:
-                failed.append(limits.too_deep(step.path, step.given, step.before))
+                failed.append(_too_deep(step.path, step.given, step.before))
         elif error.errno not in (errno.ENOENT, errno.EACCES):  # what may not be read now could not be labelled then
             failed.append(LabelError(f"cannot be read: {why(error)}", where=shown))
 
@@ -243,3 +244,90 @@ def undo(
         os.close(top)
     if failed:
         raise failed[0]
+
+
+# ---- what a VM made in a folder that outlives it
+
+_FAULTS = frozenset({errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Why a folder below the share cannot be read though a VM may have made it; another one that the launcher may not read
+is none of a VM's: it is closed to the launcher, or an overlay's own upper layer (ELOOP)."""
+
+
+def sweep(step: Sweep, search: find.Search | None = None) -> None:
+    """Give `step.restore` to every entry that carries `step.given`; a folder that is gone is left.
+
+    The VM is dead by then, but others may write to the folder: an entry is opened, looked at and labelled through one
+    descriptor, and one that became something else meanwhile is left as it is. No link is followed, no mount entered.
+
+    Raises:
+        LabelError: the folder cannot be read, or there is more of the VM's in it than is put right at once, or deeper.
+        LsmError: an entry is the VM's, and the kernel refuses.
+    """
+    search = search or find.Search()
+    top = _made(step) if step.identity is None else find.folder_again(step.path, step.identity, step.given, search)
+    if top is None:
+        return
+    try:
+        search.changes.add(top, step.path)
+        is_whole = _put_right(step, top)
+    finally:
+        os.close(top)
+    if not is_whole and step.path not in search.forgotten:
+        raise _too_deep(step.path, step.given, step.restore)
+
+
+def _made(step: Sweep) -> int | None:
+    """Open the folder that the launcher made; None where another one is there, or none."""
+    top = find.folder_at(step.path)
+    if top is None or lsm.context_of(top) == step.given:
+        return top
+    os.close(top)
+    return None
+
+
+def _put_right(step: Sweep, top: int) -> bool:
+    """Put right what is the VM's; return whether no folder lay too deep to be entered."""
+    deep: list[str] = []
+    count = 0
+
+    def unread(shown: str, error: OSError) -> None:
+        if error.errno == errno.ENAMETOOLONG:
+            deep.append(shown)
+        elif shown == step.path or error.errno in _FAULTS:
+            raise LabelError(f"cannot be read: {why(error)}", where=shown) from error
+
+    for entry in walk.below(top, step.path, unread, lambda _: step.deep):
+        # the label is the proof that it is the VM's: nobody else gives it, its pair is its own
+        if lsm.context_of(entry.proc) != step.given:
+            continue
+        count += 1
+        if count > walk.MOST:
+            raise _too_many(step.path, step.given)
+        lsm.set_context(entry.proc, step.restore, shown=entry.shown)
+    return not deep
+
+
+# ---- what is said where a folder holds more, or goes deeper, than what is put back at once
+#
+# Either message leads to the end of the journal: `recover` starts where the last one stopped, and what it does not
+# enter a person puts right.
+
+
+def _too_deep(path: str, given: Context, restore: Context) -> LabelError:
+    """Return what is said of a folder that goes too deep: a person puts the rest right, and says so."""
+    shown = shell_word(path)
+    return LabelError(
+        f"more than {walk.DEEPEST} folders deep: what lies there may still carry {given}",
+        where=path,
+        hint=f"run: find {shown} -xdev -context {shell_word(str(given))} -exec chcon -h {restore} {{}} +"
+        f"{HINT}then run: confined-qemu recover --forget {shown}",
+    )
+
+
+def _too_many(path: str, given: Context) -> LabelError:
+    """Return what is said of a folder in which so much was made that it is not put back at once."""
+    return LabelError(
+        f"more than {walk.MOST:,} entries were made in it: the others still carry {given}",
+        where=path,
+        hint="run: confined-qemu recover (it does as many again)",
+    )
