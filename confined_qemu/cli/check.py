@@ -105,7 +105,9 @@ def _landlock() -> Iterator[Finding]:
 
 def _kvm() -> Iterator[Finding]:
     found = survey.accelerator()
-    if found.usable:
+    if xl.is_control():
+        yield Finding(Grade.WARN, "kvm", "Xen has the CPU's VT-x or AMD-V for itself: accel: auto takes TCG")
+    elif found.usable:
         yield Finding(Grade.OK, "kvm", f"{found.flag}, API version {found.api_version}")
     else:
         yield Finding(Grade.WARN, "kvm", message(f"{found.problem}: accel: auto takes TCG", found.hint))

@@ -12,6 +12,7 @@ from confined_qemu.model.facts import SelinuxMode
 from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.invocation import Confinement
 from confined_qemu.model.steps import Relabel
+from confined_qemu.model.xen import FLASK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +30,7 @@ _BOTH = f"{Confinement.SELINUX}+{Confinement.LANDLOCK}"
 class LiveVm:
     """One live VM. `memory` is its resident memory in bytes; `context` what the kernel says it runs in.
 
-    `wall` is what holds it: `selinux`, `landlock` or, for both, `selinux+landlock`.
+    `wall` is what holds it: `selinux`, `landlock` or, for both, `selinux+landlock`; for a domain of Xen's `flask`.
     """
 
     name: str
@@ -126,7 +127,7 @@ def _domain(entry: Entry, pid: int, domains: dict[str, LiveDomain]) -> LiveVm | 
     except ValueProblem:
         context = None
     memory = found.memory * _MEBIBYTE
-    return LiveVm(entry.record.name, pid, context, entry.record.accel, memory, _images(entry))
+    return LiveVm(entry.record.name, pid, context, entry.record.accel, memory, _images(entry), FLASK)
 
 
 def table(rows: tuple[LiveVm, ...]) -> list[str]:

@@ -23,6 +23,8 @@ DOMAIN: Final = "system_u:system_r:domU_t"
 """What a domain is labelled that its spec gives no label: the sample policy's guest, and Flask's own default."""
 ACCEL: Final = "xen"
 """In the place of an accelerator, in journals and in `ps`."""
+FLASK: Final = "flask"
+"""In the place of a wall, in `ps`."""
 
 
 class XenType(StrEnum):

@@ -35,8 +35,8 @@ def test_two_domains_and_their_images_have_pairs_of_their_own(folder: str) -> No
         assert dom0.label(spec.image) == f"xen_image_t:{pairs[spec.name]}"
         assert labels[spec.name] in dom0.confined("ps").stdout
     rows = json.loads(dom0.confined("ps", "--json").stdout)["vms"]
-    assert [(row["name"], row["accel"], row["context"], row["images"]) for row in rows] == [
-        (spec.name, "xen", labels[spec.name], [spec.image]) for spec in (first, second)
+    assert [(row["name"], row["accel"], row["wall"], row["context"], row["images"]) for row in rows] == [
+        (spec.name, "xen", "flask", labels[spec.name], [spec.image]) for spec in (first, second)
     ]
     again = Spec(folder, "third", keys={"disks": [{"file": first.image, "format": "raw"}]}).write()
     assert "in use by the VM first" in dom0.refused("run", again)
