@@ -158,7 +158,13 @@ class Spec:
         return path
 
     def start(self) -> Run:
-        """Start it and return once it runs, or has failed."""
+        """Start it and return once it runs; it must not end before."""
+        started = self.launch()
+        started.await_running()
+        return started
+
+    def launch(self) -> Run:
+        """Start it and return at once."""
         path = self.write()
         process = subprocess.Popen(
             [COMMAND, "run", path],
@@ -169,7 +175,6 @@ class Spec:
         )
         started = Run(self, process)
         STARTED.append(started)
-        started.await_running()
         return started
 
 

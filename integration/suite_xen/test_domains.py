@@ -68,6 +68,39 @@ def test_a_killed_launcher_takes_its_domain_with_it(folder: str) -> None:
     assert dom0.domains() == {}
 
 
+def test_a_signal_while_xl_builds_the_domain_ends_both(folder: str) -> None:
+    started = Spec(folder, "half", "write").launch()  # Linux, which takes xl some seconds
+    dom0.until("it is there", dom0.domains)
+    assert started.end(signal.SIGTERM) == -signal.SIGTERM
+    assert "runs as domain" not in started.said
+    assert dom0.domains() == {}
+    assert dom0.label(started.spec.image) == dom0.UNUSED
+
+
+def test_a_domain_whose_xl_is_killed_is_destroyed(folder: str) -> None:
+    started = Spec(folder, "alone").start()
+    (tool,) = dom0.run("pgrep", "-x", "-P", str(started.process.pid), "xl").stdout.split()
+    os.kill(int(tool), signal.SIGKILL)
+    assert started.end() == 125
+    assert "did not say how the domain did" in started.said
+    assert dom0.domains() == {}
+    assert dom0.label(started.spec.image) == dom0.UNUSED
+
+
+def test_two_domains_read_one_image(folder: str) -> None:
+    first = Spec(folder, "one")
+    first.write()
+    shared = {"disks": [{"file": first.image, "format": "raw", "readonly": True}]}
+    runs = [Spec(folder, name, keys=shared, disk=False).start() for name in ("one", "two")]
+    given = dom0.label(first.image)
+    assert given.endswith(":s0")
+    assert runs[0].end(signal.SIGTERM) == -signal.SIGTERM
+    assert list(dom0.domains()) == ["two"]
+    assert dom0.label(first.image) == given
+    assert runs[1].end(signal.SIGTERM) == -signal.SIGTERM
+    assert dom0.label(first.image) == dom0.UNUSED
+
+
 def test_recover_destroys_what_a_killed_launcher_and_a_killed_watcher_left(folder: str) -> None:
     started = Spec(folder, "left").start()
     (watcher,) = dom0.watchers()
