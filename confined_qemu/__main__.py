@@ -29,9 +29,9 @@ def main() -> None:
 def serve(arguments: list[str]) -> int:
     """Do what a command line asks for in this process, and return the exit code."""
     if arguments[:1] and arguments[0] in LAUNCHED:
-        from confined_qemu.cli import launcher
+        from confined_qemu.cli import launchscript
 
-        return launcher.serve(arguments)
+        return launchscript.serve(arguments)
     from confined_qemu.cli import command
 
     return command.main(arguments)

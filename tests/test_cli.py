@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from confined_qemu import __main__
 from confined_qemu.cli import arguments as argparsing
 from confined_qemu.cli import command as cli
-from confined_qemu.cli import launcher, launchverbs, output, unconfined
+from confined_qemu.cli import launchscript, launchverbs, output, unconfined
 from confined_qemu.host import lsm, packages
 from confined_qemu.labels import journal, statefolders
 from confined_qemu.launch import collect, heldvms, run, session
@@ -219,7 +219,7 @@ def test_a_wrong_variable_is_one_line_and_125(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], value: str
 ) -> None:
     monkeypatch.setenv("CONFINED_QEMU_CONFINEMENT", value)
-    code = output.guarded(lambda: launcher._serve("/usr/bin/qemu-system-x86_64", ["-M", "none"]))
+    code = output.guarded(lambda: launchscript._serve("/usr/bin/qemu-system-x86_64", ["-M", "none"]))
     err = capsys.readouterr().err
     assert code == 125
     assert "CONFINED_QEMU_CONFINEMENT" in err
@@ -261,7 +261,7 @@ def test_the_emulators_names_are_the_emulator(monkeypatch: pytest.MonkeyPatch, n
     monkeypatch.setattr(session, "launch", launch)
     for argv0 in (name, f"/opt/bin/{name}"):
         with pytest.raises(Executed):
-            launcher._serve(argv0, ["-M", "none"])
+            launchscript._serve(argv0, ["-M", "none"])
     assert started == [f"{name} as {name}", f"{name} as /opt/bin/{name}"]
 
 

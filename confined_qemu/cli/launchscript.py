@@ -1,8 +1,9 @@
-"""What the launch script starts: a question to QEMU is passed on at once, all else is the launcher's.
+"""What the launch script serves: the emulator's names, and the verbs that label and launch.
 
-A client may ask `-version` before each of a thousand VMs, so this way imports next to nothing. It is short, too:
-where something stands in it (a socket, a sensitivity, a file that cannot be read), the launcher goes the long one,
-which ends the same or says why not. No settings are read for a question, so no bad file of them can spoil one.
+A question to QEMU is passed on at once. A client may ask `-version` before each of a thousand VMs, so this way imports
+next to nothing. It is short, too: where something stands in it (a socket, a sensitivity, a file that cannot be read),
+the launcher goes the long one, which ends the same or says why not. No settings are read for a question, so no bad file
+of them can spoil one.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from confined_qemu.read.qemu.queries import is_query
 
 TYPE_CHECKING = False  # as typing's own
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import NoReturn
 
 _KINDS = {stat.S_IFREG: "file", stat.S_IFIFO: "fifo_file", stat.S_IFCHR: "chr_file"}
@@ -32,9 +34,42 @@ def main() -> NoReturn:
     import gc
 
     gc.disable()  # a launch makes hardly a cycle, and looking for them took a tenth of its time
-    from confined_qemu.cli import launcher
+    sys.exit(_guarded(sys.argv[0], sys.argv[1:]))
 
-    launcher.main()
+
+def serve(arguments: Sequence[str]) -> int:
+    """Serve a verb without the launch script (not installed): with the caller's own rights."""
+    return _guarded("confined-qemu", arguments)
+
+
+def _guarded(argv0: str, arguments: Sequence[str]) -> int:
+    from confined_qemu.cli.output import guarded
+
+    return guarded(lambda: _serve(argv0, arguments))
+
+
+def _serve(argv0: str, arguments: Sequence[str]) -> int:
+    descriptors = inherited()
+    if emulator.is_name(os.path.basename(argv0)):
+        return _drop_in(argv0, arguments, descriptors)
+    from confined_qemu.cli import launchverbs
+
+    chosen = launchverbs.parsed(arguments)
+    code: int = chosen.action(chosen, descriptors)
+    return code
+
+
+def _drop_in(argv0: str, arguments: Sequence[str], descriptors: tuple[int, ...]) -> int:
+    from confined_qemu.cli.output import progress, warn
+    from confined_qemu.host import settingsfiles
+    from confined_qemu.launch import collect, inputs, session
+
+    settings, _ = settingsfiles.load(os.environ)
+    invocation = inputs.from_arguments(os.path.basename(argv0), arguments, settings=settings)
+    session.launch(invocation, collect.Caller(initial(), descriptors, argv0), warn, progress)
+
+
+# ---- a question to QEMU
 
 
 def pass_on(argv0: str, arguments: list[str]) -> None:
