@@ -65,7 +65,11 @@ PARTS = (
     Part("suite-xen", "xen", XEN_SUITE, on_request=True),
     Part("suite-1", "default"),
     Part("suite-2", "default", files=frozenset({"test_dropin.py", "test_stdio.py"})),
-    Part("suite-3", "default", files=frozenset({"test_hotplug.py", "test_listeners.py", "test_shares.py"})),
+    Part(
+        "suite-3",
+        "default",
+        files=frozenset({"test_faults.py", "test_hotplug.py", "test_listeners.py", "test_shares.py"}),
+    ),
     Part("suite-4", "default", files=frozenset({"test_openings.py", "test_shim.py"})),
     Part("suite-5", "default", files=frozenset({"test_denials.py", "test_helpers.py", "test_libvirt.py"})),
     Part(

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from integration.guestlib import faults
 from integration.suite import harness, tinyguest
 
 if TYPE_CHECKING:
@@ -271,10 +270,3 @@ def test_a_socket_named_by_an_earlier_vm_is_taken_over(image: harness.Image, fol
     vm = harness.boot_spec(image)
     assert harness.power_off(vm) == 0
     assert not os.path.exists(path)
-
-
-def test_a_few_faults_at_system_calls_of_the_launch_script_lose_nothing() -> None:
-    """`integration/campaign launchscript` tries them all; here is one of each kind, in the middle of the work."""
-    lines = list(faults.run(400, faults.FAULTS))
-    assert len(lines) == len(faults.FAULTS)
-    assert all(line.endswith("0 lost") for line in lines)
