@@ -14,7 +14,7 @@ from confined_qemu.host import filesystems, handles, lsm, processes
 from confined_qemu.model.context import Context, PolicyContexts
 from confined_qemu.model.errors import LsmError
 from confined_qemu.model.facts import Boolean, SelinuxMode
-from confined_qemu.model.frozen import dataclass, field, replace
+from confined_qemu.model.lean import dataclass, field, replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -24,7 +24,7 @@ from confined_qemu.model import paths
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import HostError
 from confined_qemu.model.facts import FileFacts, FileKind, LiveProcess
-from confined_qemu.model.frozen import dataclass, field
+from confined_qemu.model.lean import dataclass, field
 from tests.fakes import DEBIAN, Crash, Labels, Policy, Processes, install_labels, install_processes
 from tests.worlds import CALLER, LAUNCHER, QEMU_EXEC, TABLE, USABLE
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from confined_qemu.launch import inputs
-from confined_qemu.model.frozen import replace
 from confined_qemu.model.helper import Helper, HelperKind
 from confined_qemu.model.invocation import Seclabel, SeclabelType, SecondWall
+from confined_qemu.model.lean import replace
 from confined_qemu.model.steps import Listen, MakeFile, MakeFolder, OwnFolder, StartHelper
 from confined_qemu.plan.planner import plan
 from confined_qemu.read.qemu.reach import opens_later

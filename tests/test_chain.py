@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from confined_qemu.model.context import Context
-from confined_qemu.model.frozen import replace
+from confined_qemu.model.lean import replace
 from confined_qemu.model.resource import PROBED, Access, Resource, Role, Sharing
 from confined_qemu.read.headers import Layer, Names, names
 from tests.strategies import hostile, stray

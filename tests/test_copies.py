@@ -12,7 +12,7 @@ from confined_qemu.labels import copies as making
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import LabelError
 from confined_qemu.model.facts import Identity
-from confined_qemu.model.frozen import replace
+from confined_qemu.model.lean import replace
 from confined_qemu.model.plan import Plan
 from confined_qemu.model.steps import Copy, MakeFolder, Relabel
 from confined_qemu.plan import copies

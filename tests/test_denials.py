@@ -12,7 +12,7 @@ from confined_qemu.denials import avc
 from confined_qemu.denials.attribution import Known, PastVms, grouped
 from confined_qemu.model.answers import Answer, Reason, Setting
 from confined_qemu.model.context import Context
-from confined_qemu.model.frozen import replace
+from confined_qemu.model.lean import replace
 from confined_qemu.model.pastvm import GivenFile, PastVm
 from tests.conftest import GOLDEN
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from confined_qemu.model import enums, managers
+from confined_qemu.model import lean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-BOTH = pytest.mark.parametrize("of", [enum, enums])
-MANAGERS = pytest.mark.parametrize("of", [contextlib, managers])
+BOTH = pytest.mark.parametrize("of", [enum, lean])
+MANAGERS = pytest.mark.parametrize("of", [contextlib, lean])
 
 
 def colours(of: Any) -> Any:

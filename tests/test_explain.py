@@ -16,7 +16,7 @@ from confined_qemu.denials.explain import explain
 from confined_qemu.denials.verdict import Case, Verdict, quoted
 from confined_qemu.model.answers import Answer, Reason, Setting
 from confined_qemu.model.context import Context
-from confined_qemu.model.frozen import dataclass, replace
+from confined_qemu.model.lean import dataclass, replace
 from tests.messages import is_message
 from tests.strategies import contexts, hostile, stray
 

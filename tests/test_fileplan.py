@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from confined_qemu.model.context import Context
-from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import Invocation, Seclabel
+from confined_qemu.model.lean import replace
 from confined_qemu.model.plan import Outcome
 from confined_qemu.model.resource import Access, Resource, Role, Sharing
 from confined_qemu.model.steps import Create, Relabel

@@ -7,8 +7,8 @@ import pytest
 from confined_qemu.model import hostpaths
 from confined_qemu.model.context import Context
 from confined_qemu.model.facts import FileKind, Identity
-from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import Invocation
+from confined_qemu.model.lean import replace
 from confined_qemu.model.plan import Plan
 from confined_qemu.model.resource import Access, Resource, Role
 from confined_qemu.model.steps import Create, JournalStep, LabelTree, Relabel

@@ -12,7 +12,7 @@ from confined_qemu.labels import journal, label, restore, statefolders
 from confined_qemu.launch import grants
 from confined_qemu.model.errors import HostError, LsmError
 from confined_qemu.model.facts import FileKind
-from confined_qemu.model.frozen import replace
+from confined_qemu.model.lean import replace
 from confined_qemu.model.mcs import Level
 from confined_qemu.model.record import Grant, Record
 from confined_qemu.model.steps import Create, Relabel

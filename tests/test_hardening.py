@@ -9,8 +9,8 @@ import pytest
 
 from confined_qemu.cli import check
 from confined_qemu.launch import inputs
-from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import Confinement
+from confined_qemu.model.lean import replace
 from confined_qemu.plan.planner import plan
 from tests.worlds import World
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from confined_qemu.cli import heldhelp
-from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import Confinement
 from confined_qemu.model.landlock import READ, Scope
+from confined_qemu.model.lean import replace
 from confined_qemu.model.plan import PlannedResource
 from confined_qemu.model.resource import Access, Resource, Role, Sharing
 from confined_qemu.model.ruleset import Ports, Rule, Ruleset

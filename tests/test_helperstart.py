@@ -19,8 +19,8 @@ from confined_qemu.launch.companions import watch
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import HostError
 from confined_qemu.model.facts import Identity
-from confined_qemu.model.frozen import replace
 from confined_qemu.model.helper import HelperKind
+from confined_qemu.model.lean import replace
 from confined_qemu.model.steps import StartHelper
 from tests.messages import is_message
 

@@ -19,7 +19,7 @@ from confined_qemu.model import paths
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import JournalError
 from confined_qemu.model.facts import FileKind, Identity
-from confined_qemu.model.frozen import replace
+from confined_qemu.model.lean import replace
 from confined_qemu.model.record import Grant, Record, encode
 from confined_qemu.model.steps import Bind, Create, MakeFolder, Relabel
 from tests import strategies

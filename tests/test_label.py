@@ -13,7 +13,7 @@ import pytest
 
 from confined_qemu.host import inodes, locks, lsm
 from confined_qemu.labels import find, label, turns
-from confined_qemu.model import frozen
+from confined_qemu.model import lean
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import ConfinedQemuError, LabelError, LsmError
 from confined_qemu.model.facts import FileKind, Identity
@@ -422,11 +422,11 @@ def _refuse(*_: object, **__: object) -> int:
 
 def test_a_device_that_was_unplugged_or_is_another_now_is_nothing_to_put_back(image: str, labels: Labels) -> None:
     """Its node goes with it, and its number is given to the next one."""
-    step = frozen.replace(relabel(image), kind=FileKind.BLOCK, path="/dev/nothing-of-this-name")
+    step = lean.replace(relabel(image), kind=FileKind.BLOCK, path="/dev/nothing-of-this-name")
     label.undo(step, lambda _: False)
     labels.give(image, GIVEN)
     mine = identity(image)
-    another = frozen.replace(step, path=image, identity=frozen.replace(mine, inode=mine.inode + 1))
+    another = lean.replace(step, path=image, identity=lean.replace(mine, inode=mine.inode + 1))
     label.undo(another, lambda _: False)
     assert labels.of(image) == GIVEN
 

@@ -17,7 +17,7 @@ from confined_qemu.launch.companions import watch
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import ConfinedQemuError, EmulatorNotExecutable, HostError, LsmError, Refused
 from confined_qemu.model.facts import SelinuxMode
-from confined_qemu.model.frozen import replace
+from confined_qemu.model.lean import replace
 from confined_qemu.model.mcs import Level
 from tests.fakes import DEBIAN, VIRT_IMAGE, Crash
 from tests.launches import Companion, Executed, Host

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from confined_qemu.model import managers
+from confined_qemu.model import lean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-STACKS: list[Any] = [managers.ExitStack, contextlib.ExitStack]
+STACKS: list[Any] = [lean.ExitStack, contextlib.ExitStack]
 
 
-@managers.contextmanager
+@lean.contextmanager
 def noted(log: list[str], name: str, *, takes: bool = False, fails: bool = False) -> Iterator[str]:
     try:
         yield name

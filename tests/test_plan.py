@@ -17,7 +17,7 @@ from hypothesis import given
 
 from confined_qemu.launch import inputs
 from confined_qemu.model.errors import message
-from confined_qemu.model.frozen import replace
+from confined_qemu.model.lean import replace
 from confined_qemu.model.plan import AccelChoice, Plan, PlannedResource
 from confined_qemu.model.resource import Access, Resource, Role, Sharing
 from confined_qemu.model.steps import Create, MakeFolder

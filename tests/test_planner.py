@@ -13,10 +13,10 @@ from confined_qemu.host import helperfacts, lsm, mounts
 from confined_qemu.model import hostpaths, policynames
 from confined_qemu.model.context import Context
 from confined_qemu.model.facts import Mount
-from confined_qemu.model.frozen import replace
 from confined_qemu.model.helper import Helper, HelperKind
 from confined_qemu.model.invocation import Accel, Confinement, Invocation, Seclabel, SeclabelType
 from confined_qemu.model.landlock import LandlockFacts, Scope
+from confined_qemu.model.lean import replace
 from confined_qemu.model.plan import Plan
 from confined_qemu.model.policy import NO_POLICY
 from confined_qemu.model.resource import Access, Listener, Resource, Role, Sharing

@@ -16,8 +16,8 @@ from confined_qemu.model import paths
 from confined_qemu.model.distribution import Family
 from confined_qemu.model.errors import HostError, LsmError
 from confined_qemu.model.facts import SelinuxMode
-from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import Invocation
+from confined_qemu.model.lean import replace
 from confined_qemu.model.resource import PROBED, Access, Resource, Role, Sharing
 from confined_qemu.read.headers import Layer
 from tests.worlds import LAUNCHER

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import ValueProblem
 from confined_qemu.model.facts import LiveProcess
-from confined_qemu.model.frozen import replace
+from confined_qemu.model.lean import replace
 from confined_qemu.plan import remembered
 from confined_qemu.plan.remembered import BOOTED, COUNT, LABEL, Action, Memory, Noted, decide, parse
 from confined_qemu.read.libvirt import xmltree

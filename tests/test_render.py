@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from confined_qemu.model.commas import split
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import CommandLineError, ValueProblem
-from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import Accel, Confinement
+from confined_qemu.model.lean import replace
 from confined_qemu.model.resource import Access, Listener, Role, Sharing
 from confined_qemu.read.qemu import reader
 from confined_qemu.read.settings import UnknownOptions

@@ -21,7 +21,7 @@ from confined_qemu.labels import journal, label, restore
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import ConfinedQemuError, JournalError, LsmError
 from confined_qemu.model.facts import FileKind
-from confined_qemu.model.frozen import replace
+from confined_qemu.model.lean import replace
 from confined_qemu.model.mcs import Level
 from confined_qemu.model.record import Record
 from confined_qemu.model.resource import Sharing

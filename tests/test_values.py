@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from confined_qemu.model import frozen
+from confined_qemu.model import lean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -37,7 +37,7 @@ def sources() -> Iterator[tuple[str, str]]:
     for folder, _, names in os.walk(os.path.join(ROOT, "confined_qemu")):
         for name in sorted(names):
             path = os.path.join(folder, name)
-            if name.endswith(".py") and name != "values.py":
+            if name.endswith(".py") and name != "lean.py":
                 with open(path, encoding="utf-8") as file:
                     yield os.path.relpath(path, ROOT)[:-3].replace(os.sep, "."), file.read()
 
@@ -53,7 +53,7 @@ def remade(module: str) -> types.ModuleType:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, module, again)  # where the standard library looks its annotations up
         for word in ("dataclass", "field", "replace"):
-            patch.setattr(frozen, word, getattr(dataclasses, word))
+            patch.setattr(lean, word, getattr(dataclasses, word))
         exec(compile(SOURCES[module], module, "exec"), again.__dict__)  # noqa: S102 - our own source
     return again
 
@@ -85,9 +85,9 @@ def test_they_are_found() -> None:
 def test_fields_and_defaults_agree(both: tuple[Any, Any]) -> None:
     ours, theirs = both
     fields = dataclasses.fields(theirs)
-    assert frozen.names(ours) == tuple(field.name for field in fields) == theirs.__match_args__
+    assert lean.names(ours) == tuple(field.name for field in fields) == theirs.__match_args__
     assert ours.__dict__.get("__slots__") == theirs.__dict__.get("__slots__")
-    made = {name: make() for name, make in frozen.defaults(ours).items()}
+    made = {name: make() for name, make in lean.defaults(ours).items()}
     theirs_made = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
     for field in fields:
         if field.default_factory is not dataclasses.MISSING:
@@ -96,7 +96,7 @@ def test_fields_and_defaults_agree(both: tuple[Any, Any]) -> None:
 
 
 def test_instances_are_made_alike(both: tuple[Any, Any]) -> None:
-    names = frozen.names(both[0])
+    names = lean.names(both[0])
     texts = [f"value {name}" for name in names]
     for count in range(len(names) + 2):
         given = [*texts, "one too many"][:count]
@@ -108,11 +108,11 @@ def test_instances_are_made_alike(both: tuple[Any, Any]) -> None:
 
 def contents(made: Callable[..., object], *given: object, **named: object) -> list[object]:
     instance = made(*given, **named)
-    return [getattr(instance, name) for name in frozen.names(instance)]
+    return [getattr(instance, name) for name in lean.names(instance)]
 
 
 def test_they_compare_hash_print_and_refuse_alike(both: tuple[Any, Any]) -> None:
-    names = frozen.names(both[0])
+    names = lean.names(both[0])
     given, other = tuple(range(len(names))), tuple(range(1, len(names) + 1))
     acts: tuple[Callable[[Any, Any], object], ...] = (
         lambda one, another: (one == another, one != another, one == given),
@@ -138,9 +138,9 @@ def compared(
 
 
 def test_a_default_is_made_anew_for_each_instance() -> None:
-    @frozen.dataclass
+    @lean.dataclass
     class Found:
-        names: list[str] = frozen.field(default_factory=list)
+        names: list[str] = lean.field(default_factory=list)
 
     first, second = Found(), Found()
     first.names.append("x")
@@ -148,7 +148,7 @@ def test_a_default_is_made_anew_for_each_instance() -> None:
 
 
 def test_a_copy_is_checked_like_any_instance() -> None:
-    @frozen.dataclass(frozen=True, slots=True)
+    @lean.dataclass(frozen=True, slots=True)
     class Pair:
         first: int
         second: int = 2
@@ -157,8 +157,8 @@ def test_a_copy_is_checked_like_any_instance() -> None:
             if self.first > self.second:
                 raise ValueError(self.first)
 
-    assert frozen.replace(Pair(1), second=3) == Pair(1, 3)
+    assert lean.replace(Pair(1), second=3) == Pair(1, 3)
     with pytest.raises(ValueError, match="4"):
-        frozen.replace(Pair(1), first=4)
+        lean.replace(Pair(1), first=4)
     with pytest.raises(TypeError, match="third"):
-        frozen.replace(Pair(1), third=4)  # type: ignore[call-arg]
+        lean.replace(Pair(1), third=4)  # type: ignore[call-arg]

@@ -20,8 +20,8 @@ from confined_qemu.launch import xl as creating
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import HostError, SpecError, ValueProblem
 from confined_qemu.model.facts import SelinuxFacts, SelinuxMode
-from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import Confinement, Seclabel, SeclabelType
+from confined_qemu.model.lean import replace
 from confined_qemu.model.record import Record, decode, encode
 from confined_qemu.model.xen import (
     EXIT,

@@ -24,10 +24,10 @@ from confined_qemu.model.facts import (
     SelinuxFacts,
     SelinuxMode,
 )
-from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.hardening import HardeningFacts
 from confined_qemu.model.helper import PROGRAMS
 from confined_qemu.model.landlock import DEVICE, READ, RUN, LandlockFacts, Owned
+from confined_qemu.model.lean import dataclass, field, replace
 from confined_qemu.model.mcs import Level, Pair
 from confined_qemu.model.policy import NO_POLICY
 from confined_qemu.model.resource import Access, Resource, Role, Sharing

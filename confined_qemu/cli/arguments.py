@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import functools
 
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import UsageError
+from confined_qemu.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

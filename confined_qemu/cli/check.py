@@ -10,11 +10,10 @@ from confined_qemu.host import emulator, lsm, survey, xl
 from confined_qemu.host.inherited import inherited
 from confined_qemu.labels import journal, restore, statefolders
 from confined_qemu.model import policynames
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import ConfinedQemuError, message
 from confined_qemu.model.facts import SelinuxMode
-from confined_qemu.model.frozen import replace
 from confined_qemu.model.landlock import lacking
+from confined_qemu.model.lean import TYPE_CHECKING, replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

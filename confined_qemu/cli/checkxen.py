@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from confined_qemu.cli.findings import Finding, Grade
 from confined_qemu.host import flask, pcidevices, xl
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT, message
+from confined_qemu.model.lean import TYPE_CHECKING
 from confined_qemu.model.xen import DOMAIN, FlaskMode
 from confined_qemu.plan.xenplan import HIDDEN, NO_FLASK, NOT_DOM0, WATCHING
 

@@ -9,8 +9,8 @@ from confined_qemu import __version__
 from confined_qemu.cli import launchverbs, output
 from confined_qemu.cli.arguments import Parser, parse
 from confined_qemu.cli.launchverbs import DEFAULT_EMULATOR
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import LAUNCHER_FAILED, ConfinedQemuError, UsageError, printable
+from confined_qemu.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse

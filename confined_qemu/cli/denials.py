@@ -10,11 +10,10 @@ from confined_qemu.denials.attribution import Known, PastVms, grouped
 from confined_qemu.host import audit, lsm
 from confined_qemu.labels import history, statefolders
 from confined_qemu.model import policynames
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.answers import Answer
 from confined_qemu.model.errors import HostError, UsageError, printable
 from confined_qemu.model.facts import SelinuxMode
-from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

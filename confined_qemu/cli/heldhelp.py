@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.commas import split
 from confined_qemu.model.errors import HINT, shell_word
+from confined_qemu.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,8 +11,8 @@ import textwrap
 
 import confined_qemu
 from confined_qemu.cli import manpages
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import UsageError, printable
+from confined_qemu.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Final

@@ -8,7 +8,6 @@ import sys
 from confined_qemu.cli.output import answer, guarded, progress, say, warn
 from confined_qemu.host import signals as signal
 from confined_qemu.host.inherited import initial
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import (
     LAUNCHER_FAILED,
     TIMED_OUT,
@@ -18,6 +17,7 @@ from confined_qemu.model.errors import (
     printable,
     why,
 )
+from confined_qemu.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse
@@ -77,7 +77,7 @@ def _exec(chosen: argparse.Namespace, descriptors: tuple[int, ...]) -> int:
 def settings_of(chosen: argparse.Namespace) -> Settings:
     """Return the settings of a verb that takes a raw command line: what was typed is stronger."""
     from confined_qemu.host import settingsfiles
-    from confined_qemu.model.frozen import replace
+    from confined_qemu.model.lean import replace
     from confined_qemu.read.settings import UnknownOptions
 
     found, _ = settingsfiles.load(os.environ)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from confined_qemu.host import lsm
 from confined_qemu.labels import restore, statefolders
 from confined_qemu.launch import heldvms
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import HostError, ValueProblem, printable
 from confined_qemu.model.facts import SelinuxMode
-from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.invocation import Confinement
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass
 from confined_qemu.model.steps import Relabel
 from confined_qemu.model.xen import FLASK
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from confined_qemu.denials.explain import explain
 from confined_qemu.denials.verdict import Case, Explanation, Verdict
 from confined_qemu.model import policynames
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.answers import Reason
 from confined_qemu.model.errors import message, printable
-from confined_qemu.model.frozen import dataclass, field
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass, field
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

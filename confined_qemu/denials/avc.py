@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import re
 
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import ValueProblem
-from confined_qemu.model.frozen import dataclass, replace
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass, replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

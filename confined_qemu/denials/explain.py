@@ -9,8 +9,8 @@ from __future__ import annotations
 from confined_qemu.denials import filerules
 from confined_qemu.denials.verdict import FILES, Case, Explanation, Verdict, adopted, quoted
 from confined_qemu.model import policynames
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.answers import Reason, Setting
+from confined_qemu.model.lean import TYPE_CHECKING
 from confined_qemu.plan import places
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from confined_qemu.denials.verdict import FILES, Case, Explanation, Verdict, adopted, quoted
-from confined_qemu.model.annotations import TYPE_CHECKING
+from confined_qemu.model.lean import TYPE_CHECKING
 from confined_qemu.plan import places
 
 if TYPE_CHECKING:

@@ -6,11 +6,9 @@ import posixpath
 import shlex
 
 from confined_qemu.model import policynames
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.answers import Answer
-from confined_qemu.model.enums import StrEnum
 from confined_qemu.model.errors import HINT
-from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.lean import TYPE_CHECKING, StrEnum, dataclass
 from confined_qemu.plan import places
 
 if TYPE_CHECKING:

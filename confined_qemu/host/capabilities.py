@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError
+from confined_qemu.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Any

@@ -6,9 +6,9 @@ import os
 import stat
 
 from confined_qemu.model import hostpaths
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT, HostError, shell_word, why
 from confined_qemu.model.facts import FileKind, Identity
+from confined_qemu.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,9 +7,8 @@ import errno
 import glob
 import os
 
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError
-from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -13,7 +13,7 @@ import os
 import struct
 
 from confined_qemu.host import mounts
-from confined_qemu.model.annotations import TYPE_CHECKING
+from confined_qemu.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from confined_qemu.model.facts import Identity

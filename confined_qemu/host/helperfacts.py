@@ -8,12 +8,10 @@ import stat
 from functools import cache
 
 from confined_qemu.host import inodes, lsm, mounts, survey, walk
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError, why
 from confined_qemu.model.facts import FileFacts, FileKind, FolderFacts, believed
-from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.helper import PROGRAMS
-from confined_qemu.model.managers import suppress
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass, field, replace, suppress
 from confined_qemu.plan import helpers, trees
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import stat
 
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.landlock import DEVICE, FILE_RIGHTS, READ, RUN, WRITE, Owned
+from confined_qemu.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

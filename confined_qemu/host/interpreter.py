@@ -6,7 +6,7 @@ import os
 import sys
 
 from confined_qemu.model.errors import HostError
-from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.lean import dataclass
 
 OLDEST = (3, 11)
 CANDIDATES = ("/usr/bin/python3", *(f"/usr/bin/python3.{minor}" for minor in range(14, OLDEST[1] - 1, -1)))

@@ -10,9 +10,9 @@ import errno
 import os
 import sys
 
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError, why
 from confined_qemu.model.landlock import FILE_RIGHTS, Lacking, Right, Tcp
+from confined_qemu.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Any

@@ -13,11 +13,9 @@ import stat
 
 from confined_qemu.host import selinuxfs
 from confined_qemu.model import policynames
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import LsmError, ValueProblem, printable, why
 from confined_qemu.model.facts import Boolean, SelinuxMode
-from confined_qemu.model.frozen import replace
-from confined_qemu.model.managers import contextmanager
+from confined_qemu.model.lean import TYPE_CHECKING, contextmanager, replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

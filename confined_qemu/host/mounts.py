@@ -9,7 +9,7 @@ import os
 
 from confined_qemu.model.errors import HostError, why
 from confined_qemu.model.facts import Mount
-from confined_qemu.model.frozen import dataclass, replace
+from confined_qemu.model.lean import dataclass, replace
 
 _TABLE = "/proc/self/mountinfo"
 _LOOP = "/dev/loop"

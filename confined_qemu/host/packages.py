@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from confined_qemu.model import distribution
-from confined_qemu.model.annotations import TYPE_CHECKING
+from confined_qemu.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from confined_qemu.model.distribution import Family, Package

@@ -19,11 +19,10 @@ import time
 from confined_qemu.host import lsm
 from confined_qemu.host import signals as signal
 from confined_qemu.model import paths, policynames
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.context import RESTORED_TYPE
 from confined_qemu.model.errors import HINT, HostError, LsmError, why
 from confined_qemu.model.facts import SelinuxMode
-from confined_qemu.model.frozen import dataclass, field, replace
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass, field, replace
 from confined_qemu.model.resource import PROBED, Role
 from confined_qemu.read import headers
 from confined_qemu.read.headers import Layer

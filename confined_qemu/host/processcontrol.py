@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from confined_qemu.model.annotations import TYPE_CHECKING
+from confined_qemu.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Any

@@ -6,9 +6,8 @@ import os
 import select
 
 from confined_qemu.host import lsm
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.facts import LiveProcess
-from confined_qemu.model.managers import suppress
+from confined_qemu.model.lean import TYPE_CHECKING, suppress
 
 if TYPE_CHECKING:
     from collections.abc import Collection

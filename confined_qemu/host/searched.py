@@ -8,10 +8,9 @@ from __future__ import annotations
 import os
 
 from confined_qemu.model import hostpaths
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError, why
-from confined_qemu.model.frozen import replace
 from confined_qemu.model.labelrules import Place
+from confined_qemu.model.lean import TYPE_CHECKING, replace
 from confined_qemu.model.resource import Access, Role
 
 if TYPE_CHECKING:

@@ -9,11 +9,10 @@ import stat
 
 from confined_qemu.host import inodes, kvm, lsm
 from confined_qemu.model import hostpaths, paths, policynames
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT, HostError, LsmError, descriptor_for, why
 from confined_qemu.model.facts import DescriptorFacts, FileFacts, FileKind, Identity, SelinuxFacts, SelinuxMode
-from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import Confinement
+from confined_qemu.model.lean import TYPE_CHECKING, replace
 from confined_qemu.model.resource import Access
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ import os
 import stat
 
 from confined_qemu.host import mounts
-from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

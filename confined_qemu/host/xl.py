@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import re
 
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError, printable, why
-from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass
 from confined_qemu.model.xen import FlaskMode, LiveDomain
 
 if TYPE_CHECKING:

@@ -14,12 +14,11 @@ import stat
 from confined_qemu.host import lsm, mounts, packages
 from confined_qemu.install import install, policylabels
 from confined_qemu.labels import others, restore, statefolders
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.context import RESTORED_TYPE
 from confined_qemu.model.distribution import Package
 from confined_qemu.model.errors import HostError, LsmError
 from confined_qemu.model.facts import SelinuxMode
-from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass
 from confined_qemu.model.steps import Relabel
 from confined_qemu.plan import fixedlabels, places
 

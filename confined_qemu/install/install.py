@@ -11,13 +11,12 @@ from contextlib import suppress
 from confined_qemu.host import lsm, packages, selinuxfs
 from confined_qemu.install import module, script
 from confined_qemu.model import paths, policynames
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.context import Context
 from confined_qemu.model.distribution import Package
 from confined_qemu.model.errors import HostError, shell_word, why
 from confined_qemu.model.facts import SelinuxMode
-from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.helper import PROGRAMS
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass
 from confined_qemu.model.mcs import Level, Range
 
 if TYPE_CHECKING:

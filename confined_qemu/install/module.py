@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import resources
 
 from confined_qemu.model import policynames
-from confined_qemu.model.enums import StrEnum
+from confined_qemu.model.lean import StrEnum
 
 NAME = "confined_qemu"
 VERSION = 8

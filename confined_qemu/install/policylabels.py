@@ -10,9 +10,8 @@ import errno
 import os
 
 from confined_qemu.host import lsm, walk
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError, LabelError, why
-from confined_qemu.model.frozen import dataclass, replace
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass, replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

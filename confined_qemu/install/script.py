@@ -6,8 +6,8 @@ import os
 import stat
 
 from confined_qemu.host import interpreter
-from confined_qemu.model.enums import Enum
 from confined_qemu.model.errors import HostError, printable
+from confined_qemu.model.lean import Enum
 
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 

@@ -8,9 +8,8 @@ import subprocess
 from confined_qemu.host import emulator
 from confined_qemu.install import install as policy
 from confined_qemu.model import paths
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import EmulatorNotFound, HostError, message, shell_word, why
-from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

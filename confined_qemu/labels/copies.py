@@ -6,8 +6,8 @@ import os
 
 from confined_qemu.host import lsm
 from confined_qemu.host.inodes import identity_of
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import LabelError, why
+from confined_qemu.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from confined_qemu.model.steps import Copy

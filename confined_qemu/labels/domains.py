@@ -6,8 +6,8 @@ import os
 import time
 
 from confined_qemu.host import flask, xl
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError
+from confined_qemu.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Final

@@ -10,10 +10,8 @@ from itertools import islice
 from confined_qemu.host import filesystems
 from confined_qemu.host.inodes import identity_of
 from confined_qemu.labels.turns import Waiting
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT, ConfinedQemuError, LabelError, shell_word, why
-from confined_qemu.model.frozen import dataclass, field
-from confined_qemu.model.managers import contextmanager
+from confined_qemu.model.lean import TYPE_CHECKING, contextmanager, dataclass, field
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

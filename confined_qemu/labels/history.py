@@ -11,11 +11,10 @@ import stat
 import time
 
 from confined_qemu.labels import journal, statefolders
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import JournalError, ValueProblem, why
 from confined_qemu.model.jsontext import dumps
-from confined_qemu.model.managers import suppress
+from confined_qemu.model.lean import TYPE_CHECKING, suppress
 from confined_qemu.model.pastvm import GivenFile, PastVm
 from confined_qemu.model.steps import Relabel
 

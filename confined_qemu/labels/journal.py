@@ -14,11 +14,9 @@ import time
 
 from confined_qemu.host import locks, lsm
 from confined_qemu.labels import statefolders
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import JournalError, ValueProblem, printable, shell_word, why
-from confined_qemu.model.frozen import dataclass, replace
 from confined_qemu.model.jsontext import dumps
-from confined_qemu.model.managers import contextmanager
+from confined_qemu.model.lean import TYPE_CHECKING, contextmanager, dataclass, replace
 from confined_qemu.model.record import decode, decode_grants, encode, encode_grants
 
 if TYPE_CHECKING:

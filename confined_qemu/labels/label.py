@@ -12,9 +12,9 @@ import os
 from confined_qemu.host import lsm
 from confined_qemu.host.inodes import identity_of, kind_of
 from confined_qemu.labels import find, turns
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import ConfinedQemuError, LabelError, printable, why
 from confined_qemu.model.facts import FileKind
+from confined_qemu.model.lean import TYPE_CHECKING
 from confined_qemu.model.steps import Bind, Create, JournalStep, KeepFolder, LabelTree, MakeFolder, Relabel, Sweep
 
 if TYPE_CHECKING:

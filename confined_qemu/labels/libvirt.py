@@ -13,7 +13,6 @@ import struct
 
 from confined_qemu.host import inodes, locks, lsm, processes
 from confined_qemu.labels import restore, statefolders, turns
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import (
     HINT,
     ConfinedQemuError,
@@ -25,7 +24,7 @@ from confined_qemu.model.errors import (
     why,
 )
 from confined_qemu.model.facts import FileKind, LiveProcess, SelinuxMode
-from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass
 from confined_qemu.model.steps import Create, Relabel
 from confined_qemu.plan import remembered
 from confined_qemu.plan.remembered import Action

@@ -11,9 +11,8 @@ import os
 
 from confined_qemu.host import inodes, processes, selinuxfs
 from confined_qemu.labels import statefolders, strangers
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import LabelError
-from confined_qemu.model.frozen import dataclass, field
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass, field
 from confined_qemu.model.steps import LabelTree, Relabel
 
 if TYPE_CHECKING:

@@ -6,12 +6,9 @@ import os
 
 from confined_qemu.host import devices, lsm, processes
 from confined_qemu.labels import find, history, journal, label, others, statefolders, strangers
-from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.model.enums import Enum
 from confined_qemu.model.errors import ConfinedQemuError, JournalError, LabelError
 from confined_qemu.model.facts import FileKind, Holder
-from confined_qemu.model.frozen import dataclass, replace
-from confined_qemu.model.managers import ExitStack, suppress
+from confined_qemu.model.lean import TYPE_CHECKING, Enum, ExitStack, dataclass, replace, suppress
 from confined_qemu.model.steps import LabelTree, MakeFolder, Relabel, Sweep
 
 if TYPE_CHECKING:

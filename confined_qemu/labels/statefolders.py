@@ -12,10 +12,8 @@ import os
 import stat
 
 from confined_qemu.model import paths
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import JournalError, shell_word, why
-from confined_qemu.model.frozen import dataclass
-from confined_qemu.model.managers import contextmanager
+from confined_qemu.model.lean import TYPE_CHECKING, contextmanager, dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

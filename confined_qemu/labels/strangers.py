@@ -13,11 +13,9 @@ import time
 
 from confined_qemu.host import signals as signal
 from confined_qemu.labels import journal, statefolders
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import ConfinedQemuError, JournalError, ValueProblem, why
-from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.jsontext import dumps
-from confined_qemu.model.managers import suppress
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass, field, replace, suppress
 from confined_qemu.model.record import decode, decode_grants, encode, encode_grants
 from confined_qemu.model.steps import LabelTree, Relabel
 

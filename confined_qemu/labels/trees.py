@@ -13,10 +13,9 @@ import stat
 
 from confined_qemu.host import inodes, lsm, walk
 from confined_qemu.labels import find, notes
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT, ConfinedQemuError, LabelError, shell_word, why
 from confined_qemu.model.facts import FileKind
-from confined_qemu.model.frozen import dataclass, field, replace
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass, field, replace
 from confined_qemu.model.mcs import Level
 
 if TYPE_CHECKING:

@@ -12,10 +12,8 @@ import stat
 import time
 
 from confined_qemu.host import locks
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import LabelError, why
-from confined_qemu.model.frozen import dataclass
-from confined_qemu.model.managers import contextmanager
+from confined_qemu.model.lean import TYPE_CHECKING, contextmanager, dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,9 +6,8 @@ import os
 
 from confined_qemu.host import emulator, lsm, survey
 from confined_qemu.model import paths
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.facts import Facts, FileKind, SelinuxMode
-from confined_qemu.model.frozen import dataclass, replace
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass, replace
 from confined_qemu.model.policy import NO_POLICY
 
 if TYPE_CHECKING:

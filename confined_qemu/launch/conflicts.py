@@ -7,11 +7,10 @@ import os
 from confined_qemu.host import devices, inodes, survey
 from confined_qemu.labels import find, journal, others, restore, statefolders
 from confined_qemu.launch import pairs
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import JournalError
 from confined_qemu.model.facts import Occupant
-from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import SeclabelType
+from confined_qemu.model.lean import TYPE_CHECKING, replace
 from confined_qemu.model.mcs import Window
 from confined_qemu.model.steps import JournalStep, LabelTree, Relabel
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from confined_qemu.model.context import Context
     from confined_qemu.model.facts import Facts, LiveProcess
     from confined_qemu.model.invocation import Invocation
-    from confined_qemu.model.managers import ExitStack
+    from confined_qemu.model.lean import ExitStack
 
 _PAIR = 2
 """Categories of a pair."""

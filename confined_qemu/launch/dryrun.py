@@ -7,11 +7,10 @@ import os
 from confined_qemu.host import lsm, survey
 from confined_qemu.host.inherited import initial
 from confined_qemu.launch import collect
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import UsageError
 from confined_qemu.model.facts import SelinuxFacts, SelinuxMode
-from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import Invocation, SeclabelType
+from confined_qemu.model.lean import TYPE_CHECKING, replace
 from confined_qemu.model.policy import NO_POLICY
 from confined_qemu.plan.planner import plan as make_plan
 

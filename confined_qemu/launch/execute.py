@@ -6,9 +6,8 @@ import os
 
 from confined_qemu.host import emulator, lsm
 from confined_qemu.host import signals as signal
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import EmulatorNotExecutable, Refused, why
-from confined_qemu.model.frozen import dataclass, field
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass, field
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -12,12 +12,10 @@ from confined_qemu.host import lsm, processes, survey
 from confined_qemu.labels import journal, label, restore, statefolders, strangers
 from confined_qemu.launch import collect, conflicts, execute
 from confined_qemu.model import hostpaths
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT, HostError, JournalError, LabelError, shell_word, why
 from confined_qemu.model.facts import Facts, FileFacts, FileKind, KvmFacts, SelinuxMode
-from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.invocation import Invocation, Seclabel, SeclabelType
-from confined_qemu.model.managers import contextmanager
+from confined_qemu.model.lean import TYPE_CHECKING, contextmanager, dataclass
 from confined_qemu.model.record import Grant
 from confined_qemu.model.resource import PROBED, Access, Role
 from confined_qemu.model.steps import Bind, Create, JournalStep, Relabel

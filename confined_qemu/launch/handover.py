@@ -11,9 +11,8 @@ import socket
 import stat
 
 from confined_qemu.launch import heldvms
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT, HostError, printable, shell_word, why
-from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass
 
 if TYPE_CHECKING:
     from typing import Any, Self

@@ -12,10 +12,8 @@ import stat
 
 from confined_qemu.host import processes
 from confined_qemu.model import paths
-from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.jsontext import dumps
-from confined_qemu.model.managers import suppress
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass, suppress
 from confined_qemu.model.resource import Access, Role
 
 if TYPE_CHECKING:

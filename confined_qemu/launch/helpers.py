@@ -14,10 +14,9 @@ from confined_qemu.host import lsm
 from confined_qemu.host import signals as signal
 from confined_qemu.launch import spawn
 from confined_qemu.launch.companions import watch
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT, ConfinedQemuError, HostError, descriptor_for, printable, why
-from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.helper import DESCRIPTOR, FOLDER, PROGRAMS, HelperKind
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass
 
 if TYPE_CHECKING:
     from typing import NoReturn

@@ -5,10 +5,9 @@ from __future__ import annotations
 import errno
 import os
 
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT, HostError, SpecError, UsageError, message, printable, shell_word, why
-from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import Confinement, Hypervisor, Invocation
+from confined_qemu.model.lean import TYPE_CHECKING, replace
 from confined_qemu.model.resource import PROBED, Access, Role
 from confined_qemu.read.settings import Settings, UnknownOptions
 

@@ -7,9 +7,8 @@ import os
 from confined_qemu.host import inodes, lsm, processes, survey
 from confined_qemu.labels import find, journal, restore, statefolders
 from confined_qemu.launch import collect, conflicts, execute, pairs, performing, spawn
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import ConfinedQemuError, JournalError, LabelError, descriptor_for
-from confined_qemu.model.managers import ExitStack
+from confined_qemu.model.lean import TYPE_CHECKING, ExitStack
 from confined_qemu.model.record import Record
 from confined_qemu.model.steps import JournalStep, LabelTree, Relabel, StartHelper, Sweep
 from confined_qemu.plan.planner import plan as make_plan

@@ -16,9 +16,8 @@ import os
 from confined_qemu.host import locks
 from confined_qemu.labels import statefolders
 from confined_qemu.model import paths
-from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.model.enums import Enum
 from confined_qemu.model.errors import HostError, JournalError, printable, why
+from confined_qemu.model.lean import TYPE_CHECKING, Enum
 from confined_qemu.model.mcs import MAX_CATEGORY, Pair, Window
 
 if TYPE_CHECKING:

@@ -8,10 +8,8 @@ from confined_qemu.host import lsm
 from confined_qemu.labels import label
 from confined_qemu.launch.companions import watch
 from confined_qemu.launch.execute import Performed
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError, LabelError, descriptor_for, why
-from confined_qemu.model.frozen import dataclass, replace
-from confined_qemu.model.managers import contextmanager
+from confined_qemu.model.lean import TYPE_CHECKING, contextmanager, dataclass, replace
 from confined_qemu.model.steps import (
     AttachTap,
     Bind,

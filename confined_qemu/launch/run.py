@@ -6,8 +6,8 @@ import os
 
 from confined_qemu.host import signals as signal
 from confined_qemu.launch.companions import watch
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import LAUNCHER_FAILED, NOT_FOUND
+from confined_qemu.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from confined_qemu.host import lsm
 from confined_qemu.launch import collect
-from confined_qemu.model.annotations import TYPE_CHECKING
+from confined_qemu.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,9 +14,8 @@ from confined_qemu.host import interpreter
 from confined_qemu.host import signals as signal
 from confined_qemu.launch import companions
 from confined_qemu.launch.companions import watch
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError, descriptor_for, why
-from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 
 from confined_qemu.launch import collect, execute
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError, why
-from confined_qemu.model.managers import suppress
+from confined_qemu.model.lean import TYPE_CHECKING, suppress
 from confined_qemu.plan.planner import plan as make_plan
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from confined_qemu.host import capabilities, processcontrol
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError, why
+from confined_qemu.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from confined_qemu.model.hardening import Hardening

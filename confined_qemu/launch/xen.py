@@ -13,11 +13,10 @@ from confined_qemu.host import flask, lsm, packages, processes, survey, xl
 from confined_qemu.labels import journal, label, restore, statefolders
 from confined_qemu.launch import execute, pairs, spawn
 from confined_qemu.launch.xl import Creation, Ended
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import HostError, JournalError, ValueProblem
 from confined_qemu.model.facts import Facts, FileFacts, FileKind, KvmFacts, SelinuxMode
-from confined_qemu.model.frozen import replace
+from confined_qemu.model.lean import TYPE_CHECKING, replace
 from confined_qemu.model.mcs import Window
 from confined_qemu.model.policy import NO_POLICY
 from confined_qemu.model.record import Record

@@ -12,8 +12,8 @@ import signal
 from contextlib import contextmanager
 
 from confined_qemu.host import xl
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HostError, printable, why
+from confined_qemu.model.lean import TYPE_CHECKING
 from confined_qemu.model.xen import Shutdown
 
 if TYPE_CHECKING:

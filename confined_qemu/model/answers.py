@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from confined_qemu.model.enums import Enum
-from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.lean import Enum, dataclass
 
 
 class Reason(Enum):

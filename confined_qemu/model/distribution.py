@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from confined_qemu.model.enums import Enum, StrEnum
+from confined_qemu.model.lean import Enum, StrEnum
 
 
 class Family(StrEnum):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 
-from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.model.managers import contextmanager
+from confined_qemu.model.lean import TYPE_CHECKING, contextmanager
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

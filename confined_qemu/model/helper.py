@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from confined_qemu.model import policynames
 from confined_qemu.model.distribution import Package
-from confined_qemu.model.enums import StrEnum
-from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.lean import StrEnum, dataclass
 
 DESCRIPTOR = "{fd}"
 """In a helper's arguments: the number of its socket."""

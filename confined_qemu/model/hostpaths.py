@@ -8,10 +8,9 @@ from __future__ import annotations
 import posixpath
 
 from confined_qemu.model import labelrules
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.facts import FileKind
-from confined_qemu.model.frozen import replace
 from confined_qemu.model.labelrules import Place
+from confined_qemu.model.lean import TYPE_CHECKING, replace
 from confined_qemu.model.resource import Access, Resource, Role, Sharing
 
 if TYPE_CHECKING:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.model.enums import StrEnum
-from confined_qemu.model.frozen import dataclass, field
+from confined_qemu.model.lean import TYPE_CHECKING, StrEnum, dataclass, field
 from confined_qemu.model.resource import Role
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from _json import encode_basestring_ascii
 
-from confined_qemu.model.annotations import TYPE_CHECKING
+from confined_qemu.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Any

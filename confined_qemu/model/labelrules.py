@@ -6,9 +6,8 @@ The only place that decides between private, shared, content and left alone. The
 
 from __future__ import annotations
 
-from confined_qemu.model.enums import StrEnum
 from confined_qemu.model.facts import FileKind
-from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.lean import StrEnum, dataclass
 from confined_qemu.model.resource import Access, Role, Sharing
 
 

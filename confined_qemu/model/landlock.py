@@ -5,8 +5,7 @@ Source: include/uapi/linux/landlock.h and Documentation/userspace-api/landlock.r
 
 from __future__ import annotations
 
-from confined_qemu.model.enums import Enum, IntFlag
-from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.lean import Enum, IntFlag, dataclass
 
 
 class Right(IntFlag):

@@ -7,7 +7,7 @@ order, a run of three or more written `c1.c3`, of two `c1,c2`.
 from __future__ import annotations
 
 from confined_qemu.model.errors import ValueProblem
-from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.lean import dataclass
 
 MAX_CATEGORY = 1023
 """The highest category of the reference policy and of Fedora's (`c0.c1023`)."""

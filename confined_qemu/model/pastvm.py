@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from confined_qemu.model.context import Context
-from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.lean import dataclass
 
 
 @dataclass(frozen=True, slots=True)

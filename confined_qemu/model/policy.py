@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from confined_qemu.model.annotations import TYPE_CHECKING, Protocol
 from confined_qemu.model.facts import Boolean
+from confined_qemu.model.lean import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

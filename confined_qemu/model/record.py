@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.context import Context
 from confined_qemu.model.facts import FileKind, Identity
-from confined_qemu.model.frozen import dataclass, defaults, names
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass, defaults, names
 from confined_qemu.model.steps import Bind, Create, JournalStep, KeepFolder, LabelTree, MakeFolder, Relabel, Sweep
 
 if TYPE_CHECKING:

@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.commas import escape
-from confined_qemu.model.enums import Enum, StrEnum, auto
-from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.lean import TYPE_CHECKING, Enum, StrEnum, auto, dataclass
 
 if TYPE_CHECKING:
     from confined_qemu.model.context import Context

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.model.frozen import dataclass
 from confined_qemu.model.landlock import NEWEST, READ, Lacking, Right, Scope, Tcp, rights
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,8 +5,7 @@ A step that changes something on disk is in the journal before it is done, and `
 
 from __future__ import annotations
 
-from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.model.frozen import dataclass, replace
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass, replace
 
 if TYPE_CHECKING:
     from confined_qemu.model.context import Context

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from confined_qemu.model.annotations import TYPE_CHECKING, Protocol
-from confined_qemu.model.enums import StrEnum
 from confined_qemu.model.errors import printable
-from confined_qemu.model.frozen import dataclass, field
 from confined_qemu.model.invocation import Confinement, Seclabel
+from confined_qemu.model.lean import TYPE_CHECKING, Protocol, StrEnum, dataclass, field
 from confined_qemu.model.plan import SCHEMA
 
 if TYPE_CHECKING:
@@ -196,7 +194,7 @@ def labels_of(domains: Iterable[LiveDomain]) -> tuple[str, ...]:
 
 def with_level(base: Context, pair: Pair | None) -> Context:
     """Return a dynamic domain's context: `base` at the pair, or without a level where Flask has no categories."""
-    from confined_qemu.model.frozen import replace
+    from confined_qemu.model.lean import replace
 
     sensitivity = base.range.low.sensitivity if base.range is not None else 0
     return base.at(pair.level(sensitivity)) if pair is not None else replace(base, range=None)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import posixpath
 
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.commas import escape, split
 from confined_qemu.model.errors import HINT
 from confined_qemu.model.facts import FileKind
-from confined_qemu.model.frozen import dataclass, field, replace
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass, field, replace
 from confined_qemu.model.plan import Outcome, PlannedResource
 from confined_qemu.model.policy import denied
 from confined_qemu.model.resource import PROBED, Access, Resource, Role, Sharing

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from confined_qemu.model import hostpaths, policynames
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT
-from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass
 from confined_qemu.model.plan import Outcome
 from confined_qemu.model.resource import Access, Role
 from confined_qemu.model.steps import Relay, Retag

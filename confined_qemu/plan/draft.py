@@ -5,11 +5,10 @@ A launch without SELinux loads no more of planning than this, so what few VMs ha
 
 from __future__ import annotations
 
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT, message
 from confined_qemu.model.facts import SelinuxMode
-from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.invocation import Accel, Confinement, Invocation, SeclabelType, SecondWall
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass, field, replace
 from confined_qemu.model.plan import AccelChoice, Collected, Outcome, Plan, PlannedResource
 from confined_qemu.model.policy import denied
 from confined_qemu.model.resource import Access, Resource, Role

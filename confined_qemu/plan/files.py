@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from confined_qemu.model import hostpaths, labelrules
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT, shell_word
 from confined_qemu.model.facts import FileFacts, FileKind, Holder, believed
-from confined_qemu.model.frozen import dataclass, replace
 from confined_qemu.model.labelrules import End
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass, replace
 from confined_qemu.model.plan import Outcome
 from confined_qemu.model.policy import denied
 from confined_qemu.model.resource import Access, Resource, Role, Sharing

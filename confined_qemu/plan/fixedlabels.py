@@ -7,10 +7,9 @@ denial to QEMU (security_selinux.c, virSecuritySELinuxSetFileconImpl); here the 
 from __future__ import annotations
 
 from confined_qemu.model import policynames
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT, shell_word
 from confined_qemu.model.facts import Boolean, FileKind
-from confined_qemu.model.frozen import replace
+from confined_qemu.model.lean import TYPE_CHECKING, replace
 from confined_qemu.model.mcs import Level
 from confined_qemu.model.plan import Outcome
 from confined_qemu.model.resource import Sharing

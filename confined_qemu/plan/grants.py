@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT, message, shell_word
-from confined_qemu.model.frozen import dataclass, replace
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass, replace
 from confined_qemu.model.steps import Create, JournalStep, LabelTree, Relabel
 from confined_qemu.plan import openings
 from confined_qemu.plan.planner import plan_files

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT
 from confined_qemu.model.facts import FileKind
 from confined_qemu.model.hardening import Hardening, HardeningFacts
 from confined_qemu.model.invocation import SecondWall
+from confined_qemu.model.lean import TYPE_CHECKING
 from confined_qemu.model.resource import Role
 from confined_qemu.read.qemu.reach import opens_later
 

@@ -9,12 +9,10 @@ from __future__ import annotations
 import posixpath
 
 from confined_qemu.model import distribution
-from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.model.enums import Enum
 from confined_qemu.model.errors import HINT, shell_word
 from confined_qemu.model.facts import FileFacts, FileKind, FolderFacts
-from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.helper import PROGRAMS, STATE_FILES, Helper, HelperKind, arguments
+from confined_qemu.model.lean import TYPE_CHECKING, Enum, dataclass, field, replace
 from confined_qemu.model.plan import Collected, Outcome, PlannedResource
 from confined_qemu.model.policy import denied
 from confined_qemu.model.resource import Access, Resource, Role, Sharing

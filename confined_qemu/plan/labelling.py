@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from confined_qemu.model import hostpaths, policynames
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT
 from confined_qemu.model.facts import FileKind, SelinuxMode
 from confined_qemu.model.invocation import SeclabelType
+from confined_qemu.model.lean import TYPE_CHECKING
 from confined_qemu.model.plan import PlannedResource
 from confined_qemu.model.resource import Access, Resource, Sharing
 from confined_qemu.model.steps import MakeFolder, StartHelper

@@ -8,13 +8,12 @@ from __future__ import annotations
 import posixpath
 
 from confined_qemu.model import hostpaths
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT
 from confined_qemu.model.facts import FileKind
-from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.invocation import Confinement
 from confined_qemu.model.labelrules import End
 from confined_qemu.model.landlock import DEVICE, READ, RUN, TREE, WRITE, LandlockFacts, Right, Scope, lacking
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass, field, replace
 from confined_qemu.model.plan import Collected, PlannedResource
 from confined_qemu.model.resource import Access, Resource, Role, Takes
 from confined_qemu.model.ruleset import Ports, Rule, Ruleset

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from confined_qemu.model import hostpaths, labelrules, policynames
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT, shell_word
 from confined_qemu.model.facts import Boolean, FileFacts, FileKind
+from confined_qemu.model.lean import TYPE_CHECKING
 from confined_qemu.model.resource import Access, Resource, Role
 
 if TYPE_CHECKING:

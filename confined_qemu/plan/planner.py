@@ -5,8 +5,8 @@ What would fail is found here by asking the policy (`Policy.denied`), and refuse
 
 from __future__ import annotations
 
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.facts import SelinuxMode
+from confined_qemu.model.lean import TYPE_CHECKING
 from confined_qemu.plan.draft import Draft
 
 if TYPE_CHECKING:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from confined_qemu.model import policynames
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT
 from confined_qemu.model.facts import Boolean
 from confined_qemu.model.invocation import SeclabelType
+from confined_qemu.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from confined_qemu.model.context import Context

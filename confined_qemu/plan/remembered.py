@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import re
 
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.context import Context
-from confined_qemu.model.enums import StrEnum
 from confined_qemu.model.errors import ValueProblem
-from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.lean import TYPE_CHECKING, StrEnum, dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -5,10 +5,9 @@ from __future__ import annotations
 import posixpath
 
 from confined_qemu.model import hostpaths, labelrules
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT
 from confined_qemu.model.facts import FileKind
-from confined_qemu.model.frozen import dataclass, field, replace
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass, field, replace
 from confined_qemu.model.plan import Collected, Outcome, PlannedResource
 from confined_qemu.model.policy import denied
 from confined_qemu.model.resource import Access, Resource, Role, Takes

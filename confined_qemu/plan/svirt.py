@@ -11,12 +11,11 @@ dominates and writes at its own level only, whatever its type may do (reference 
 from __future__ import annotations
 
 from confined_qemu.model import policynames
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import HINT
 from confined_qemu.model.facts import Boolean
-from confined_qemu.model.frozen import dataclass, replace
 from confined_qemu.model.invocation import Seclabel, SeclabelType
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass, replace
 from confined_qemu.model.mcs import Level, Pair, Range
 from confined_qemu.model.resource import Sharing
 

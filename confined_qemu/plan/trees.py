@@ -7,10 +7,9 @@ home, or the root of a mount.
 from __future__ import annotations
 
 from confined_qemu.model import hostpaths
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT, shell_word
 from confined_qemu.model.facts import FileFacts, FileKind, FolderFacts, believed
-from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass
 from confined_qemu.model.plan import Outcome
 from confined_qemu.model.policy import denied
 from confined_qemu.model.resource import Sharing

@@ -7,12 +7,11 @@ rules as QEMU's: xl stands where QEMU does.
 from __future__ import annotations
 
 from confined_qemu.model import hostpaths
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.context import Context, PolicyContexts
 from confined_qemu.model.errors import HINT, ValueProblem, message
 from confined_qemu.model.facts import FileKind, SelinuxMode
-from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import Confinement, Invocation, SeclabelType
+from confined_qemu.model.lean import TYPE_CHECKING, replace
 from confined_qemu.model.mcs import Level, Range
 from confined_qemu.model.resource import Access, Role
 from confined_qemu.model.xen import DOMAIN, IMAGE_TYPE, FlaskMode, XenPlan, with_level

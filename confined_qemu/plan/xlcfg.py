@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import ValueProblem, printable
+from confined_qemu.model.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Final

@@ -12,10 +12,9 @@ import posixpath
 import shlex
 
 from confined_qemu.model import hostpaths
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.commas import escape
 from confined_qemu.model.errors import HINT, CommandLineError
-from confined_qemu.model.frozen import dataclass, replace
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass, replace
 from confined_qemu.model.resource import PROBED, Access, Resource, Role, Sharing
 from confined_qemu.read.qemu.blocks import FILTERS, PROTOCOLS, expand, header_files
 

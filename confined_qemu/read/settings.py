@@ -6,12 +6,9 @@ is said later replaces what was said of that key before. YAML is loaded only whe
 
 from __future__ import annotations
 
-from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.model.enums import StrEnum
 from confined_qemu.model.errors import UsageError
-from confined_qemu.model.frozen import dataclass, replace
 from confined_qemu.model.invocation import Confinement, SecondWall
-from confined_qemu.model.managers import suppress
+from confined_qemu.model.lean import TYPE_CHECKING, StrEnum, dataclass, replace, suppress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

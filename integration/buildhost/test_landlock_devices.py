@@ -18,8 +18,8 @@ import pytest
 from confined_qemu.launch import dryrun, helpers, inputs
 from confined_qemu.launch.collect import Caller
 from confined_qemu.model.errors import HostError
-from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import Invocation
+from confined_qemu.model.lean import replace
 from confined_qemu.model.steps import StartHelper
 from integration.buildhost import hosted
 from integration.buildhost.hosted import Started, Vm, run

@@ -21,8 +21,8 @@ from confined_qemu.launch.collect import Caller
 from confined_qemu.model.context import Context, PolicyContexts
 from confined_qemu.model.errors import ConfinedQemuError
 from confined_qemu.model.facts import FileKind, Identity, SelinuxMode
-from confined_qemu.model.frozen import replace
 from confined_qemu.model.invocation import Invocation
+from confined_qemu.model.lean import replace
 from confined_qemu.model.mcs import MAX_CATEGORY, Window
 from confined_qemu.model.plan import AccelChoice, Plan
 from confined_qemu.model.steps import LabelTree, Relabel

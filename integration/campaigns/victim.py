@@ -13,7 +13,7 @@ from confined_qemu.host import inodes, processes
 from confined_qemu.labels import journal, label, restore, statefolders
 from confined_qemu.launch import pairs
 from confined_qemu.model.context import Context
-from confined_qemu.model.frozen import replace
+from confined_qemu.model.lean import replace
 from confined_qemu.model.mcs import MAX_CATEGORY, Window
 from confined_qemu.model.record import Record
 from confined_qemu.model.steps import Bind, Relabel

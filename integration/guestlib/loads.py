@@ -77,7 +77,7 @@ import json, os, sys, threading, time
 sys.path.insert(0, {folder!r})
 from confined_qemu.host import survey
 from confined_qemu.launch import collect, inputs, walls
-from confined_qemu.model.frozen import replace
+from confined_qemu.model.lean import replace
 from confined_qemu.model.policy import NO_POLICY
 from confined_qemu.plan.planner import plan
 words = ["-accel", "tcg", "-drive", "if=none,format=raw,file=" + sys.argv[1]]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import posixpath
 
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT
-from confined_qemu.model.frozen import dataclass, field
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass, field
 from confined_qemu.read.spec.yamlnodes import Mapping, Mark, Node, Scalar, Sequence, shown
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.commas import escape
 from confined_qemu.model.errors import HINT, shell_word
+from confined_qemu.model.lean import TYPE_CHECKING
 from confined_qemu.read.libvirt import others
 from confined_qemu.read.spec.devices import NicModel
 from confined_qemu.read.spec.vm import CDROM_PLACE, IDE_PLACES, Q35, Q35_PORTS, Bus, DiskFormat

@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 
-from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.model.frozen import dataclass, replace
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass, replace
 from confined_qemu.read.libvirt import firmware, others, xmltree
 from confined_qemu.read.libvirt.carrying import NO_KEY, Carrying, Loss
 from confined_qemu.read.libvirt.devices import devices

@@ -5,9 +5,8 @@ After libvirt's qemu_firmware.c (9.0) and QEMU's `docs/interop/firmware.json`. Q
 
 from __future__ import annotations
 
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT, shell_word
-from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass
 from confined_qemu.read.spec.vm import DiskFormat
 from confined_qemu.read.spec.yamlnodes import shown
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT
+from confined_qemu.model.lean import TYPE_CHECKING
 from confined_qemu.read.spec.devices import ShareDriver, TpmModel, TpmVersion
 from confined_qemu.read.spec.yamlnodes import Mapping, Sequence, shown
 

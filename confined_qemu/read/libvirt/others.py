@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.commas import escape
 from confined_qemu.model.errors import HINT
+from confined_qemu.model.lean import TYPE_CHECKING
 from confined_qemu.read.spec.devices import Input, MemoryBacking, Sound
 from confined_qemu.read.spec.yamlnodes import Scalar, shown
 

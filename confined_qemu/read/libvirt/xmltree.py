@@ -5,8 +5,7 @@ A document type is refused, and with it every entity: nothing expands, and nothi
 
 from __future__ import annotations
 
-from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.model.frozen import dataclass, field
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass, field
 from confined_qemu.read.spec.yamlnodes import MAX_CHARACTERS, Mark, TooMany, shown
 
 if TYPE_CHECKING:

@@ -8,10 +8,9 @@ A node of the block layer is a flat mapping with dotted keys here, so that `-dri
 from __future__ import annotations
 
 from confined_qemu.model import hostpaths
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import CommandLineError
-from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.labelrules import Place
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass, field, replace
 from confined_qemu.model.resource import PROBED, Access, Role
 from confined_qemu.read.qemu.collector import Collector, child, children, deep, json_pairs, objects, pairs, truth
 

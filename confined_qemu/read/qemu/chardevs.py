@@ -9,9 +9,9 @@ a command line is rewritten.
 
 from __future__ import annotations
 
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.commas import escape, split
 from confined_qemu.model.errors import CommandLineError
+from confined_qemu.model.lean import TYPE_CHECKING
 from confined_qemu.model.resource import Access, Role
 from confined_qemu.read.qemu import special
 from confined_qemu.read.qemu.collector import Socket, json_pairs, pairs, truth

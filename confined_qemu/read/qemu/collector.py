@@ -6,10 +6,9 @@ Found are files, sockets to make, and the arguments as they will be.
 from __future__ import annotations
 
 from confined_qemu.model import hostpaths
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.commas import escape, split
 from confined_qemu.model.errors import CommandLineError, printable
-from confined_qemu.model.frozen import dataclass, field, replace
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass, field, replace
 from confined_qemu.model.resource import Access, Listener, Resource, Role, Takes, Tap
 from confined_qemu.read.settings import UnknownOptions
 

@@ -7,10 +7,9 @@ written as documented is taken here, so that what was read is what QEMU reads.
 
 from __future__ import annotations
 
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.commas import escape
 from confined_qemu.model.errors import CommandLineError
-from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,8 +5,8 @@ Source: `qapi/net.json`, `net/tap.c`, `net/slirp.c`, `net/stream.c`.
 
 from __future__ import annotations
 
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import CommandLineError
+from confined_qemu.model.lean import TYPE_CHECKING
 from confined_qemu.model.resource import Access, Role, Tap
 from confined_qemu.read.qemu import chardevs, special
 from confined_qemu.read.qemu.collector import Socket, around, load_json, objects, read_keys, truth

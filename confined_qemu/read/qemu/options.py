@@ -7,9 +7,7 @@ in `OPTIONS` is refused by name, because it may name a file. Options that no 7.2
 
 from __future__ import annotations
 
-from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.model.enums import Enum, auto
-from confined_qemu.model.frozen import dataclass, field
+from confined_qemu.model.lean import TYPE_CHECKING, Enum, auto, dataclass, field
 from confined_qemu.model.resource import Access, Role
 from confined_qemu.read.qemu.queries import FLAGS
 

@@ -8,10 +8,9 @@ what its command line may have asked for. Sources: `net/slirp.c` (`slirp_hostfwd
 
 from __future__ import annotations
 
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.commas import split
 from confined_qemu.model.errors import CommandLineError
-from confined_qemu.model.frozen import dataclass, field
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass, field
 from confined_qemu.model.ruleset import Ports
 from confined_qemu.read.qemu.collector import json_pairs, objects, truth
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import posixpath
 
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.commas import escape
 from confined_qemu.model.errors import CommandLineError, printable
-from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.invocation import Accel, Invocation
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass, field, replace
 from confined_qemu.model.resource import Access, Role, Tap
 from confined_qemu.read.qemu import chardevs, configs, networks, special
 from confined_qemu.read.qemu.blocks import Blocks

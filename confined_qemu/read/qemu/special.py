@@ -10,10 +10,9 @@ from __future__ import annotations
 import posixpath
 
 from confined_qemu.model import hostpaths
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.commas import split
 from confined_qemu.model.errors import HINT, CommandLineError, printable
-from confined_qemu.model.frozen import dataclass, replace
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass, replace
 from confined_qemu.model.resource import Access, Role, Takes
 from confined_qemu.read.qemu.collector import Socket, around, child, json_pairs, objects, pairs, read_keys, truth
 from confined_qemu.read.qemu.options import OPTIONS

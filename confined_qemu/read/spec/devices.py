@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.model.enums import StrEnum
 from confined_qemu.model.errors import ValueProblem
-from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.lean import TYPE_CHECKING, StrEnum, dataclass
 from confined_qemu.read.spec.rules import Violation, refuse
 
 if TYPE_CHECKING:

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import re
 
-from confined_qemu.model.annotations import TYPE_CHECKING, Protocol
-from confined_qemu.model.enums import StrEnum
 from confined_qemu.model.errors import ValueProblem
-from confined_qemu.model.frozen import dataclass, defaults
+from confined_qemu.model.lean import TYPE_CHECKING, Protocol, StrEnum, dataclass, defaults
 from confined_qemu.read.spec.rules import Broken
 from confined_qemu.read.spec.yamlnodes import Lost, Mapping, Mark, Node, Problems, Scalar, Sequence, shown
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import SpecError
 from confined_qemu.model.invocation import Hypervisor
-from confined_qemu.model.managers import suppress
+from confined_qemu.model.lean import TYPE_CHECKING, suppress
 from confined_qemu.read.spec.table import SPEC
 from confined_qemu.read.spec.yamlnodes import Mapping, Problems, Scalar, Sequence, TooMany, compose
 

@@ -11,12 +11,11 @@ from __future__ import annotations
 import posixpath
 
 from confined_qemu.model import hostpaths
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.commas import escape
 from confined_qemu.model.errors import ValueProblem
-from confined_qemu.model.frozen import replace
 from confined_qemu.model.helper import Helper, HelperKind
 from confined_qemu.model.invocation import Accel, Invocation
+from confined_qemu.model.lean import TYPE_CHECKING, replace
 from confined_qemu.model.resource import PROBED, Access, Role
 from confined_qemu.read.qemu import reader
 from confined_qemu.read.settings import UnknownOptions

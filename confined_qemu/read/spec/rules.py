@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import ValueProblem
-from confined_qemu.model.frozen import dataclass
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

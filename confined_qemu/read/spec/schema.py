@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.invocation import Hypervisor
+from confined_qemu.model.lean import TYPE_CHECKING
 from confined_qemu.read.spec.table import SPEC
 from confined_qemu.read.spec.xentable import XEN
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.context import Context
 from confined_qemu.model.invocation import Accel, Confinement, Hypervisor, Seclabel, SeclabelType, SecondWall
+from confined_qemu.model.lean import TYPE_CHECKING
 from confined_qemu.read.spec.devices import (
     Char,
     HostDevice,

@@ -7,10 +7,8 @@ of these rules at once (`Broken`).
 
 from __future__ import annotations
 
-from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.model.enums import StrEnum
-from confined_qemu.model.frozen import dataclass, field, replace
 from confined_qemu.model.invocation import Accel, Confinement, Hypervisor, Seclabel, SeclabelType, SecondWall
+from confined_qemu.model.lean import TYPE_CHECKING, StrEnum, dataclass, field, replace
 from confined_qemu.read.spec.devices import (
     Char,
     CharKind,

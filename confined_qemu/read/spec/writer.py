@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import ValueProblem, printable
+from confined_qemu.model.lean import TYPE_CHECKING
 from confined_qemu.read.spec.kinds import Integer, ListOf, Table, WordOr, YesNo
 from confined_qemu.read.spec.table import SPEC
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.invocation import Seclabel, SeclabelType
+from confined_qemu.model.lean import TYPE_CHECKING
 from confined_qemu.model.xen import DOMAIN, XenType
 from confined_qemu.read.spec.kinds import Choice, Integer, Key, ListOf, Table, Text, YesNo
 from confined_qemu.read.spec.rules import refuse

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from confined_qemu.model.annotations import TYPE_CHECKING
-from confined_qemu.model.enums import StrEnum
-from confined_qemu.model.frozen import dataclass, field
 from confined_qemu.model.invocation import Confinement, Hypervisor, Seclabel, SeclabelType
+from confined_qemu.model.lean import TYPE_CHECKING, StrEnum, dataclass, field
 from confined_qemu.model.xen import XenDisk, XenDomain, XenType
 from confined_qemu.read.spec.rules import Violation, refuse, size_in_bytes
 from confined_qemu.read.spec.vm import DiskFormat

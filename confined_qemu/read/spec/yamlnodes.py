@@ -6,9 +6,8 @@ a key that stands twice is seen, and nothing that a text can hold makes this rec
 
 from __future__ import annotations
 
-from confined_qemu.model.annotations import TYPE_CHECKING
 from confined_qemu.model.errors import HINT, SpecError, printable
-from confined_qemu.model.frozen import dataclass, field
+from confined_qemu.model.lean import TYPE_CHECKING, dataclass, field
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
