@@ -513,6 +513,11 @@ def test_a_domain_that_cannot_be_destroyed_keeps_its_labels_and_is_told(
     assert done is not None
     assert "the domain web (4) cannot be destroyed: Permission denied" in str(done.failed[0])
     assert os.path.exists(left)
+    denials = "".join(f"(XEN) avc:  denied  {{ destroy }} for source=d0 target=d{one} tclass=x\\n" for one in (4, 44))
+    fake_xl(f"case $1 in list) cat listing;; destroy) exit 1;; dmesg) printf '{denials}';; esac")
+    done = restore.restore(left)
+    assert done is not None
+    assert "cannot be destroyed: avc:  denied  { destroy } for source=d0 target=d4 tclass=x;" in str(done.failed[0])
 
 
 @pytest.mark.touches_host

@@ -36,12 +36,18 @@ def end(name: str, uuid: str) -> None:
     deadline = time.monotonic() + _PATIENCE
     while _found(name, uuid) is not None:
         if said.code or time.monotonic() > deadline:
-            reason = said.reason if said.code else "it is still shutting down"
+            reason = _denial(found.number) or said.reason if said.code else "it is still shutting down"
             raise HostError(
                 f"the domain {name} ({found.number}) cannot be destroyed: {reason}; its images keep their labels",
                 hint=f"run: xl destroy {found.number} && confined-qemu recover",
             )
         time.sleep(_PAUSE)
+
+
+def _denial(number: int) -> str | None:
+    """Return Flask's own words where it does not let dom0 destroy the domain: xl has none."""
+    words = f" target=d{number} "
+    return next((line for line in reversed(xl.denials()) if words in line and "{ destroy }" in line), None)
 
 
 def _found(name: str, uuid: str) -> LiveDomain | None:

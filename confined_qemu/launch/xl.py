@@ -165,7 +165,7 @@ def _compared(plan: XenPlan) -> int:
         raise HostError("xl made no domain with the uuid that it was given")
     if found.label != plan.label:
         what = f"the domain's label is {printable(found.label or 'none')}, and {plan.label} was asked for"
-        raise HostError(f"{what}; it was destroyed before it ran", hint="see: confined-qemu check")
+        raise HostError(f"{what}; it was destroyed before it ran", hint="ask for it as Flask gives it back")
     return found.number
 
 

@@ -132,7 +132,7 @@ def test_a_domain_that_cannot_be_destroyed_keeps_its_images_labels_and_is_told(f
     given = dom0.label(started.spec.image)
     with dom0.switched("kept_doms_locked"):
         assert started.end(signal.SIGTERM) == 125
-        assert "cannot be destroyed" in started.said
+        assert "cannot be destroyed: avc:  denied  { destroy }" in started.said
         assert "its images keep their labels" in started.said
         dom0.until("its watcher has tried it too", lambda: not dom0.watchers())
         assert list(dom0.domains().values()) == [label]
