@@ -70,9 +70,8 @@ class World:
     """A host; the defaults are an enforcing Debian with the policy module, no KVM, and root starting VMs.
 
     `files` says what is different about a path: any field of FileFacts, of its mount in `mount`; `denied` adds to
-    `TABLE`.
-    `files` says what is different about a path: any field of FileFacts; `denied` adds to `TABLE`. `entries` says what
-    lies in a shared folder or a TPM's state: names, and a label of their own where it is not the folder's.
+    `TABLE`. `entries` says what lies in a shared folder or a TPM's state: names, and a label of their own where it is
+    not the folder's.
     """
 
     selinux: str = "enforcing"
