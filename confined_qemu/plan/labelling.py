@@ -154,15 +154,13 @@ class Labelling(Draft):
 
     def add_listeners(self) -> None:
         """Decide about every socket."""
-        contexts, process = self.facts.selinux.contexts, self.process
         left = any(resource.access is Access.LISTEN for resource in self.invocation.resources)
-        if contexts is None or process is None or not (left or self.invocation.listeners or self.invocation.taps):
+        if self.process is None or not (left or self.invocation.listeners or self.invocation.taps):
             return
         from confined_qemu.plan import sockets
 
-        label = svirt.file_context(contexts, process, Sharing.PRIVATE)
-        planner = sockets.SocketPlanner(self.invocation, self.facts, self.policy, process, self.own_folder)
-        self.take(planner.plan(label))
+        planner = sockets.SocketPlanner(self.invocation, self.facts, self.policy, self.process, self.own_folder)
+        self.take(planner.plan(self._private()))
 
     def add_descriptors(self) -> None:
         """Decide about what the caller handed over."""
@@ -182,6 +180,7 @@ class Labelling(Draft):
         return frozenset(number for number in numbers if number is not None)
 
     def _private(self) -> Context | None:
+        """Return the label of a file of the VM's own."""
         contexts, process = self.facts.selinux.contexts, self.process
         if contexts is None or process is None:
             return None
@@ -189,21 +188,15 @@ class Labelling(Draft):
 
     def own_folder(self) -> str:
         """Return the folder of the VM's own sockets, which is made for it with its label."""
-        contexts, process = self.facts.selinux.contexts, self.process
         folder = f"{self.facts.runtime_folder}/{self.folder_name()}"
-        if contexts is not None and process is not None:
-            label = svirt.file_context(contexts, process, Sharing.PRIVATE)
-            step = MakeFolder(folder, label or process)
-            if step not in self.found.steps:
-                self.found.steps.append(step)
+        label = self._private() or self.process
+        if label is not None and (step := MakeFolder(folder, label)) not in self.found.steps:
+            self.found.steps.append(step)
         return folder
 
     def live(self) -> Context | None:
         """Return the label of the live file, for a VM whose context another may have too."""
-        contexts, process = self.facts.selinux.contexts, self.process
-        if contexts is None or process is None or self.invocation.seclabel.type is not SeclabelType.STATIC:
-            return None
-        return svirt.file_context(contexts, process, Sharing.PRIVATE)
+        return self._private() if self.invocation.seclabel.type is SeclabelType.STATIC else None
 
     def add_temporary_folder(self) -> None:
         """Give the VM a folder for its temporary files, where it will make some."""
