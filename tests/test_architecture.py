@@ -142,7 +142,7 @@ def test_one_module_speaks_to_selinux() -> None:
 def test_what_is_imported_is_declared_and_needs_no_compiler() -> None:
     with open(os.path.join(ROOT, "pyproject.toml"), "rb") as file:
         project = tomllib.load(file)["project"]
-    known = {"yaml": "pyyaml", "prctl": "python-prctl"}
+    known = {"yaml": "pyyaml", "_prctl": "python-prctl"}
     tops = {name.partition(".")[0] for module in MODULES for name in imports_of(module)}
     foreign = tops - sys.stdlib_module_names - {PACKAGE, "hatchling"}  # the last builds the wheel
     optional = project["optional-dependencies"]["prctl"]

@@ -280,6 +280,15 @@ def test_the_launcher_attaches_to_a_tap_device(option: str, given: str, after: s
     assert found.arguments == (option, after)
 
 
+def test_a_policy_that_lets_a_vm_open_no_tap_device_is_asked_only_where_qemu_would_open_it() -> None:
+    """Fedora's: a VM may use one that it gets open."""
+    invocation = read("qemu", ["-netdev", TAP])
+    closed = ("svirt_t", "tun_tap_device_t", "chr_file")
+    for permissions, kind, refused in (("open", "dir", False), ("open", "missing", True), ("read", "dir", True)):
+        world = World(files={**TUN, "/sys/class/net/t0": {"kind": kind}}, denied=[[*closed, permissions]])
+        assert bool(plan(invocation, world.facts(invocation), world.rules()).refusals) is refused
+
+
 @pytest.mark.parametrize(
     "given",
     [

@@ -9,17 +9,16 @@ import sys
 import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-WITHOUT = "import sys; sys.modules['prctl'] = None\n"
+WITHOUT = "import sys; sys.modules['_prctl'] = None\n"
 WITH = """
 import sys, types, ctypes
 libc = ctypes.CDLL(None)
-module = types.ModuleType("prctl")
-module.set_pdeathsig = lambda number: print("module") or libc.prctl(1, number)
-module.set_no_new_privs = lambda on: print("module") or libc.prctl(38, on, 0, 0, 0)
-sys.modules["prctl"] = module
+module = types.ModuleType("_prctl")
+module.prctl = lambda option, value: print("module") or libc.prctl(option, value, 0, 0, 0)
+sys.modules["_prctl"] = module
 del sys.modules["ctypes"]  # where that is loaded it is taken
 """
-"""python-prctl's own names, which need not be built here."""
+"""python-prctl's C part, which need not be built here."""
 ACT = """
 from confined_qemu.host import processcontrol
 processcontrol.die_with_parent(15)

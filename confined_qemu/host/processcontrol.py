@@ -1,6 +1,7 @@
 """What a process of ours tells the kernel about itself (prctl(2)), by python-prctl or, where that is missing, by libc.
 
-EL packages no python-prctl, and pip would take a compiler to build it.
+EL packages no python-prctl, and pip would take a compiler to build it. Its C part is called: the module around that
+makes wrappers for all of prctl(2) when it is loaded, which took a tenth of a start.
 """
 
 from __future__ import annotations
@@ -24,11 +25,7 @@ def die_with_parent(number: int) -> None:
     Raises:
         OSError: the kernel refuses.
     """
-    module = _module()
-    if module is not None:
-        module.set_pdeathsig(number)
-    else:
-        _call(_PR_SET_PDEATHSIG, number)
+    _set(_PR_SET_PDEATHSIG, number)
 
 
 def set_no_new_privs() -> None:
@@ -37,22 +34,26 @@ def set_no_new_privs() -> None:
     Raises:
         OSError: the kernel refuses.
     """
+    _set(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def _set(option: int, value: int) -> None:
     module = _module()
     if module is not None:
-        module.set_no_new_privs(1)
+        module.prctl(option, value)
     else:
-        _call(_PR_SET_NO_NEW_PRIVS, 1)
+        _call(option, value)
 
 
 def _module() -> Any:
-    """Return python-prctl; None where it is missing, was built for another Python, or ctypes is loaded anyway."""
+    """Return python-prctl's C part; None where it is missing, is another Python's, or ctypes is loaded anyway."""
     if "ctypes" in sys.modules:
         return None
     try:
-        import prctl
+        import _prctl
     except ImportError:
         return None
-    return prctl
+    return _prctl
 
 
 def _call(option: int, value: int) -> None:

@@ -7,8 +7,8 @@ import fcntl
 import os
 
 from confined_qemu.model.errors import HostError, shell_word, why
+from confined_qemu.model.resource import TUN
 
-_TUN = "/dev/net/tun"
 _TUNGETFEATURES, _TUNSETIFF = 0x800454CF, 0x400454CA
 """_IOR('T', 207, unsigned int) and _IOW('T', 202, int) of linux/if_tun.h."""
 _TAP, _NO_HEADER, _ONE_QUEUE, _HEADERS = 0x0002, 0x1000, 0x2000, 0x4000
@@ -25,7 +25,7 @@ def attached(interface: str, *, headers: bool) -> int:
     """
     features = bytearray(4)
     try:
-        tap = os.open(_TUN, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        tap = os.open(TUN, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             fcntl.ioctl(tap, _TUNGETFEATURES, features)
             offered = int.from_bytes(features, "little")

@@ -169,6 +169,10 @@ class Listener:
         return f"{self.before}{path}{self.after}"
 
 
+TUN = "/dev/net/tun"
+"""The node of all tap devices (the kernel's tuntap.rst)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tap:
     """A tap device that is there, to which the launcher attaches and which it hands over as a descriptor.

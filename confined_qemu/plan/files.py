@@ -161,7 +161,8 @@ class FilePlanner:
         if resource.role is Role.MEMORY and found.kind is FileKind.DIRECTORY:
             closed = openings.memory_folder(found.path, found.label, self.process, self.policy)
             return Outcome() if closed is None else Outcome(denials=(f"{found.path} ({resource.source}): {closed}",))
-        missing = self.policy.denied(self.process, found.label, found.kind, openings.needs(resource))
+        needs = openings.needs(resource, opened=openings.by_qemu(resource, self.invocation, self.facts))
+        missing = self.policy.denied(self.process, found.label, found.kind, needs)
         if not missing:
             return Outcome()
         denied = (

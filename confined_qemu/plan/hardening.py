@@ -7,7 +7,7 @@ from confined_qemu.model.facts import FileKind
 from confined_qemu.model.hardening import Hardening, HardeningFacts
 from confined_qemu.model.invocation import SecondWall
 from confined_qemu.model.lean import TYPE_CHECKING
-from confined_qemu.model.resource import Role
+from confined_qemu.model.resource import TUN, Role
 from confined_qemu.read.qemu.reach import opens_later
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _needs(
     for program in run:
         yield None, f"QEMU runs {program}"
     for resource in invocation.resources:
-        if resource.path == "/dev/net/tun":
+        if resource.path == TUN:
             yield ("net_admin",), "a tap by its name"
         if resource.role in _BY_ROLE:
             yield _BY_ROLE[resource.role]

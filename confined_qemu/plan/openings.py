@@ -6,11 +6,12 @@ from confined_qemu.model import hostpaths, labelrules, policynames
 from confined_qemu.model.errors import HINT, shell_word
 from confined_qemu.model.facts import Boolean, FileFacts, FileKind
 from confined_qemu.model.lean import TYPE_CHECKING
-from confined_qemu.model.resource import Access, Resource, Role
+from confined_qemu.model.resource import TUN, Access, Resource, Role
 
 if TYPE_CHECKING:
     from confined_qemu.model.context import Context
     from confined_qemu.model.facts import Facts
+    from confined_qemu.model.invocation import Invocation
     from confined_qemu.model.policy import Policy
 
 WORDS = {
@@ -42,9 +43,22 @@ _COPY_VARIABLES = (
 )
 
 
-def needs(resource: Resource) -> tuple[str, ...]:
-    """Return the permissions that QEMU needs on a file; an initrd and a file of guest memory it maps."""
-    return (*_NEEDS[resource.access], *(("map",) if resource.role in _MAPPED else ()))
+def needs(resource: Resource, *, opened: bool = True) -> tuple[str, ...]:
+    """Return the permissions that QEMU needs on a file; an initrd and a file of guest memory it maps.
+
+    `opened` False: it gets the file open.
+    """
+    found = (*_NEEDS[resource.access], *(("map",) if resource.role in _MAPPED else ()))
+    return found if opened else tuple(permission for permission in found if permission != "open")
+
+
+def by_qemu(resource: Resource, invocation: Invocation, facts: Facts) -> bool:
+    """Tell whether QEMU opens a file itself: no tap device where the launcher attaches to each that there is.
+
+    Fedora's policy lets a VM use an open one only.
+    """
+    there = sum(facts.files[tap.path].kind is not FileKind.MISSING for tap in invocation.taps)
+    return resource.path != TUN or sum(one.path == TUN for one in invocation.resources) > there
 
 
 def word(kind: FileKind) -> str:

@@ -23,6 +23,8 @@ class Policy:
     """May a VM use a pipe that another user's process made, at all levels?"""
     opens_terminals: bool
     """May a VM open a terminal by name?"""
+    opens_taps: bool
+    """May a VM open a tap device, so that QEMU itself can say what is wrong with its interface?"""
     relays: bool
     """Does a client of a VM's socket need the launcher's relay, and so the VM a folder of its own?"""
     connects_to_people: bool
@@ -78,6 +80,7 @@ _DEBIAN = Policy(
     unread="virt_image_t",
     others_pipes=False,
     opens_terminals=True,
+    opens_taps=True,
     relays=True,
     connects_to_people=False,
     opens_unused=frozenset(),
@@ -109,6 +112,7 @@ POLICIES = {
         unread="virt_home_t",
         others_pipes=True,
         opens_terminals=False,
+        opens_taps=False,
         relays=False,
         connects_to_people=True,
         opens_unused=frozenset({"usb_device_t", "tpm_device_t"}),

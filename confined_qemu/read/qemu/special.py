@@ -13,7 +13,7 @@ from confined_qemu.model import hostpaths
 from confined_qemu.model.commas import split
 from confined_qemu.model.errors import HINT, CommandLineError, printable
 from confined_qemu.model.lean import TYPE_CHECKING, dataclass, replace
-from confined_qemu.model.resource import Access, Role, Takes
+from confined_qemu.model.resource import TUN, Access, Role, Takes
 from confined_qemu.read.qemu.collector import Socket, around, child, json_pairs, objects, pairs, read_keys, truth
 from confined_qemu.read.qemu.options import OPTIONS
 
@@ -341,7 +341,7 @@ SERVERS = {
 BRAILLE = {"/var/lib/BrlAPI/0": (Role.SOCKET, Access.CONNECT), "/etc/brlapi.key": (Role.SECRET, Access.READ)}
 """Where BRLTTY listens, and its key: libbrlapi's own places, since QEMU names it none (`chardev/baum.c`)."""
 SASL = {"/etc/sasl2/qemu.conf": Role.CONFIG, "/etc/sasldb2": Role.SECRET}
-_TUN, _VHOST_NET = Node("/dev/net/tun", ("fd", "fds", "helper")), Node("/dev/vhost-net", ("vhostfd", "vhostfds"))
+_TUN, _VHOST_NET = Node(TUN, ("fd", "fds", "helper")), Node("/dev/vhost-net", ("vhostfd", "vhostfds"))
 _UDMABUF, _RENDER = "/dev/udmabuf", hostpaths.RENDER_NODE
 _TPM = "/dev/tpm0"
 _NSS = "/etc/pki/nssdb"
