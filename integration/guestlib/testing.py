@@ -44,7 +44,7 @@ class Part:
     other_policy: bool = False
     """Its files are in other parts, too: here they run under another policy."""
     on_request: bool = False
-    """Only `--policy` runs it: domains of an emulated Xen take minutes each, and together more than all else."""
+    """Only `--policy` runs it."""
 
     def paths(self) -> list[str]:
         """Return the files, as the checkout has them."""
@@ -62,7 +62,7 @@ FEDORA = frozenset(
 """What each run repeats under Fedora's policy; `--policy fedora` runs the whole suite there."""
 PARTS = (
     # the longest first
-    Part("suite-xen", "xen", XEN_SUITE, on_request=True),
+    Part("suite-xen", "xen", XEN_SUITE),
     Part("suite-1", "default"),
     Part("suite-2", "default", files=frozenset({"test_dropin.py", "test_stdio.py"})),
     Part(
