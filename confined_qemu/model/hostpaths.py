@@ -23,7 +23,8 @@ SYSTEM_TREES = (
 CROWDED = frozenset({"/", "/home", "/media", "/mnt", "/opt", "/root", "/srv", "/var", "/var/lib"})
 """Folders of many things, of which one is a VM's."""
 _LOOKED_UP = frozenset({Role.FIRMWARE, Role.OPTION_ROM})
-_SYSTEM = ("/usr/", "/etc/")
+_INSTALLED = ("/usr/", "/etc/")
+"""Where lies what is installed for everybody, with labels of its own that VMs may read."""
 _KERNEL_FILES = ("/proc/", "/sys/")
 _DEVICES = "/dev/"
 _NOT_DEVICES = ("/dev/shm/", "/dev/hugepages/", "/dev/mqueue/")  # noqa: S108 - looked at, never written
@@ -141,7 +142,7 @@ def place(path: str) -> Place:
         return Place.KERNEL
     if normal.startswith(_DEVICES) and not f"{normal}/".startswith(_NOT_DEVICES):
         return _device(normal.removeprefix(_DEVICES))
-    return Place.SYSTEM if normal.startswith(_SYSTEM) else Place.ELSEWHERE
+    return Place.SYSTEM if normal.startswith(_INSTALLED) else Place.ELSEWHERE
 
 
 def _device(name: str) -> Place:

@@ -13,6 +13,7 @@ from confined_qemu.model.errors import CommandLineError
 from confined_qemu.model.lean import TYPE_CHECKING, dataclass, field
 from confined_qemu.model.ruleset import Ports
 from confined_qemu.read.qemu.collector import json_pairs, objects, truth
+from confined_qemu.read.qemu.special import WINDOWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -34,7 +35,7 @@ _IMAGES = frozenset(
 _REMOTE = ("://", "nbd:", "rbd:", "nbd", "iscsi", "ssh", "http", "ftp", "rbd", "gluster", "nfs", "sheepdog", "nvme")
 """What stands in an image's option that is reached over the network; a word too many makes the rules wider only."""
 _CONTROLS = frozenset({"qmp", "qmp-pretty", "monitor", "mon", "nographic"})
-_WINDOWS = frozenset({"gtk", "sdl", "spice-app", "cocoa"})
+_WINDOWS = WINDOWS | {"spice-app", "cocoa"}
 """Displays that may connect to an X server over TCP."""
 _ANYTHING = frozenset({"readconfig", "incoming", "spice", "iscsi"})
 _CONNECTING = {

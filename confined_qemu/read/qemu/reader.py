@@ -124,7 +124,7 @@ def _window(items: Sequence[_Item]) -> str | None:
     kinds = [value.partition(",")[0].removeprefix("type=") for value in values]
     if not kinds:
         return None if any(item.option in _NO_WINDOW for item in _all(items)) else "default"
-    return kinds[-1] if kinds[-1] in {"gtk", "sdl"} else None
+    return kinds[-1] if kinds[-1] in special.WINDOWS else None
 
 
 def _looked_for(resource: Resource, folders: Sequence[str]) -> Resource:

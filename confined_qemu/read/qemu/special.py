@@ -341,6 +341,8 @@ SERVERS = {
 BRAILLE = {"/var/lib/BrlAPI/0": (Role.SOCKET, Access.CONNECT), "/etc/brlapi.key": (Role.SECRET, Access.READ)}
 """Where BRLTTY listens, and its key: libbrlapi's own places, since QEMU names it none (`chardev/baum.c`)."""
 SASL = {"/etc/sasl2/qemu.conf": Role.CONFIG, "/etc/sasldb2": Role.SECRET}
+WINDOWS = frozenset({"gtk", "sdl"})
+"""Displays that QEMU itself draws in a window (`ui/gtk.c`, `ui/sdl2.c`)."""
 _TUN, _VHOST_NET = Node(TUN, ("fd", "fds", "helper")), Node("/dev/vhost-net", ("vhostfd", "vhostfds"))
 _UDMABUF, _RENDER = "/dev/udmabuf", hostpaths.RENDER_NODE
 _TPM = "/dev/tpm0"
@@ -466,7 +468,7 @@ def _screen_nodes(collector: Collector, option: str, values: Mapping[str, str], 
         return
     wants = kind == "egl-headless" or values.get("gl", "off") not in {"off", "no", "false", "n"}
     if wants and kind in {"egl-headless", "gtk", "sdl", "dbus", "spice", "spice-app"}:
-        window = kind in {"gtk", "sdl"}
+        window = kind in WINDOWS
         collector.add(_RENDER, Role.HOST_DEVICE, Access.READ_WRITE, f"-{option} gl=", optional=window)
 
 
