@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from confined_qemu.launch import pairs
@@ -286,6 +286,8 @@ LEVELS = st.frozensets(st.integers(0, 30) | st.integers(MAX_CATEGORY - 5, MAX_CA
 
 
 @given(LEVELS, LEVELS.filter(lambda found: len(found) == 2))
+@example(frozenset((5,)), frozenset((5, 6)))
+@example(frozenset((5,)), frozenset((4, 5)))
 def test_the_ranges_of_a_level_are_the_pairs_that_meet_it(level: frozenset[int], pair: frozenset[int]) -> None:
     byte = pairs.byte_of(Pair(*sorted(pair)))
     inside = any(start <= byte < start + length for start, length in pairs.ranges(level))

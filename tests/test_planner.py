@@ -282,10 +282,12 @@ def test_the_launcher_attaches_to_a_tap_device(option: str, given: str, after: s
 
 def test_a_policy_that_lets_a_vm_open_no_tap_device_is_asked_only_where_qemu_would_open_it() -> None:
     """Fedora's: a VM may use one that it gets open."""
-    invocation = read("qemu", ["-netdev", TAP])
+    invocation = read("qemu", ["-netdev", f"{TAP},vhost=on"])
     closed = ("svirt_t", "tun_tap_device_t", "chr_file")
     for permissions, kind, refused in (("open", "dir", False), ("open", "missing", True), ("read", "dir", True)):
-        world = World(files={**TUN, "/sys/class/net/t0": {"kind": kind}}, denied=[[*closed, permissions]])
+        vhost = {"kind": "chr_file", "label": LABEL.replace("tun_tap", "vhost")}
+        files = {**TUN, "/dev/vhost-net": vhost, "/sys/class/net/t0": {"kind": kind}}
+        world = World(files=files, denied=[[*closed, permissions]])
         assert bool(plan(invocation, world.facts(invocation), world.rules()).refusals) is refused
 
 
@@ -388,6 +390,24 @@ def test_a_socket_that_nobody_can_make_for_qemu_is_refused(line: str, hint: str)
     assert hint in refusal
     bare = replace(invocation, confinement=Confinement.NONE)
     assert plan(bare, world.facts(bare), world.rules()).refusals == ()
+
+
+def test_a_connection_keeps_no_other_socket_from_being_made() -> None:
+    world = World(files={"/s": {"kind": "sock_file"}})
+    invocation = read("qemu", ["-chardev", "socket,id=c,path=/s", "-chardev", "socket,id=d,path=/t,server=on"])
+    found = plan(invocation, world.facts(invocation), world.rules())
+    assert [type(step) for step in found.steps if not isinstance(step, MakeFolder)] == [Connect, Bind]
+
+
+@pytest.mark.parametrize(("level", "refused"), [("s2:c1.c5", True), ("s0:c1.c5", True), ("s0", False)])
+def test_between_levels_nothing_relays_a_socket_that_qemu_makes(level: str, *, refused: bool) -> None:
+    label = Context.parse(f"system_u:system_r:svirt_t:{level}")
+    caller = "unconfined_u:unconfined_r:unconfined_t:s0-s15:c0.c1023"
+    for words, by_qemu in ((["-vnc", "unix:/v"], True), (["-chardev", "socket,id=c,path=/s,server=on"], False)):
+        invocation = replace(read("qemu", words), seclabel=Seclabel(SeclabelType.STATIC, label=label))
+        world = World(mls=True, caller=caller)
+        refusals = plan(invocation, world.facts(invocation), world.rules()).refusals
+        assert any("needs a relay" in line for line in refusals) is (refused and by_qemu)
 
 
 @pytest.mark.parametrize("world", [World(selinux="disabled"), World()])
