@@ -57,13 +57,24 @@ def _parser() -> argparse.ArgumentParser:
     soak = verbs.add_parser("soak", help="one VM's labels after the other's, and what grows")
     soak.add_argument("--count", type=int, default=500, metavar="N")
     soak.set_defaults(run=_soak)
+    boots = verbs.add_parser("boots", help="the real image in an enforcing guest, one boot after the other")
+    boots.add_argument("--count", type=int, default=30, metavar="N")
+    boots.set_defaults(run=_boots)
     return parser
 
 
 def _launchscript(chosen: argparse.Namespace) -> Iterator[str]:
-    from integration.campaigns import launchscript
+    yield from _in_guest("integration.guestlib.faults", "--every", str(chosen.every))
 
-    yield from launchscript.run(chosen.every)
+
+def _boots(chosen: argparse.Namespace) -> Iterator[str]:
+    yield from _in_guest("integration.suite.boots", "--count", str(chosen.count))
+
+
+def _in_guest(program: str, *words: str) -> Iterator[str]:
+    from integration.campaigns import inguest
+
+    yield from inguest.run(program, *words)
 
 
 def _powercuts(chosen: argparse.Namespace) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The launch script as it is installed, under strace in a guest whose kernel enforces."""
+"""Campaigns that need a kernel that enforces: they run in a guest, and print their figures there."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 GUEST = "campaign"
 
 
-def run(every: int) -> Iterator[str]:
-    """Try every `every`-th system call in a guest, which prints its figures itself; yield nothing.
+def run(program: str, *words: str) -> Iterator[str]:
+    """Run a program of the suite's tree in a guest; it prints its figures itself, so nothing is yielded.
 
     Raises:
         Loss: a label was lost, or something was left.
@@ -25,8 +25,7 @@ def run(every: int) -> Iterator[str]:
     try:
         testing.fill(guest, testing.Part(GUEST, "default"))
         remote.output(guest, remote.LINK, "policy", "install")
-        words = ["env", "-C", testing.TREE, "python3", "-B", "-m", "integration.guestlib.faults"]
-        if remote.run(guest, [*words, "--every", str(every)]) != 0:
+        if remote.run(guest, ["env", "-C", testing.TREE, "python3", "-B", "-m", program, *words]) != 0:
             raise Loss("see above")
         yield from ()
     finally:
