@@ -25,6 +25,13 @@ FAILING = frozenset(
     getdents64 close fstat newfstatat ioctl pwrite64 pidfd_open pipe2 clone vfork execve""".split()  # noqa: SIM905 - a table
 )
 """Calls that a disk or a full host can let fail."""
+_CHANGING = frozenset(
+    """write pwrite64 rename renameat renameat2 link linkat symlink symlinkat unlink unlinkat mkdir mkdirat rmdir
+    setxattr fsetxattr lsetxattr fchmod chmod fchmodat fchown fchownat ftruncate fsync syncfs flock fcntl bind connect
+    sendmsg clone clone3 fork vfork execve prctl capset setresuid setresgid exit_group""".split()  # noqa: SIM905 - a table
+)
+"""Calls that change something, besides an openat that makes a file: a kill before any other one leaves what a kill
+before the next one of these does."""
 FAULTS = ("signal=KILL", "error=EIO", "error=ENOSPC")
 _NO_WORK = frozenset({"lock", "history"})
 _CALL = re.compile(r"^(\d+) +([a-z_0-9]+)\(")
@@ -73,11 +80,14 @@ class Scene:
             raise LossError(f"{what}: {label.decode()}, left {left}, recover: {done.returncode} {done.stderr.strip()}")
 
 
-def calls(log: str) -> list[tuple[str, int]]:
-    """Return what strace can hit: each call of a program's work, as its name and its number in that process."""
+def calls(log: str) -> list[tuple[str, int, bool]]:
+    """Return what strace can hit: each call of a program's work.
+
+    That is its name, its number in that process, and whether it changes anything.
+    """
     number: Counter[tuple[str, str]] = Counter()
     working: set[str] = set()
-    found: dict[tuple[str, int], None] = {}
+    found: dict[tuple[str, int], bool] = {}
     with open(log, encoding="utf-8", errors="replace") as lines:
         for line in lines:
             match = _CALL.match(line)
@@ -88,8 +98,9 @@ def calls(log: str) -> list[tuple[str, int]]:
             if _WORK.search(line):
                 working.add(pid)
             if pid in working:
-                found[name, number[pid, name]] = None
-    return list(found)
+                changes = name in _CHANGING or (name == "openat" and "O_CREAT" in line)
+                found[name, number[pid, name]] = changes or found.get((name, number[pid, name]), False)
+    return [(*call, changes) for call, changes in found.items()]
 
 
 def run(every: int, faults: Sequence[str]) -> Iterator[str]:
@@ -107,9 +118,9 @@ def run(every: int, faults: Sequence[str]) -> Iterator[str]:
         scene.check("without a fault")
         found = calls(log)
         for fault in faults:
-            possible = [call for call in found if "KILL" in fault or call[0] in FAILING]
+            possible = [call for call in found if (call[2] if "KILL" in fault else call[0] in FAILING)]
             mine = possible[::every]
-            for name, number in mine:
+            for name, number, _ in mine:
                 injection = f"inject={name}:{fault}:when={number}"
                 scene.traced(os.devnull, "-e", injection)
                 scene.check(injection)

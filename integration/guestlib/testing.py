@@ -43,8 +43,6 @@ class Part:
     """Files of the suite's own folder that it runs besides."""
     other_policy: bool = False
     """Its files are in other parts, too: here they run under another policy."""
-    on_request: bool = False
-    """Only `--policy` runs it."""
 
     def paths(self) -> list[str]:
         """Return the files, as the checkout has them."""
@@ -101,7 +99,6 @@ PARTS = (
         "xen-stock",
         XEN_SUITE,
         files=frozenset({"test_stock.py", "test_zz_xenstored.py"}),
-        on_request=True,
     ),
 )
 """The guests, in the order in which they start; the next one when one of them is done."""
@@ -168,7 +165,7 @@ def _run(options: argparse.Namespace) -> Counts:
     selection = [] if options.k is None else ["-k", options.k]
     if options.host_only:
         return _host_parts(selection)
-    parts = tuple(part for part in PARTS if not part.on_request) if options.policy is None else under(options.policy)
+    parts = PARTS if options.policy is None else under(options.policy)
     _down()
     # Built, or resumed, while the host's tests run.
     starting = _start_guest(parts[0])
