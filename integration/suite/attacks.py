@@ -53,9 +53,7 @@ def _shared() -> Iterator[dict[str, Any]]:
         yield {"socket": SOCKET, "abstract": ABSTRACT, "secret": SECRET, "shm": SHM, "key": key}
 
 
-def _targets(
-    common: dict[str, Any], victim: harness.Image, own: str, monitor: str, count: int | None
-) -> list[tuple[str, Any]]:
+def _targets(common: dict[str, Any], victim: harness.Image, own: str, monitor: str) -> list[tuple[str, Any]]:
     """Return what is tried, with what this host has in the places of the table's words."""
     pid, folder = harness.qemu_of(victim.path), os.path.dirname(own)
     (journal,) = harness.journals()
@@ -71,7 +69,7 @@ def _targets(
         "boolean": "/sys/fs/selinux/booleans/virt_use_nfs", "disk": f"/dev/{disk}",
         "beside": f"{own}.node", "folder": f"{folder}/mount",
     }  # fmt: skip
-    return [(one.kind, here.get(str(one.target), one.target)) for one in strikes.STRIKES[:count]]
+    return [(one.kind, here.get(str(one.target), one.target)) for one in strikes.STRIKES]
 
 
 def _bare(own: harness.Image, program: str, tried: list[tuple[str, Any]]) -> None:
@@ -98,8 +96,8 @@ _WAYS = {Side.BARE: _bare, Side.LIBVIRT: _under_libvirt, Side.OURS: _ours}
 _LEFT = ("/etc", "/tmp", "/var/tmp", "/dev/shm", "/etc/cron.d")  # noqa: S108 - where it was tried
 
 
-def answers(side: Side, folder: str, program: str, count: int | None = None) -> dict[str, str]:
-    """Make the attempts, or the first `count`, while another VM runs; return what came of each.
+def answers(side: Side, folder: str, program: str) -> dict[str, str]:
+    """Make the attempts while another VM runs; return what came of each.
 
     libvirt's daemon has to run where `side` is libvirt.
     """
@@ -110,14 +108,14 @@ def answers(side: Side, folder: str, program: str, count: int | None = None) -> 
     vm = harness.boot_spec(victim)
     try:
         with _shared() as common:
-            _WAYS[side](attacker, program, _targets(common, victim, attacker.path, monitor, count))
+            _WAYS[side](attacker, program, _targets(common, victim, attacker.path, monitor))
     finally:
         for left in _LEFT:
             with suppress(FileNotFoundError):
                 os.unlink(os.path.join(left, "hostile-strike"))
         vm.end()
         harness.settle()
-    names = (one.what for one in strikes.STRIKES[:count])
+    names = (one.what for one in strikes.STRIKES)
     said = hostile.answers(attacker.path)
     return {name: strikes.meaning(word) for name, word in zip(names, said, strict=True)}
 

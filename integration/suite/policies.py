@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from integration.guestlib import strikes as table
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from integration.guestlib.strikes import Otherwise
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,8 @@ class Policy:
     """The text with the demo's transcript under this policy (in the suite's tree, or a path), and how it was made."""
     execmem: tuple[str, ...]
     """The booleans, off by default, by which bare QEMU in a person's domain and VMs may generate code."""
-    strikes: int | None
-    """How many of the attempts of a hostile program have the table's answers; None for all, which is Debian's."""
+    strikes: Otherwise
+    """Which attempts of a hostile program are answered otherwise than the table says, which is Debian's."""
 
     def people(self) -> str:
         """Return the command that lets a VM run in a person's domain, as messages write it."""
@@ -101,7 +105,7 @@ _DEBIAN = Policy(
     needs_module=True,
     scene=("README.md", ()),
     execmem=("allow_execmem", "virt_use_execmem"),
-    strikes=None,
+    strikes={},
 )
 POLICIES = {
     "default": _DEBIAN,
@@ -133,7 +137,7 @@ POLICIES = {
         needs_module=False,
         scene=("/opt/confined-qemu/lib/python3.11/site-packages/confined_qemu/help/fedora.md", ("--tcg",)),
         execmem=("virt_use_execmem",),
-        strikes=30,  # another VM's and the launcher's own
+        strikes=table.FEDORA,
     ),
 }
 """By the name that /etc/selinux/config has: Debian's two, of the same source, and Fedora's."""
