@@ -1,6 +1,6 @@
 """The real image, booted and powered off many times one after the other: what is there afterwards must not grow.
 
-`integration/campaign boots` has this run in an enforcing guest; the suite does it twice.
+`integration/campaign boots` has this run in an enforcing guest.
 """
 
 from __future__ import annotations
