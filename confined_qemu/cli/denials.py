@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from confined_qemu.denials.attribution import Ask, VmDenials
     from confined_qemu.denials.avc import Denial
     from confined_qemu.model.context import Context
-    from confined_qemu.model.pastvm import PastVm
 
 DOMAIN = policynames.DENIALS
 """The domain of the denials script."""
@@ -64,10 +63,10 @@ def find(name: str | None) -> Explained:
     _catch_up()
     log = audit.read(since)
     denials = log.denials
+    past = PastVms(vms)
     if name is not None:
-        past = PastVms(vms)
         denials = tuple(d for d in denials if (vm := past.of(d)) is not None and vm.name == name)
-    return Explained(_explained(denials, vms), log.gap)
+    return Explained(_explained(denials, past), log.gap)
 
 
 def name_of(pid: int) -> str | None:
@@ -92,7 +91,7 @@ def of_run(pid: int) -> Explained:
         return Explained(())
     _catch_up()
     log, past = audit.read(mine.start), PastVms(vms)
-    return Explained(_explained(tuple(d for d in log.denials if past.of(d) == mine), vms), log.gap)
+    return Explained(_explained(tuple(d for d in log.denials if past.of(d) == mine), past), log.gap)
 
 
 def _catch_up() -> None:
@@ -112,10 +111,10 @@ def _booted() -> int:
     return (time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)) // 1_000_000
 
 
-def _explained(denials: Sequence[Denial], vms: Sequence[PastVm]) -> tuple[VmDenials, ...]:
-    domains = lsm.policy_contexts().domains | {vm.context.type for vm in vms}
+def _explained(denials: Sequence[Denial], past: PastVms) -> tuple[VmDenials, ...]:
+    domains = lsm.policy_contexts().domains | past.types
     with _asking() as ask:
-        return tuple(grouped(denials, Known(PastVms(vms), domains, ask, _default)))
+        return tuple(grouped(denials, Known(past, domains, ask, _default)))
 
 
 @contextmanager

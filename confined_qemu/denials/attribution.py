@@ -115,7 +115,9 @@ class PastVms:
         self._by_pid: dict[int, list[PastVm]] = {}
         self._by_range: dict[Range | None, list[PastVm]] = {}
         self._by_inode: dict[int, list[GivenFile]] = {}
+        self.types: set[str] = set()
         for vm in vms:
+            self.types.add(vm.context.type)
             self._by_pid.setdefault(vm.pid, []).append(vm)
             self._by_range.setdefault(vm.context.range, []).append(vm)
             for file in vm.files:

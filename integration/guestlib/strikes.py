@@ -137,6 +137,7 @@ STRIKES = (
     Strike("kill another VM", "terminate", "pid"),
     Strike("delete another VM's image", "unlink", "image"),
 )
+"""In the order in which they are made: the last ones leave little to try."""
 FEDORA: Otherwise = {
     "leave its domain at once": (_DONE, _DENIED),
     "list root's home": (_DONE, _DENIED),
@@ -146,7 +147,6 @@ FEDORA: Otherwise = {
     "load a module from its image": (_DONE, _DENIED),
     "a user namespace": (_DONE, _DENIED),
 }
-"""In the order in which they are made: the last ones leave little to try."""
 
 
 _REFUSED = frozenset({"EACCES", "EPERM"})
