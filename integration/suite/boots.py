@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SOURCE = "/root/cq/images"
+IMAGE, SPEC = "linux-0.2.img", "linux-0.2.yaml"
 MARKER = b"linux-0.2: ready"
 STATE = "/var/lib/confined-qemu"
 _FIRST = 1
@@ -38,14 +39,21 @@ class GrowthError(Exception):
     """Something grows, or a label did not come back."""
 
 
+def place(folder: str) -> None:
+    """Put the image and its spec into a folder, labelled as the policy labels them."""
+    for name in (IMAGE, SPEC):
+        shutil.copy(os.path.join(SOURCE, name), folder)
+    subprocess.run(["restorecon", "-RF", folder], check=True)
+
+
 def boot(folder: str) -> Size:
     """Boot the image, take a command's answer, power off, and return what is there then.
 
     Raises:
         GrowthError: its label is not what it was.
     """
-    disk = os.path.join(folder, "linux-0.2.img")
-    vm = harness.Process([harness.COMMAND, "run", os.path.join(folder, "linux-0.2.yaml")])
+    disk = os.path.join(folder, IMAGE)
+    vm = harness.Process([harness.COMMAND, "run", os.path.join(folder, SPEC)])
     vm.read_until(MARKER)
     (watcher,) = harness.watchers()
     with open(f"/proc/{watcher}/smaps_rollup", encoding="ascii") as file:
@@ -67,9 +75,7 @@ def run(count: int) -> Iterator[str]:
         GrowthError: something grows, or a label did not come back.
     """
     with harness.images_folder("boots") as folder:
-        for name in ("linux-0.2.img", "linux-0.2.yaml"):
-            shutil.copy(os.path.join(SOURCE, name), folder)
-        subprocess.run(["restorecon", "-RF", folder], check=True)
+        place(folder)
         sizes = [boot(folder) for _ in range(count)]
     first, last = sizes[_FIRST - 1], sizes[-1]
     most = max(size.memory for size in sizes)

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 
 import pytest
 
-from integration.suite import harness
-
-HERE = "/root/cq/images"
-MARKER = b"linux-0.2: ready"
+from integration.suite import boots, harness
 
 
 def test_linux_boots_takes_a_command_and_powers_off(folder: str) -> None:
-    for name in ("linux-0.2.img", "linux-0.2.yaml"):
-        shutil.copy(os.path.join(HERE, name), folder)
-    subprocess.run(["restorecon", "-RF", folder], check=True)
-    disk = os.path.join(folder, "linux-0.2.img")
-    vm = harness.Process([harness.COMMAND, "run", os.path.join(folder, "linux-0.2.yaml")])
-    vm.read_until(MARKER)
+    boots.place(folder)
+    disk = os.path.join(folder, boots.IMAGE)
+    vm = harness.Process([harness.COMMAND, "run", os.path.join(folder, boots.SPEC)])
+    vm.read_until(boots.MARKER)
     pair = harness.level(harness.label(disk))
     assert harness.context(harness.qemu_of(disk)) == f"system_u:system_r:svirt_t:{pair}"
     vm.send(b"echo sum-$((40+2))\n")
@@ -30,6 +23,6 @@ def test_linux_boots_takes_a_command_and_powers_off(folder: str) -> None:
     assert harness.short_label(disk) == harness.UNUSED
 
 
-@pytest.mark.parametrize("name", ["linux-0.2.img", "linux-0.2.yaml"])
+@pytest.mark.parametrize("name", [boots.IMAGE, boots.SPEC])
 def test_what_the_main_job_needs_is_here(name: str) -> None:
-    assert os.path.exists(os.path.join(HERE, name))
+    assert os.path.exists(os.path.join(boots.SOURCE, name))
