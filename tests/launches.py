@@ -16,7 +16,7 @@ import warnings
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from confined_qemu.host import capabilities, helperfacts, kvm, lsm, mounts, processcontrol, processes, survey
+from confined_qemu.host import capabilities, cgroups, helperfacts, kvm, lsm, mounts, processcontrol, processes, survey
 from confined_qemu.labels import restore, statefolders
 from confined_qemu.launch import collect, helpers, inputs, pairs, session, spawn
 from confined_qemu.launch.companions import watch
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from confined_qemu.model.invocation import Invocation
     from confined_qemu.model.steps import StartHelper
 
-_ARGUMENTS_BEFORE_CONTROL = 4
-"""Where the watcher's arguments name its end of the control pipe: JOURNAL CONTEXT PIDFD PID CONTROL REPORT ..."""
+_ARGUMENTS_BEFORE_CONTROL = 5
+"""Where the watcher's arguments name its end of the control pipe: JOURNAL CONTEXT GROUP PIDFD PID CONTROL REPORT ..."""
 
 
 _REAL_DUP = os.dup
@@ -62,8 +62,8 @@ class Companion:
 
     def receive(self) -> None:
         """Take what came through the leash, whose other ends are closed by now."""
-        if self.name == "watch" and self.mine(6) >= 0:
-            self.made = watch._received(_REAL_DUP(self.mine(6)))[1]
+        if self.name == "watch" and self.mine(7) >= 0:
+            self.made = watch._received(_REAL_DUP(self.mine(7)))[1]
 
     def mine(self, argument: int) -> int:
         """Return the descriptor that an argument names; -1 where it names none."""
@@ -151,6 +151,8 @@ class Host:
         self.policy = Policy({(s, t, c): frozenset(names.split()) for s, t, c, names in TABLE})
         self.doors = Doors()
         self.pid = 100
+        self.group: str | None = None
+        """The launcher's control group, where it may make one."""
         self.chosen: Context | None = None
         """What the next exec will run as."""
         self.companions: list[Companion] = []
@@ -194,6 +196,7 @@ class Host:
     def _install_kernel(self) -> None:
         self.patch.setattr(kvm, "NODE", self.at("none"))
         self.patch.setattr(survey, "accelerator", lambda: USABLE)
+        self.patch.setattr(cgroups, "parent", lambda: self.group)
         self.patch.setattr(mounts.Mounts, "of", lambda _table, _descriptor: None)
         self.patch.setattr(processes, "holding_categories", self._holding_categories)
         self.patch.setattr(spawn, "program", self._program)
@@ -373,8 +376,8 @@ class Host:
         for companion in self.companions if companions is None else companions:
             try:
                 if companion.name == "watch" and companion.kept and watched:
-                    files = [companion.mine(number) for number in range(9, len(companion.arguments))]
-                    watch._tell(companion.mine(5), watch._restore(companion.arguments[0], files, companion.made))
+                    files = [companion.mine(number) for number in range(10, len(companion.arguments))]
+                    watch._tell(companion.mine(6), watch._restore(companion.arguments[0], files, companion.made))
             finally:
                 companion.end()
 

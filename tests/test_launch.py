@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from confined_qemu.cli import ps
-from confined_qemu.host import capabilities, landlock, lsm, processcontrol
+from confined_qemu.host import capabilities, cgroups, landlock, lsm, processcontrol
 from confined_qemu.labels import journal
 from confined_qemu.launch import conflicts, inputs, spawn, walls
 from confined_qemu.launch.companions import watch
@@ -175,7 +175,7 @@ def test_it_becomes_qemu_with_its_labels(host: Watched) -> None:
     assert not host.is_free(vm.context)
     assert [companion.name for companion in vm.companions] == ["watch", "relay"]
     assert vm.companions[0].is_told()
-    assert vm.companions[0].arguments[7] == "-1", "nobody else may have its context: it has no live file"
+    assert vm.companions[0].arguments[8] == "-1", "nobody else may have its context: it has no live file"
     host.end(vm)
     host.undone()
     assert host.is_free(vm.context)
@@ -190,12 +190,28 @@ def test_the_journal_and_the_watcher_come_before_the_first_label(host: Watched) 
     assert doors.index("fsync") < doors.index("rename") < doors.index("fork watch")
 
 
+@KINDS
+def test_a_specs_vm_enters_its_group_when_all_beside_it_has_started(
+    host: Watched, monkeypatch: pytest.MonkeyPatch, ask: Ask
+) -> None:
+    host.group = host.at("groups")
+    monkeypatch.setattr(cgroups, "enter", lambda group: host.labels.log.append(f"enter {group}"))
+    vm = host.start(ask(host))
+    group = "" if ask is raw else f"{host.group}/confined-qemu-{vm.pid}"
+    assert vm.companions[0].arguments[2] == group
+    entered = [number for number, call in enumerate(host.labels.log) if call == f"enter {group}"]
+    assert len(entered) == (1 if group else 0)
+    assert not any(call.startswith("program") for number in entered for call in host.labels.log[number:])
+    host.end(vm)
+    host.undone()
+
+
 @pytest.mark.parametrize("ask", [raw, static])
 def test_only_who_is_told_to_daemonize_may_leave_a_process(host: Watched, ask: Ask) -> None:
     invocation = ask(host)
     for daemonize, leaves in ((False, "0"), (True, "1")):
         vm = host.start(replace(invocation, daemonize=daemonize))
-        assert vm.companions[0].arguments[8] == leaves
+        assert vm.companions[0].arguments[9] == leaves
         host.end(vm)
 
 

@@ -16,7 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from confined_qemu.host import filesystems, inodes, locks, processes
+from confined_qemu.host import cgroups, filesystems, inodes, locks, processes
 from confined_qemu.labels import journal, label, restore
 from confined_qemu.model.context import Context
 from confined_qemu.model.errors import ConfinedQemuError, JournalError, LsmError
@@ -25,7 +25,7 @@ from confined_qemu.model.lean import replace
 from confined_qemu.model.mcs import Level
 from confined_qemu.model.record import Record
 from confined_qemu.model.resource import Sharing
-from confined_qemu.model.steps import Bind, Create, JournalStep, MakeFolder, Relabel
+from confined_qemu.model.steps import Bind, Create, JournalStep, MakeFolder, OwnGroup, Relabel
 from tests import launches
 from tests.examples import examples
 from tests.fakes import DEBIAN, VIRT_IMAGE, Crash, Labels, install_labels, install_processes
@@ -200,6 +200,27 @@ def test_a_disk_that_is_mounted_anew_may_have_another_number(
     table.boot = boot
     restore.recover([os.path.dirname(path)])
     assert [labels.of(disk) for disk in disks] == [VIRT_IMAGE] * 2
+
+
+@pytest.mark.parametrize("boot", ["this-boot", "another"])
+def test_a_control_group_is_removed_and_after_another_boot_is_another_vms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, boot: str
+) -> None:
+    table = install_processes(monkeypatch)
+    monkeypatch.setattr(cgroups, "GROUPS", str(tmp_path / "groups"))
+    group = tmp_path / "groups/x.scope/confined-qemu-7"
+    group.mkdir(parents=True)
+    (tmp_path / "vms").mkdir()
+    step = OwnGroup(str(group), kills=True)
+    path, held = journal.write(
+        str(tmp_path / "vms"), Record("vm", processes.boot_id(), 7, 1, "kvm", DEBIAN.kvm, (step,))
+    )
+    os.close(held)
+    table.boot = boot if boot == "another" else table.boot
+    (done,) = restore.recover([os.path.dirname(path)])
+    assert done.failed == ()
+    assert group.exists() is (boot == "another")
+    assert not os.path.exists(path)
 
 
 @pytest.mark.usefixtures("gone")

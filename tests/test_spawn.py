@@ -147,12 +147,14 @@ def test_the_launcher_keeps_nothing_of_its_watchers_but_the_control(
         patch.setattr(os, "pipe", lambda: (100, 101))
         patch.setattr(os, "pidfd_open", lambda _: 102)
         patch.setattr(os, "close", closed.append)
-        watcher = spawn.watcher("journal", "a:b:c", [5, 6], spawn.Channels(report=report, live=8, files=(9,)))
+        watcher = spawn.watcher(
+            "journal", "a:b:c", [5, 6], spawn.Channels(report=report, live=8, files=(9,), group="/g")
+        )
     assert watcher.control == 100
     there = [report] if report >= 0 else []
     assert started == [
         (
-            ["journal", "a:b:c", "102", str(os.getpid()), "101", str(report), "-1", "8", "1", "9"],
+            ["journal", "a:b:c", "/g", "102", str(os.getpid()), "101", str(report), "-1", "8", "1", "9"],
             [5, 6, 101, 102, *there, 8, 9],
         )
     ]

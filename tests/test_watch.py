@@ -109,7 +109,7 @@ class Watched:
         channels = spawn.Channels(report.fileno(), its_leash.fileno() if helpers else -1, live, leaves=leaves)
         numbers = (pidfd, self.vm.pid, control, *channels.numbers())
         self.watcher = subprocess.Popen(
-            [sys.executable, "-IS", program, self.journal, expected, *map(str, numbers)],
+            [sys.executable, "-IS", program, self.journal, expected, "", *map(str, numbers)],
             pass_fds=(pidfd, control, *channels.open),
         )
         its_leash.close()

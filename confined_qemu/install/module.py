@@ -8,7 +8,7 @@ from confined_qemu.model import policynames
 from confined_qemu.model.lean import StrEnum
 
 NAME = "confined_qemu"
-VERSION = 8
+VERSION = 9
 """Raised with every change of the rules; the kernel knows it as a type alias, so that anyone can ask for it."""
 
 PARTS = (NAME, "devices", "filesystems", "probe", "denials", "helpers", "shares", "userdomain", "settings")

@@ -15,7 +15,17 @@ from confined_qemu.labels import find, turns
 from confined_qemu.model.errors import ConfinedQemuError, LabelError, printable, why
 from confined_qemu.model.facts import FileKind
 from confined_qemu.model.lean import TYPE_CHECKING
-from confined_qemu.model.steps import Bind, Create, JournalStep, KeepFolder, LabelTree, MakeFolder, Relabel, Sweep
+from confined_qemu.model.steps import (
+    Bind,
+    Create,
+    JournalStep,
+    KeepFolder,
+    LabelTree,
+    MakeFolder,
+    OwnGroup,
+    Relabel,
+    Sweep,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,8 +48,8 @@ def apply(step: JournalStep, bind: Callable[[Bind], None]) -> None:
             _create(step)
         case MakeFolder() | KeepFolder():
             _make_folder(step)
-        case Sweep() | LabelTree():
-            pass  # at the end, and by `trees`
+        case Sweep() | LabelTree() | OwnGroup():
+            pass  # at the end, by `trees`, and by `performing`
         case Bind():
             bind(step)
 
@@ -124,8 +134,8 @@ def undo(step: JournalStep, others_hold: Callable[[Identity], bool], search: fin
             from confined_qemu.labels import trees
 
             trees.sweep(step, search)
-        case LabelTree():
-            pass  # by `restore`, which knows where the notes are
+        case LabelTree() | OwnGroup():
+            pass  # by `restore`: it knows where a tree's notes are, and when a group is empty
 
 
 def _is_empty(path: str) -> bool:

@@ -9,7 +9,7 @@ from confined_qemu.labels import find, history, journal, label, others, statefol
 from confined_qemu.model.errors import ConfinedQemuError, JournalError, LabelError
 from confined_qemu.model.facts import FileKind, Holder
 from confined_qemu.model.lean import TYPE_CHECKING, Enum, ExitStack, dataclass, replace, suppress
-from confined_qemu.model.steps import LabelTree, MakeFolder, Relabel, Sweep
+from confined_qemu.model.steps import LabelTree, MakeFolder, OwnGroup, Relabel, Sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -223,7 +223,8 @@ def _undone(path: str, own: list[journal.Entry], claims: list[others.Claim], sea
     search = replace(search, own=not record.static, same_boot=record.boot_id == processes.boot_id())
     steps = record.all_steps
     if not search.same_boot:
-        steps = tuple(_on_this_boot(step) for step in steps)
+        # a control group of that name is another VM's by now
+        steps = tuple(_on_this_boot(step) for step in steps if not isinstance(step, OwnGroup))
     held = _others(path, record, own, claims)
     failed = _undo(path, steps, own, held, search)
     return _Undone(journal.Entry(path, record), failed, tuple(held.pending))
@@ -245,7 +246,18 @@ def _undo(
         error = label.survived(tree.path, lambda tree=tree: _undo_tree(tree, path, own, apart, search))  # type: ignore[misc]
         failed += [error] if error is not None else []
     failed += label.undo_made(steps, search)
+    failed += _remove_groups(steps)
     return failed + label.undo_all(tuple(step for step in steps if isinstance(step, MakeFolder)), held, search)
+
+
+def _remove_groups(steps: tuple[JournalStep, ...]) -> list[ConfinedQemuError]:
+    found = [step.path for step in steps if isinstance(step, OwnGroup)]
+    if not found:
+        return []
+    from confined_qemu.host import cgroups
+
+    errors = (label.survived(path, lambda path=path: cgroups.remove(path)) for path in found)  # type: ignore[misc]
+    return [error for error in errors if error is not None]
 
 
 def _resume(path: str, record: Record, claims: list[others.Claim]) -> None:

@@ -108,6 +108,10 @@ def labelled(invocation: Invocation, caller: Caller, selinux: SelinuxFacts) -> F
     from confined_qemu.plan import hardening
 
     facts = collect(invocation, caller, selinux, restore.holders(statefolders.readable_folders()))
+    if invocation.group:
+        from confined_qemu.host import cgroups
+
+        facts = replace(facts, group=cgroups.parent())
     if not hardening.second_wall_considered(invocation):
         return facts
     return replace(facts, landlock=survey.landlock_for(survey.landlock_of_kernel(), facts, caller.environment))

@@ -21,6 +21,7 @@ from confined_qemu.model.steps import (
     Listen,
     MakeFile,
     OwnFolder,
+    OwnGroup,
     Relabel,
     Relay,
     Retag,
@@ -74,6 +75,7 @@ def perform(plan: Plan, leash: socket | None = None, hold: Hold | None = None, t
     done = Performed(hold=replace(hold, held=high(hold.held)) if hold is not None else None)
     try:
         _perform(plan, done, leash, trees)
+        _enter_group(plan)
     except BaseException:
         done.end_helpers()
         raise
@@ -106,6 +108,15 @@ def _perform(plan: Plan, done: Performed, leash: socket | None, trees: Trees | N
                     _show(step.path, leash)
     if done.relayed:
         _start_relay(plan, done)
+
+
+def _enter_group(plan: Plan) -> None:
+    """Enter the VM's control group, last, as what runs beside QEMU stays out; the VM starts without one as well."""
+    for step in plan.steps:
+        if isinstance(step, OwnGroup):
+            from confined_qemu.host import cgroups
+
+            cgroups.enter(step.path)
 
 
 def lasts(step: Step) -> TypeGuard[Create | KeepFolder]:

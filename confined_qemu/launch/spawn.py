@@ -60,6 +60,8 @@ class Channels:
     live: int = -1
     files: tuple[int, ...] = ()
     leaves: bool = True
+    group: str = ""
+    """The VM's own control group, empty without one."""
 
     @property
     def open(self) -> tuple[int, ...]:
@@ -81,7 +83,7 @@ def watcher(journal_path: str, context: str, held: Iterable[int], channels: Chan
         mine, its = os.pipe()
         pidfd = os.pidfd_open(os.getpid())
     keep = [*held, its, pidfd, *channels.open]
-    arguments = [journal_path, context, *map(str, (pidfd, os.getpid(), its, *channels.numbers()))]
+    arguments = [journal_path, context, channels.group, *map(str, (pidfd, os.getpid(), its, *channels.numbers()))]
     program("watch", arguments, keep)
     os.close(its)
     os.close(pidfd)

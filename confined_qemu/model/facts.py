@@ -273,5 +273,7 @@ class Facts:
     """The kernel's Landlock; None where nobody asked, as SELinux holds the VM or nothing is to."""
     hardening: HardeningFacts | None = None
     """What the VM's process can give up; None where nobody looked, as no VM is started."""
+    group: str | None = None
+    """The launcher's control group, in which it may make and enter another; None where it may not, or nobody asked."""
     runtime_folder: str = "/run/confined-qemu"
     temporary_folder: str = "/var/tmp"  # noqa: S108 - QEMU's own default for its temporary files

@@ -94,6 +94,8 @@ class Invocation:
     """Give up capabilities that the VM does not need."""
     sandbox: bool = False
     """QEMU gets its own seccomp filter (`-sandbox`)."""
+    group: bool = False
+    """QEMU gets a control group of its own, where one can be had."""
     core: bool = True
     """QEMU may leave a core file, as the caller's limit allows."""
     snapshot: bool = False

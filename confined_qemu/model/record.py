@@ -5,7 +5,17 @@ from __future__ import annotations
 from confined_qemu.model.context import Context
 from confined_qemu.model.facts import FileKind, Identity
 from confined_qemu.model.lean import TYPE_CHECKING, dataclass, defaults, names
-from confined_qemu.model.steps import Bind, Create, JournalStep, KeepFolder, LabelTree, MakeFolder, Relabel, Sweep
+from confined_qemu.model.steps import (
+    Bind,
+    Create,
+    JournalStep,
+    KeepFolder,
+    LabelTree,
+    MakeFolder,
+    OwnGroup,
+    Relabel,
+    Sweep,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +43,7 @@ _STEPS: dict[str, type[JournalStep]] = {
     "keep-folder": KeepFolder,
     "sweep": Sweep,
     "tree": LabelTree,
+    "group": OwnGroup,
 }
 
 
@@ -255,7 +266,7 @@ _FIELDS: dict[str, Callable[[Any, str], Any]] = {
     "kind": _kind,
     "mode": _mode,
     **dict.fromkeys(("links", "number", "count"), _number),
-    **dict.fromkeys(("exclusive", "remove", "remove_empty", "by_qemu", "deep"), _truth),
+    **dict.fromkeys(("exclusive", "remove", "remove_empty", "by_qemu", "deep", "kills"), _truth),
     **dict.fromkeys(("before", "after", "restore", "context", "file_context", "socket_context", "given"), _context),
 }
 """What reads a field of a step: one name means one thing in all of them."""

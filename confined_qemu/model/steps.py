@@ -306,8 +306,23 @@ class Listen:
         return f"listen   {self.path}: {who}, removed at the end"
 
 
+@dataclass(frozen=True, slots=True)
+class OwnGroup:
+    """Make a control group within the caller's and enter it, where the kernel lets the launcher; QEMU runs in it.
+
+    At the end what is left in it is killed (`kills`), and it is removed.
+    """
+
+    path: str
+    kills: bool
+
+    def describe(self) -> str:
+        """Return what is made and what follows at the end."""
+        return f"group    {self.path}: {'killed and ' if self.kills else ''}removed at the end"
+
+
 RemovedStep = MakeFile | OwnFolder | Listen
 """The steps without labels that leave something to be removed."""
-JournalStep = Relabel | Create | MakeFolder | Bind | KeepFolder | Sweep | LabelTree
-"""The steps that leave something on disk, but for what lies in a folder of the VM's own."""
+JournalStep = Relabel | Create | MakeFolder | Bind | KeepFolder | Sweep | LabelTree | OwnGroup
+"""The steps that leave something on the host, but for what lies in a folder of the VM's own."""
 Step = JournalStep | RemovedStep | Retag | Relay | StartHelper | Connect | AttachTap | Copy

@@ -84,7 +84,9 @@ PARTS = (
     Part(
         "suite-7",
         "default",
-        files=frozenset({"test_demo.py", "test_dynamic.py", "test_hardening.py", "test_isolation.py"}),
+        files=frozenset(
+            {"test_demo.py", "test_dynamic.py", "test_groups.py", "test_hardening.py", "test_isolation.py"}
+        ),
     ),
     Part(
         "suite-8",

@@ -1,11 +1,11 @@
 """The watcher: stays with a VM and puts its labels back, whatever ended it.
 
-Runs as a program of its own (`python3 -IS watch.py JOURNAL CONTEXT PIDFD PID CONTROL REPORT LEASH LIVE LEAVES FILE…`;
-REPORT is -1 without `run`, LEASH without helpers and new files, LIVE where the context is the VM's own; LEAVES is 1
-where the VM may leave a process behind) and imports nothing until the VM has ended, so that a thousand of them are
-cheap: what it has in common with the other companions stands in each of them (a test holds them to one text). It holds
-the journal's lock and the VM's pair through the descriptors it inherited, and each FILE that it will put back, which
-may have another name by then.
+Runs as a program of its own (`python3 -IS watch.py JOURNAL CONTEXT GROUP PIDFD PID CONTROL REPORT LEASH LIVE LEAVES
+FILE…`; GROUP is empty without a control group of the VM's own, REPORT is -1 without `run`, LEASH without helpers and
+new files, LIVE where the context is the VM's own; LEAVES is 1 where the VM may leave a process behind) and imports
+nothing until the VM has ended, so that a thousand of them are cheap: what it has in common with the other companions
+stands in each of them (a test holds them to one text). It holds the journal's lock and the VM's pair through the
+descriptors it inherited, and each FILE that it will put back, which may have another name by then.
 """
 
 import _signal  # type: ignore[import-not-found]  # typeshed has not what `signal` is made of; that loads enum
@@ -28,8 +28,8 @@ _HELPER_PATIENCE = 10_000
 
 def main() -> None:
     """Watch one VM; does not return."""
-    path, expected = sys.argv[1], sys.argv[2]
-    pidfd, pid, control, report, leash, live, leaves, *files = (int(text) for text in sys.argv[3:])
+    path, expected, group = sys.argv[1:4]
+    pidfd, pid, control, report, leash, live, leaves, *files = (int(text) for text in sys.argv[4:])
     comm = os.open("/proc/self/comm", os.O_WRONLY)  # a text file would load a codec
     os.write(comm, b"confined-watch")
     os.close(comm)
@@ -43,10 +43,14 @@ def main() -> None:
     # last: what lies beside the package is in no module's place
     own = os.path.dirname(os.path.abspath(__file__)).removesuffix("/__pycache__")
     sys.path.append(os.path.normpath(os.path.join(own, *[os.pardir] * 3)))
+    if group and not leaves:
+        _end_group(group, expected)
     if live >= 0:
         if not leaves:
             _end_holders(live, expected)
         _await_holders(live, report)
+        if group and leaves:
+            _await_group(group, report)
     elif leaves:
         _await_others(expected, report)
     else:
@@ -126,6 +130,22 @@ def _await_end(pidfd: int, report: int) -> None:
             return
         kill(pidfd)
         poll.unregister(report)
+
+
+def _end_group(group: str, expected: str) -> None:
+    """Kill what is in the VM's control group at once: it has no time to fork on. Who has left it is looked for then."""
+    from confined_qemu.host import cgroups
+
+    cgroups.end(group, expected)
+
+
+def _await_group(group: str, report: int) -> None:
+    """Wait for what is in the control group of a VM whose context is not its own: it may have closed the live file."""
+    from confined_qemu.host import cgroups
+
+    if not cgroups.await_empty(group, 0):
+        _tell(report, DAEMON)
+        cgroups.await_empty(group, None)
 
 
 def _end_others(expected: str) -> None:

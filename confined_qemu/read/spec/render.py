@@ -424,6 +424,7 @@ def invocation(
         require_domain=vm.require_domain,
         harden=vm.harden,
         sandbox=vm.harden,
+        group=vm.harden,
         core=vm.core,
         user=vm.user,
         given=None,

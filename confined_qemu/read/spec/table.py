@@ -463,7 +463,7 @@ SPEC: Final = Table(
         Key(
             "harden",
             YesNo(),
-            "no: QEMU keeps the caller's capabilities and privileges, and gets no -sandbox (seccomp).",
+            "no: QEMU keeps the caller's capabilities, privileges and control group, and gets no -sandbox (seccomp).",
         ),
         Key("core", YesNo(), "yes: a QEMU that crashes may leave a core file, which holds the guest's memory."),
         Key("seclabel", SECLABEL, "The VM's label, with libvirt's meaning.", ("label",)),
