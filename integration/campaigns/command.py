@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from integration.campaigns import crowds, links, powercuts, syscalls
 from integration.campaigns.world import Loss
+from integration.guestlib import faults
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     calls.set_defaults(run=lambda chosen: syscalls.run(chosen.every, chosen.of or syscalls.VERBS))
     script = verbs.add_parser("launchscript", help="the same at each call of the launch script, in an enforcing guest")
     script.add_argument("--every", type=int, default=1, metavar="N", help="only each N-th call")
+    script.add_argument("--of", choices=faults.VERBS, action="append", help="only of this; repeatable")
     script.set_defaults(run=_launchscript)
     cuts = verbs.add_parser("powercuts", help="power cuts on file systems of loop devices")
     cuts.add_argument("--kind", choices=sorted(powercuts.KINDS), action="append", help="only this file system")
@@ -64,7 +66,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _launchscript(chosen: argparse.Namespace) -> Iterator[str]:
-    yield from _in_guest("integration.guestlib.faults", "--every", str(chosen.every))
+    yield from _in_guest(
+        "integration.guestlib.faults",
+        "--every",
+        str(chosen.every),
+        *(f"--of={verb}" for verb in chosen.of or faults.VERBS),
+    )
 
 
 def _boots(chosen: argparse.Namespace) -> Iterator[str]:

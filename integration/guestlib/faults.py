@@ -32,7 +32,17 @@ _CHANGING = frozenset(
 )
 """Calls that change something, besides an openat that makes a file: a kill before any other one leaves what a kill
 before the next one of these does."""
+VERBS = ("exec", "run")
+"""What the script is asked for: a command line, and a spec, whose VM has a control group of its own."""
 FAULTS = ("signal=KILL", "error=EIO", "error=ENOSPC")
+_SPEC = """\
+name: a
+emulator: {program}
+accel: kvm
+disks:
+- file: a.img
+  format: raw
+"""
 _NO_WORK = frozenset({"lock", "history"})
 _CALL = re.compile(r"^(\d+) +([a-z_0-9]+)\(")
 _WORK = re.compile(r'openat\(.*"/proc/(self|thread-self)/(attr/current|comm)"')
@@ -51,14 +61,19 @@ class Scene:
     command: tuple[str, ...]
 
     @classmethod
-    def within(cls, folder: str) -> "Scene":
-        """Make it."""
+    def within(cls, folder: str, verb: str) -> "Scene":
+        """Make it, for one of VERBS."""
         image, program = os.path.join(folder, "a.img"), os.path.join(folder, "qemu-system-x86_64")
         with open(image, "wb") as file:
             file.truncate(1 << 20)
         os.setxattr(image, XATTR, UNUSED)
         shutil.copy("/usr/bin/true", program)
         os.setxattr(program, XATTR, EMULATOR)
+        if verb == "run":
+            spec = os.path.join(folder, "a.yaml")
+            with open(spec, "w", encoding="utf-8") as file:
+                file.write(_SPEC.format(program=program))
+            return cls(image, (LAUNCH, "run", spec))
         drive = f"if=none,format=raw,file={image}"
         return cls(image, (LAUNCH, "exec", "--emulator", program, "--", "-accel", "kvm", "-drive", drive))
 
@@ -85,7 +100,10 @@ class Scene:
 
 
 def _left() -> list[str]:
-    return sorted(set(os.listdir(STATE)) - _NO_WORK)
+    with open("/proc/self/cgroup", encoding="utf-8") as file:
+        group = file.read().strip().removeprefix("0::")
+    groups = [name for name in os.listdir(f"/sys/fs/cgroup{group}") if name.startswith("confined-qemu-")]
+    return sorted(set(os.listdir(STATE)) - _NO_WORK) + groups
 
 
 def calls(log: str) -> list[tuple[str, int, bool]]:
@@ -111,8 +129,8 @@ def calls(log: str) -> list[tuple[str, int, bool]]:
     return [(*call, changes) for call, changes in found.items()]
 
 
-def run(every: int, faults: Sequence[str]) -> Iterator[str]:
-    """Try every `every`-th call with each fault; yield figures.
+def run(every: int, faults: Sequence[str], verb: str) -> Iterator[str]:
+    """Try every `every`-th call of the script that does `verb` with each fault; yield figures.
 
     Raises:
         LossError: a label was lost, or something was left.
@@ -120,7 +138,7 @@ def run(every: int, faults: Sequence[str]) -> Iterator[str]:
     os.makedirs(IMAGES, exist_ok=True)
     subprocess.run(["restorecon", IMAGES], check=True)
     with tempfile.TemporaryDirectory(prefix="faults-", dir=IMAGES) as folder:
-        scene, log = Scene.within(folder), os.path.join(folder, "log")
+        scene, log = Scene.within(folder, verb), os.path.join(folder, "log")
         if code := scene.traced(log):
             raise LossError(f"without a fault the launch ends with exit code {code}")
         scene.check("without a fault")
@@ -133,7 +151,7 @@ def run(every: int, faults: Sequence[str]) -> Iterator[str]:
                 # it stops at every call, and spells out this one alone
                 scene.traced(os.devnull, "-e", f"trace={name}", "-e", injection)
                 scene.check(injection)
-            yield f"the launch script: {fault} at {len(mine)} of {len(possible)} calls: 0 lost"
+            yield f"the launch script, {verb}: {fault} at {len(mine)} of {len(possible)} calls: 0 lost"
 
 
 def main(argv: list[str]) -> int:
@@ -141,10 +159,12 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only each N-th call")
     parser.add_argument("--fault", choices=FAULTS, action="append", help="only this one; repeatable")
+    parser.add_argument("--of", choices=VERBS, action="append", help="only of this; repeatable")
     chosen = parser.parse_args(argv)
     try:
-        for line in run(chosen.every, chosen.fault or FAULTS):
-            print(line, flush=True)
+        for verb in chosen.of or VERBS:
+            for line in run(chosen.every, chosen.fault or FAULTS, verb):
+                print(line, flush=True)
     except LossError as loss:
         print(f"LOST: {loss}", file=sys.stderr)
         return 1
