@@ -7,7 +7,11 @@ import fcntl
 import json
 import os
 import resource
+import signal
+import subprocess
+import sys
 import tempfile
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -415,6 +419,53 @@ def test_a_lock_that_is_never_let_go_is_waited_for_only_so_long(tmp_path: Path) 
             pass
     os.close(descriptor)
     with journal.locked(str(tmp_path)):
+        pass
+
+
+@pytest.mark.touches_host
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_wait_that_lasts_is_told_with_who_holds_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, stopped: bool
+) -> None:
+    monkeypatch.setattr(journal, "_SILENCE", 0.01)
+    monkeypatch.setattr(journal, "_PATIENCE", journal._Patience())
+    code = f"import fcntl; f = open({str(tmp_path / 'lock')!r}, 'a'); fcntl.flock(f, 2); print(flush=True); input()"
+    said = []
+    with subprocess.Popen([sys.executable, "-IS", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"\n"
+        if stopped:
+            os.kill(other.pid, signal.SIGSTOP)
+            os.waitid(os.P_PID, other.pid, os.WSTOPPED | os.WNOWAIT)
+
+        def tell(line: str) -> None:
+            said.append(line)
+            other.kill()
+
+        journal.tell_waits(tell)
+        with journal.locked(str(tmp_path)):
+            (line,) = said
+    first, _, hint = line.partition("\n")
+    assert first == f"{tmp_path}/lock: waiting for pid {other.pid}, which holds its lock"
+    assert hint.strip() == (f"it is stopped; to let it go on: kill -CONT {other.pid}" if stopped else "")
+    with journal.locked(str(tmp_path)):
+        assert said == [line]
+
+
+def test_a_wait_that_nobody_is_to_hear_of_is_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "_SILENCE", 0.01)
+    monkeypatch.setattr(journal, "_PATIENCE", journal._Patience())
+    with open(tmp_path / "lock", "a", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waiting = threading.Thread(target=_locked, args=(str(tmp_path),))
+        waiting.start()
+        waiting.join(0.1)
+        assert waiting.is_alive()
+    waiting.join()
+
+
+def _locked(folder: str) -> None:
+    with journal.locked(folder):
         pass
 
 

@@ -228,8 +228,9 @@ def say_denials(pid: int) -> int:
 
 
 def _recover(chosen: argparse.Namespace, _: tuple[int, ...]) -> int:
-    from confined_qemu.labels import restore, statefolders
+    from confined_qemu.labels import journal, restore, statefolders
 
+    journal.tell_waits(warn)
     if chosen.libvirt:
         return _recover_libvirt(chosen.paths, as_json=chosen.json)
     if chosen.paths:
@@ -257,7 +258,9 @@ def _recover_libvirt(paths: Sequence[str], *, as_json: bool) -> int:
 
 
 def _settle(chosen: argparse.Namespace, _: tuple[int, ...]) -> int:
-    from confined_qemu.labels import restore, statefolders
+    from confined_qemu.labels import journal, restore, statefolders
+
+    journal.tell_waits(warn)
 
     class _TimeIsUp(Exception):
         pass
@@ -306,8 +309,10 @@ def _lines(errors: Sequence[ConfinedQemuError]) -> list[str]:
 
 
 def _allow(chosen: argparse.Namespace, _: tuple[int, ...]) -> int:
+    from confined_qemu.labels import journal
     from confined_qemu.launch import grants, handover
 
+    journal.tell_waits(warn)
     held = handover.find(chosen.name)
     if held is not None:
         return answer(handover.allow(held, os.path.abspath(chosen.path), readonly=chosen.readonly))
@@ -316,8 +321,10 @@ def _allow(chosen: argparse.Namespace, _: tuple[int, ...]) -> int:
 
 
 def _revoke(chosen: argparse.Namespace, _: tuple[int, ...]) -> int:
+    from confined_qemu.labels import journal
     from confined_qemu.launch import grants, handover
 
+    journal.tell_waits(warn)
     held = handover.find(chosen.name)
     if held is not None:
         return answer(handover.revoke(held))

@@ -3,10 +3,17 @@
 Imports nothing of ours: watcher and relay use it too.
 """
 
+from __future__ import annotations
+
+import _thread
 import errno
 import fcntl
 import os
 import struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SHARED, EXCLUSIVE = fcntl.F_RDLCK, fcntl.F_WRLCK
 _TO_THE_END = 1 << 62
@@ -98,6 +105,36 @@ def wait_for_others(descriptor: int) -> None:
         OSError: the file cannot be locked.
     """
     fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW, _request(SHARED, 0, 1))
+
+
+def take_whole(descriptor: int, seconds: float, tell: Callable[[], None]) -> None:
+    """Lock a whole file (flock(2)), waiting for as long as it takes; `tell` is called once, after so many seconds.
+
+    Whoever waits stands in the kernel's line, which is lost by one who asks again and again.
+
+    Raises:
+        OSError: the file cannot be locked.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        locked, told = _thread.allocate_lock(), _thread.allocate_lock()
+
+        def wait() -> None:
+            try:
+                if not locked.acquire(timeout=seconds):
+                    tell()
+            finally:
+                told.release()
+
+        locked.acquire()
+        told.acquire()
+        _thread.start_new_thread(wait, ())
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        finally:
+            locked.release()
+            told.acquire()  # this process may fork, and become another program
 
 
 def holder(descriptor: int) -> int | None:

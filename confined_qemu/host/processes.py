@@ -63,6 +63,11 @@ def _is_shown_as_ended(pid: int) -> bool:
     return all(_state(f"/proc/{pid}/task/{thread}/stat") in (b"Z", b"X", b"") for thread in threads)
 
 
+def is_stopped(pid: int | None) -> bool:
+    """Tell whether somebody has stopped a process (SIGSTOP); not of one that cannot be seen."""
+    return pid is not None and _state(f"/proc/{pid}/stat") == b"T"
+
+
 def _state(path: str) -> bytes:
     try:
         with open(path, "rb") as file:

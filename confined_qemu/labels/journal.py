@@ -12,9 +12,9 @@ import os
 import stat
 import time
 
-from confined_qemu.host import locks, lsm
+from confined_qemu.host import locks, lsm, processes
 from confined_qemu.labels import statefolders
-from confined_qemu.model.errors import JournalError, ValueProblem, printable, shell_word, why
+from confined_qemu.model.errors import HINT, JournalError, ValueProblem, message, printable, shell_word, why
 from confined_qemu.model.jsontext import dumps
 from confined_qemu.model.lean import TYPE_CHECKING, contextmanager, dataclass, replace
 from confined_qemu.model.record import decode, decode_grants, encode, encode_grants
@@ -41,15 +41,21 @@ MOST_BYTES = 4 << 20
 """Of a journal; one of a hundred files has 60 KiB."""
 MOST_JOURNALS = 4096
 """Of a user; there are half a million pairs, and hosts for some thousands of VMs."""
+_SILENCE = 3.0
+"""Seconds of a wait without limit after which it is told."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5
 """Seconds between two looks at a lock that somebody else holds."""
 
 
 @dataclass
 class _Patience:
-    """How long this process waits for locks: until when on the monotonic clock, None for without limit."""
+    """How long this process waits for locks: until when on the monotonic clock, None for without limit.
+
+    `tell` is told of a wait without limit that lasts.
+    """
 
     deadline: float | None = None
+    tell: Callable[[str], None] | None = None
 
 
 _PATIENCE = _Patience()
@@ -107,7 +113,7 @@ def _lock(folder: StateFolder) -> int:
 def _flock(descriptor: int, shown: str) -> None:
     """Lock a file, waiting as long as `patience` says."""
     if _PATIENCE.deadline is None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        locks.take_whole(descriptor, _SILENCE, lambda: _tell_wait(descriptor, shown))
         return
     pause = _FIRST_PAUSE
     while True:
@@ -126,6 +132,20 @@ def _flock(descriptor: int, shown: str) -> None:
             pause = min(2 * pause, _LONGEST_PAUSE)
         else:
             return
+
+
+def _tell_wait(descriptor: int, shown: str) -> None:
+    if _PATIENCE.tell is None:
+        return
+    pid = locks.holder(descriptor)
+    who = "a process" if pid is None else f"pid {pid}"
+    stopped = f"{HINT}it is stopped; to let it go on: kill -CONT {pid}" if processes.is_stopped(pid) else ""
+    _PATIENCE.tell(message(f"{shell_word(shown)}: waiting for {who}, which holds its lock{stopped}"))
+
+
+def tell_waits(tell: Callable[[str], None]) -> None:
+    """Have a person told of each wait for a lock that lasts for more than a few seconds."""
+    _PATIENCE.tell = tell
 
 
 @contextmanager

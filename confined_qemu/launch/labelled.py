@@ -30,6 +30,7 @@ def become(invocation: Invocation, caller: Caller, warn: Callable[[str], None], 
     Raises:
         ConfinedQemuError: nothing was started, and what had been labelled is as it was.
     """
+    journal.tell_waits(warn)
     folder = statefolders.user_folder(os.geteuid())
     invocation = collect.followed(invocation)
     with ExitStack() as held:

@@ -270,3 +270,19 @@ def test_a_socket_named_by_an_earlier_vm_is_taken_over(image: harness.Image, fol
     vm = harness.boot_spec(image)
     assert harness.power_off(vm) == 0
     assert not os.path.exists(path)
+
+
+def test_a_launch_says_for_whose_stopped_watcher_it_waits(image: harness.Image) -> None:
+    """It puts back the labels of a VM that has ended, on the same files, and whoever may stop it is the user."""
+    first = harness.boot_spec(image)
+    (watcher,) = harness.watchers()
+    harness.kill(watcher, signal.SIGSTOP)
+    harness.kill(harness.qemu_of(image.path))
+    second = harness.Process((harness.COMMAND, "run", image.spec), stderr=subprocess.STDOUT)
+    said = second.read_until(f"kill -CONT {watcher}".encode())
+    assert b"waiting for pid %d" % watcher in said
+    harness.kill(watcher, signal.SIGCONT)
+    second.read_until(tinyguest.MARKER)
+    assert first.wait() == -signal.SIGKILL
+    assert harness.power_off(second) == 0
+    assert harness.short_label(image.path) == harness.UNUSED
