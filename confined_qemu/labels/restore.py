@@ -6,7 +6,7 @@ import os
 
 from confined_qemu.host import devices, lsm, processes
 from confined_qemu.labels import find, history, journal, label, others, statefolders, strangers
-from confined_qemu.model.errors import ConfinedQemuError, JournalError, LabelError
+from confined_qemu.model.errors import ConfinedQemuError, JournalError
 from confined_qemu.model.facts import FileKind, Holder
 from confined_qemu.model.lean import TYPE_CHECKING, Enum, ExitStack, dataclass, replace, suppress
 from confined_qemu.model.steps import LabelTree, MakeFolder, OwnGroup, Relabel, Sweep
@@ -45,7 +45,7 @@ class Restored:
     path: str
     failed: tuple[ConfinedQemuError, ...]
     pending: tuple[ConfinedQemuError, ...] = ()
-    """What has to wait, for another VM that uses it."""
+    """What has to wait, for another VM that uses it, or for who is in the VM's control group."""
 
 
 def state_of(entry: journal.Entry) -> State:
@@ -198,7 +198,7 @@ class _Undone:
 
     entry: journal.Entry
     failed: list[ConfinedQemuError]
-    pending: tuple[LabelError, ...]
+    pending: tuple[ConfinedQemuError, ...]
 
     @property
     def is_whole(self) -> bool:
@@ -227,7 +227,7 @@ def _undone(path: str, own: list[journal.Entry], claims: list[others.Claim], sea
         steps = tuple(_on_this_boot(step) for step in steps if not isinstance(step, OwnGroup))
     held = _others(path, record, own, claims)
     failed = _undo(path, steps, own, held, search)
-    return _Undone(journal.Entry(path, record), failed, tuple(held.pending))
+    return _Undone(journal.Entry(path, record), failed, (*held.pending, *_remove_groups(steps)))
 
 
 def _undo(
@@ -246,11 +246,11 @@ def _undo(
         error = label.survived(tree.path, lambda tree=tree: _undo_tree(tree, path, own, apart, search))  # type: ignore[misc]
         failed += [error] if error is not None else []
     failed += label.undo_made(steps, search)
-    failed += _remove_groups(steps)
     return failed + label.undo_all(tuple(step for step in steps if isinstance(step, MakeFolder)), held, search)
 
 
 def _remove_groups(steps: tuple[JournalStep, ...]) -> list[ConfinedQemuError]:
+    """Remove control groups; return why one has to stay: it is in nobody's way, and whoever is in it is no VM's."""
     found = [step.path for step in steps if isinstance(step, OwnGroup)]
     if not found:
         return []
