@@ -152,7 +152,7 @@ class Host:
         self.doors = Doors()
         self.pid = 100
         self.group: str | None = None
-        """The launcher's control group, where it may make one."""
+        """A control group that the launcher may make."""
         self.chosen: Context | None = None
         """What the next exec will run as."""
         self.companions: list[Companion] = []
@@ -196,7 +196,7 @@ class Host:
     def _install_kernel(self) -> None:
         self.patch.setattr(kvm, "NODE", self.at("none"))
         self.patch.setattr(survey, "accelerator", lambda: USABLE)
-        self.patch.setattr(cgroups, "parent", lambda: self.group)
+        self.patch.setattr(cgroups, "possible", lambda: self.group)
         self.patch.setattr(mounts.Mounts, "of", lambda _table, _descriptor: None)
         self.patch.setattr(processes, "holding_categories", self._holding_categories)
         self.patch.setattr(spawn, "program", self._program)

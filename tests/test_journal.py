@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import errno
 import fcntl
 import json
@@ -18,6 +19,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from confined_qemu.host import processes
 from confined_qemu.labels import journal, restore, statefolders
 from confined_qemu.model import paths
 from confined_qemu.model.context import Context
@@ -429,27 +431,50 @@ def test_a_wait_that_lasts_is_told_with_who_holds_the_lock(
 ) -> None:
     monkeypatch.setattr(journal, "_SILENCE", 0.01)
     monkeypatch.setattr(journal, "_PATIENCE", journal._Patience())
-    code = f"import fcntl; f = open({str(tmp_path / 'lock')!r}, 'a'); fcntl.flock(f, 2); print(flush=True); input()"
+    # who took the lock has ended: a watcher has it from its launcher
+    code = (
+        f"import fcntl, os; f = open({str(tmp_path / 'lock')!r}, 'a'); fcntl.flock(f, 2)\n"
+        "if os.fork() == 0: print(os.getpid(), flush=True); input()"
+    )
     said = []
-    with subprocess.Popen([sys.executable, "-IS", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == b"\n"
+    with subprocess.Popen([sys.executable, "-IS", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as taker:
+        assert taker.stdout is not None
+        holder = int(taker.stdout.readline())
+        assert taker.wait() == 0
         if stopped:
-            os.kill(other.pid, signal.SIGSTOP)
-            os.waitid(os.P_PID, other.pid, os.WSTOPPED | os.WNOWAIT)
+            os.kill(holder, signal.SIGSTOP)
+            while not processes.is_stopped(holder):
+                os.sched_yield()
 
         def tell(line: str) -> None:
             said.append(line)
-            other.kill()
+            os.kill(holder, signal.SIGKILL)
 
         journal.tell_waits(tell)
         with journal.locked(str(tmp_path)):
             (line,) = said
     first, _, hint = line.partition("\n")
-    assert first == f"{tmp_path}/lock: waiting for pid {other.pid}, which holds its lock"
-    assert hint.strip() == (f"it is stopped; to let it go on: kill -CONT {other.pid}" if stopped else "")
+    assert first == f"{tmp_path}/lock: waiting for pid {holder}, which holds its lock"
+    assert hint.strip() == (f"it is stopped; to let it go on: kill -CONT {holder}" if stopped else "")
     with journal.locked(str(tmp_path)):
         assert said == [line]
+
+
+@pytest.mark.touches_host
+def test_where_no_thread_is_to_be_had_a_wait_is_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(_thread, "start_new_thread", none)
+    monkeypatch.setattr(journal, "_PATIENCE", journal._Patience())
+    journal.tell_waits(pytest.fail)
+    code = f"import fcntl; f = open({str(tmp_path / 'lock')!r}, 'a'); fcntl.flock(f, 2); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-IS", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"\n"
+        killing = subprocess.Popen(["/bin/sh", "-c", f"kill -KILL {other.pid}"])
+        _locked(str(tmp_path))
+        assert killing.wait() == 0
 
 
 def test_a_wait_that_nobody_is_to_hear_of_is_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

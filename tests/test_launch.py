@@ -194,10 +194,10 @@ def test_the_journal_and_the_watcher_come_before_the_first_label(host: Watched) 
 def test_a_specs_vm_enters_its_group_when_all_beside_it_has_started(
     host: Watched, monkeypatch: pytest.MonkeyPatch, ask: Ask
 ) -> None:
-    host.group = host.at("groups")
+    host.group = host.at("group")
     monkeypatch.setattr(cgroups, "enter", lambda group: host.labels.log.append(f"enter {group}"))
     vm = host.start(ask(host))
-    group = "" if ask is raw else f"{host.group}/confined-qemu-{vm.pid}"
+    group = "" if ask is raw else host.group
     assert vm.companions[0].arguments[2] == group
     entered = [number for number, call in enumerate(host.labels.log) if call == f"enter {group}"]
     assert len(entered) == (1 if group else 0)

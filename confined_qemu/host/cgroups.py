@@ -5,31 +5,36 @@ It lies within the caller's, whose limits hold on, and systemd sees the VM where
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import time
 
 from confined_qemu.host import lsm, processes
 from confined_qemu.model.errors import HostError, why
-from confined_qemu.model.lean import suppress
+from confined_qemu.model.lean import TYPE_CHECKING, suppress
 from confined_qemu.model.paths import GROUPS, VM_GROUP
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _OWN = "/proc/self/cgroup"
 _ONLY = "0::"
 """Before the group in the one line of a host without groups of the first version (cgroups(7))."""
+_ELSEWHERE = 0
+"""What the kernel shows as the pid of a member that the reader's pid namespace does not have."""
 _PATIENCE = 10.0
 """Seconds for the kernel to end what was killed."""
 
 
-def parent() -> str | None:
-    """Return the folder of this process's group, if it may make one in it and enter that; else None.
+def possible() -> str | None:
+    """Return a group that this process may make within its own, and enter; None where it may not.
 
-    `cgroup.kill` came with Linux 5.14. A group of threads, or the root, which has no `cgroup.type`, takes none.
+    `cgroup.kill` came with Linux 5.14. A group of threads, or the root of all, which has no `cgroup.type`, takes none.
     """
-    name = _own()
-    if name is None:
+    folder = _own()
+    if folder is None:
         return None
-    folder = f"{GROUPS}{name}"
     try:
         if _read(f"{folder}/cgroup.type") != "domain" or not os.path.exists(f"{folder}/cgroup.kill"):
             return None
@@ -38,100 +43,145 @@ def parent() -> str | None:
     except OSError:
         return None
     may = os.access(folder, os.W_OK | os.X_OK) and os.access(f"{folder}/cgroup.procs", os.W_OK)
-    return folder if mine and may else None
+    # a pid comes again, and another pid namespace has the same
+    return f"{folder}/{VM_GROUP}{os.getpid()}.{os.urandom(4).hex()}" if mine and may else None
 
 
 def enter(group: str) -> bool:
     """Make a group and enter it; tell whether this process is in it then. It is an aid: without it a VM starts, too."""
     try:
-        with suppress(FileNotFoundError):
-            os.rmdir(group)  # of a process that had this pid
         os.mkdir(group, 0o755)
         _write(f"{group}/cgroup.procs", str(os.getpid()))
     except OSError:
         with suppress(OSError):
             os.rmdir(group)
         return False
-    return _is_in(group)
+    return _own() == group
 
 
 def end(group: str, context: str) -> None:
     """Kill all that is in a VM's group, and return once it is empty, or after a while.
 
-    Nothing is killed where somebody has put a process into it that does not run in the VM's context.
+    Nothing is killed where somebody has put a process into it, or into one below it, that does not run in the VM's
+    context.
     """
     try:
-        members = _read(f"{group}/cgroup.procs").split()
-        if any(_is_anothers(int(pid), context) for pid in members):
+        members = [pid for one in _with_those_below(group) for pid in _members(one)]
+        if any(_is_anothers(pid, context) for pid in members):
             return
         _write(f"{group}/cgroup.kill", "1")
     except OSError:
         return  # there is none: whoever runs in the VM's context is looked for
-    await_empty(group, _PATIENCE)
+    _await_empty(group, _PATIENCE)
 
 
 def _is_anothers(pid: int, context: str) -> bool:
-    """Tell whether a live process runs in another context, or in one that the launcher's domain may not see."""
-    return str(lsm.process_context(pid)) != context and not processes.has_ended(pid)
+    """Tell whether a live process runs in another context, or in one that this process may not see.
+
+    The kernel's threads that work for a VM's KVM or vhost devices are its members too, and are not killed with it.
+    """
+    if pid == _ELSEWHERE:
+        return True
+    if str(lsm.process_context(pid)) == context or processes.is_kernels(pid):
+        return False
+    return not processes.has_ended(pid)
 
 
-def await_empty(group: str, seconds: float | None) -> bool:
-    """Return once no live process is in a group, or it is gone; False where one is after so long (None: no limit)."""
-    deadline = None if seconds is None else time.monotonic() + seconds
+def await_end(group: str, context: str, tell: Callable[[], None]) -> None:
+    """Return once no process of a VM's group runs in its context; `tell` is called first where one does."""
+    told = False
+    while left := _running(group, context):
+        if not told:
+            tell()
+            told = True
+        for pidfd in left:
+            processes.await_end(pidfd)
+            os.close(pidfd)
+
+
+def _running(group: str, context: str) -> list[int]:
+    """Return a pidfd of each live member that runs in a context; the caller closes them."""
+    found = []
+    try:
+        members = [pid for one in _with_those_below(group) for pid in _members(one)]
+    except OSError:
+        return []  # it is gone
+    for pid in members:
+        if pid != _ELSEWHERE and str(lsm.process_context(pid)) == context and not processes.has_ended(pid):
+            with suppress(OSError):
+                found.append(os.pidfd_open(pid))
+    return found
+
+
+def _await_empty(group: str, seconds: float) -> None:
+    """Return once no live process is in a group or one below it, or it is gone, or after so many seconds."""
+    deadline = time.monotonic() + seconds
     try:
         events = os.open(f"{group}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return True
+        return
     try:
         poll = select.poll()
         poll.register(events, select.POLLPRI)
-        while b"populated 1" in os.pread(events, 4096, 0):
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                return False
-            poll.poll(None if left is None else left * 1000)
+        while b"populated 1" in os.pread(events, 4096, 0) and (left := deadline - time.monotonic()) > 0:
+            poll.poll(left * 1000)
     except OSError:
-        return True  # removed
+        return  # removed
     finally:
         os.close(events)
-    return True
 
 
 def remove(group: str) -> None:
-    """Remove a VM's group, which this process leaves if it is in it: its launch has failed.
+    """Remove a VM's group with those below it; this process leaves it if it is in it: its launch has failed.
 
     Raises:
         HostError: a process is in it.
     """
     folder, name = os.path.split(os.path.normpath(group))
-    if not (folder.startswith(f"{GROUPS}/") and name.startswith(VM_GROUP)):
+    if not (f"{folder}/".startswith(f"{GROUPS}/") and name.startswith(VM_GROUP)):
         return  # a journal's word is no reason to remove another's
     try:
-        if _is_in(group):
+        if _own() == group:
             _write(f"{folder}/cgroup.procs", str(os.getpid()))
-        os.rmdir(group)
+        for one in reversed(_with_those_below(group)):
+            os.rmdir(one)
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
         raise HostError(
             f"the VM's control group cannot be removed: {why(error)}",
             where=group,
-            hint="end what is in it (cgroup.procs lists it), then run: confined-qemu recover",
+            hint=f"see who is in it: systemd-cgls {group}",
         ) from error
 
 
-def _is_in(group: str) -> bool:
-    name = _own()
-    return name is not None and f"{GROUPS}{name}" == group
+def _with_those_below(group: str) -> list[str]:
+    """Return a group and all below it, each after the one that it lies in."""
+    found = [group]
+    for one in found:
+        with os.scandir(one) as entries:
+            found += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    return found
+
+
+def _members(group: str) -> list[int]:
+    try:
+        return [int(pid) for pid in _read(f"{group}/cgroup.procs").split()]
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:
+            return []  # a group of threads: its processes are its parent's
+        raise
 
 
 def _own() -> str | None:
-    """Return the name of this process's group; None where the host has groups of the first version, or none."""
+    """Return the folder of this process's group; None where the host has groups of the first version, or none."""
     try:
         lines = _read(_OWN).splitlines()
     except OSError:
         return None
-    return lines[0].removeprefix(_ONLY) if len(lines) == 1 and lines[0].startswith(_ONLY) else None
+    if len(lines) != 1 or not lines[0].startswith(_ONLY):
+        return None
+    return f"{GROUPS}{lines[0].removeprefix(_ONLY)}".rstrip("/")  # `/` is the root of this namespace
 
 
 def _read(path: str) -> str:

@@ -19,10 +19,6 @@ SHARED, EXCLUSIVE = fcntl.F_RDLCK, fcntl.F_WRLCK
 _TO_THE_END = 1 << 62
 _FLOCK = "hhqqi4x"
 """`struct flock` of a 64-bit Linux: type, whence, start, length, pid."""
-_PID, _INODE = 4, 5
-"""Fields of a row of /proc/locks."""
-_MOST_OF_TABLE = 1 << 22
-"""Bytes of it that are looked at."""
 
 
 def take(descriptor: int, kind: int, start: int = 0, length: int = 1) -> bool:
@@ -72,12 +68,18 @@ def _name(pid: int) -> str:
 
 def _locked(pid: int, file: os.stat_result) -> list[int]:
     """Return the lengths of a process's locks on a file (fdinfo: `lock: 1: OFDLCK ADVISORY READ -1 fe:00:12 0 EOF`)."""
+    rows = [line.split()[-2:] for line in _lock_lines(pid, file) if b" FLOCK " not in line]
+    return [_TO_THE_END if last == b"EOF" else int(last) - int(first) + 1 for first, last in rows]
+
+
+def _lock_lines(pid: int, file: os.stat_result) -> list[bytes]:
+    """Return what fdinfo says of a process's locks on a file."""
     numbers = [name for name in os.listdir(f"/proc/{pid}/fd") if _is(f"/proc/{pid}/fd/{name}", file)]
-    rows = []
+    lines = []
     for number in numbers:
-        with open(f"/proc/{pid}/fdinfo/{number}", encoding="ascii") as shown:
-            rows += [line.split()[-2:] for line in shown if line.startswith("lock:") and " FLOCK " not in line]
-    return [_TO_THE_END if last == "EOF" else int(last) - int(first) + 1 for first, last in rows]
+        with open(f"/proc/{pid}/fdinfo/{number}", "rb") as shown:
+            lines += [line for line in shown if line.startswith(b"lock:")]
+    return lines
 
 
 def _is(path: str, file: os.stat_result) -> bool:
@@ -129,7 +131,10 @@ def take_whole(descriptor: int, seconds: float, tell: Callable[[], None]) -> Non
 
         locked.acquire()
         told.acquire()
-        _thread.start_new_thread(wait, ())
+        try:
+            _thread.start_new_thread(wait, ())
+        except RuntimeError:
+            told.release()  # no process to be had: then nobody is told
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         finally:
@@ -138,20 +143,18 @@ def take_whole(descriptor: int, seconds: float, tell: Callable[[], None]) -> Non
 
 
 def holder(descriptor: int) -> int | None:
-    """Return a process that holds the whole file locked (flock(2)); None where the kernel shows none.
+    """Return a process that has the lock on the whole file (flock(2)) open; None where the kernel shows none.
 
-    The table (proc(5), /proc/locks) names a file by the device of its file system and its inode.
+    It may not be the one that took it: a lock goes to children with its descriptor.
     """
-    found = os.fstat(descriptor)
-    name = b"%02x:%02x:%d" % (os.major(found.st_dev), os.minor(found.st_dev), found.st_ino)
-    try:
-        with open("/proc/locks", "rb") as file:
-            rows = [line.split() for line in file.read(_MOST_OF_TABLE).splitlines()]
-    except OSError:
-        return None
-    # 1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE START END; one that waits has `->` before its kind
-    held = (row for row in rows if len(row) > _INODE and row[1] == b"FLOCK" and row[_INODE] == name)
-    return next((int(row[_PID]) for row in held if row[_PID].isdigit()), None)
+    mine = os.fstat(descriptor)
+    for pid in (int(name) for name in os.listdir("/proc") if name.isdecimal()):
+        try:
+            if any(b" FLOCK " in line for line in _lock_lines(pid, mine)):
+                return pid
+        except OSError:
+            continue  # it has ended, or is not to be looked into
+    return None
 
 
 def _request(kind: int, start: int, length: int) -> bytes:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 _START_TICKS = 22
 """The field of /proc/PID/stat (proc(5)): start time after boot in clock ticks; unlike a date it never moves."""
 
+_FLAGS = 9
+_KERNELS = 0x00200000
+"""PF_KTHREAD (include/linux/sched.h)."""
+
 
 def boot_id() -> str:
     """Return the identity of this boot of the kernel."""
@@ -61,6 +65,23 @@ def _is_shown_as_ended(pid: int) -> bool:
     except OSError:
         return True
     return all(_state(f"/proc/{pid}/task/{thread}/stat") in (b"Z", b"X", b"") for thread in threads)
+
+
+def is_kernels(pid: int) -> bool:
+    """Tell whether a process is a thread of the kernel's own (proc(5), `flags`; PF_KTHREAD); not of one unseen."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b") ")[2].split()
+    except OSError:
+        return False
+    return bool(int(fields[_FLAGS - 3]) & _KERNELS)
+
+
+def await_end(pidfd: int) -> None:
+    """Return once the process has ended."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.poll()
 
 
 def is_stopped(pid: int | None) -> bool:

@@ -113,7 +113,11 @@ def _lock(folder: StateFolder) -> int:
 def _flock(descriptor: int, shown: str) -> None:
     """Lock a file, waiting as long as `patience` says."""
     if _PATIENCE.deadline is None:
-        locks.take_whole(descriptor, _SILENCE, lambda: _tell_wait(descriptor, shown))
+        tell = _PATIENCE.tell
+        if tell is None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        else:
+            locks.take_whole(descriptor, _SILENCE, lambda: tell(_waiting_for(descriptor, shown)))
         return
     pause = _FIRST_PAUSE
     while True:
@@ -134,13 +138,12 @@ def _flock(descriptor: int, shown: str) -> None:
             return
 
 
-def _tell_wait(descriptor: int, shown: str) -> None:
-    if _PATIENCE.tell is None:
-        return
+def _waiting_for(descriptor: int, shown: str) -> str:
+    """Return what is said of a wait: for whom, and how one who was stopped goes on."""
     pid = locks.holder(descriptor)
     who = "a process" if pid is None else f"pid {pid}"
     stopped = f"{HINT}it is stopped; to let it go on: kill -CONT {pid}" if processes.is_stopped(pid) else ""
-    _PATIENCE.tell(message(f"{shell_word(shown)}: waiting for {who}, which holds its lock{stopped}"))
+    return message(f"{shell_word(shown)}: waiting for {who}, which holds its lock{stopped}")
 
 
 def tell_waits(tell: Callable[[str], None]) -> None:

@@ -111,7 +111,7 @@ def labelled(invocation: Invocation, caller: Caller, selinux: SelinuxFacts) -> F
     if invocation.group:
         from confined_qemu.host import cgroups
 
-        facts = replace(facts, group=cgroups.parent())
+        facts = replace(facts, group=cgroups.possible())
     if not hardening.second_wall_considered(invocation):
         return facts
     return replace(facts, landlock=survey.landlock_for(survey.landlock_of_kernel(), facts, caller.environment))

@@ -89,6 +89,7 @@ def run(domain: XenDomain, warn: Callable[[str], None], say: Callable[[str], Non
     """
     if survey.selinux(scan=False).in_domain:
         raise HostError("the launcher's domain starts no domains of Xen", hint="use: confined-qemu run")
+    journal.tell_waits(warn)
     xen = look()
     folder = statefolders.user_folder(os.geteuid())
     creation = Creation()

@@ -274,6 +274,6 @@ class Facts:
     hardening: HardeningFacts | None = None
     """What the VM's process can give up; None where nobody looked, as no VM is started."""
     group: str | None = None
-    """The launcher's control group, in which it may make and enter another; None where it may not, or nobody asked."""
+    """A control group that the launcher may make within its own; None where it may not, or nobody asked."""
     runtime_folder: str = "/run/confined-qemu"
     temporary_folder: str = "/var/tmp"  # noqa: S108 - QEMU's own default for its temporary files

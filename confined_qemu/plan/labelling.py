@@ -7,7 +7,6 @@ from confined_qemu.model.errors import HINT
 from confined_qemu.model.facts import FileKind, SelinuxMode
 from confined_qemu.model.invocation import SeclabelType
 from confined_qemu.model.lean import TYPE_CHECKING
-from confined_qemu.model.paths import VM_GROUP
 from confined_qemu.model.plan import PlannedResource
 from confined_qemu.model.resource import Access, Resource, Sharing
 from confined_qemu.model.steps import MakeFolder, OwnGroup, StartHelper
@@ -225,10 +224,8 @@ class Labelling(Draft):
 
     def _add_group(self) -> None:
         """Give the VM a control group of its own where it may have one, and its context or its live file is its own."""
-        leaves = self.invocation.daemonize
         if self.facts.group is not None and (self.facts.pair is not None or self.live() is not None):
-            path = f"{self.facts.group}/{VM_GROUP}{self.facts.instance}"
-            self.found.last.append(OwnGroup(path, kills=not leaves))
+            self.found.last.append(OwnGroup(self.facts.group, kills=not self.invocation.daemonize))
 
     def _add_second_wall(self, hardened: Hardening) -> None:
         """Have Landlock hold the VM as well, and its helpers where they may enter their domain then."""

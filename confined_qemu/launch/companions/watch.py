@@ -50,7 +50,7 @@ def main() -> None:
             _end_holders(live, expected)
         _await_holders(live, report)
         if group and leaves:
-            _await_group(group, report)
+            _await_group(group, expected, report)
     elif leaves:
         _await_others(expected, report)
     else:
@@ -139,13 +139,11 @@ def _end_group(group: str, expected: str) -> None:
     cgroups.end(group, expected)
 
 
-def _await_group(group: str, report: int) -> None:
+def _await_group(group: str, expected: str, report: int) -> None:
     """Wait for what is in the control group of a VM whose context is not its own: it may have closed the live file."""
     from confined_qemu.host import cgroups
 
-    if not cgroups.await_empty(group, 0):
-        _tell(report, DAEMON)
-        cgroups.await_empty(group, None)
+    cgroups.await_end(group, expected, lambda: _tell(report, DAEMON))
 
 
 def _end_others(expected: str) -> None:
