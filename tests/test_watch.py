@@ -48,6 +48,15 @@ def restore(path, search):
     done.failed = (what,) if what == "fail" else ()
     return None if what == "gone" else done
 """
+GROUPS = """
+def end(group, context):
+    with open(group, "a") as file:
+        file.write(f"killed {context}")
+def await_end(group, context, tell):
+    with open(group, "a") as file:
+        file.write(f"awaited {context}")
+    tell()
+"""
 SURVIVORS = """
 import os
 import select
@@ -80,6 +89,7 @@ class Watched:
         helpers: bool = False,
         leaves: bool = False,
         live: int = -1,
+        group: str = "",
         compiled: bool = True,
     ) -> None:
         self.package = folder / "package/confined_qemu"
@@ -109,7 +119,7 @@ class Watched:
         channels = spawn.Channels(report.fileno(), its_leash.fileno() if helpers else -1, live, leaves=leaves)
         numbers = (pidfd, self.vm.pid, control, *channels.numbers())
         self.watcher = subprocess.Popen(
-            [sys.executable, "-IS", program, self.journal, expected, "", *map(str, numbers)],
+            [sys.executable, "-IS", program, self.journal, expected, group, *map(str, numbers)],
             pass_fds=(pidfd, control, *channels.open),
         )
         its_leash.close()
@@ -130,6 +140,7 @@ class Watched:
         for folder in (self.package, self.companions.parent, self.companions, self.labels, self.model, self.host):
             (folder / "__init__.py").write_text("")
         shutil.copy(locks.__file__, self.host)
+        (self.host / "cgroups.py").write_text(GROUPS)
         (self.model / "errors.py").write_text(ERRORS)
         (self.labels / "restore.py").write_text(RESTORE)
         (self.labels / "find.py").write_text(FIND)
@@ -251,6 +262,27 @@ def test_what_outlives_a_vm_that_was_to_leave_nothing_is_ended(
     assert watched.run.recv(1) == watch.RESTORED
     assert watched.ended()
     survivor.communicate()
+    if shares:
+        os.close(live)
+
+
+@pytest.mark.parametrize("shares", [False, True])
+@pytest.mark.parametrize("leaves", [False, True])
+def test_the_group_of_a_vm_is_ended_or_waited_for(
+    made: list[Watched], tmp_path: Path, *, leaves: bool, shares: bool
+) -> None:
+    """Of a daemon whose context is its own, who runs in it is waited for; else who is in the group may be hidden."""
+    (tmp_path / "live").touch()
+    live = os.open(tmp_path / "live", os.O_RDWR) if shares else -1
+    group = tmp_path / "group"
+    watched = start(made, tmp_path, leaves=leaves, live=live, group=str(group))
+    expected = watch._context(watched.vm.pid)
+    watched.become()
+    watched.end_vm()
+    assert watched.ended()
+    said = group.read_text() if group.exists() else ""
+    assert said == ("" if leaves and not shares else f"awaited {expected}" if leaves else f"killed {expected}")
+    assert watched.run.recv(1) == (watch.DAEMON if leaves and shares else watch.RESTORED)
     if shares:
         os.close(live)
 
