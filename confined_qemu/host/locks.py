@@ -20,6 +20,11 @@ _TO_THE_END = 1 << 62
 _FLOCK = "hhqqi4x"
 """`struct flock` of a 64-bit Linux: type, whence, start, length, pid."""
 
+_PID, _INODE = 4, 5
+"""Fields of a row of /proc/locks."""
+_MOST_OF_TABLE = 1 << 22
+"""Bytes of it that are looked at."""
+
 
 def take(descriptor: int, kind: int, start: int = 0, length: int = 1) -> bool:
     """Lock `length` bytes from `start`; False when another description's lock stands in the way.
@@ -145,16 +150,37 @@ def take_whole(descriptor: int, seconds: float, tell: Callable[[], None]) -> Non
 def holder(descriptor: int) -> int | None:
     """Return a process that has the lock on the whole file (flock(2)) open; None where the kernel shows none.
 
-    It may not be the one that took it: a lock goes to children with its descriptor.
+    It may not be the one that took it: a lock goes to children with its descriptor. That one counts where it lives
+    and does not let itself be looked into.
     """
     mine = os.fstat(descriptor)
+    closed = set()
     for pid in (int(name) for name in os.listdir("/proc") if name.isdecimal()):
         try:
             if any(b" FLOCK " in line for line in _lock_lines(pid, mine)):
                 return pid
+        except PermissionError:
+            closed.add(pid)
         except OSError:
-            continue  # it has ended, or is not to be looked into
-    return None
+            continue  # it has ended
+    taker = _taker(mine)
+    return taker if taker in closed else None
+
+
+def _taker(file: os.stat_result) -> int | None:
+    """Return who took the lock on a whole file, by the kernel's table (proc(5), /proc/locks); it may have ended.
+
+    The table names a file by the device of its file system and its inode.
+    """
+    name = b"%02x:%02x:%d" % (os.major(file.st_dev), os.minor(file.st_dev), file.st_ino)
+    try:
+        with open("/proc/locks", "rb") as table:
+            rows = [line.split() for line in table.read(_MOST_OF_TABLE).splitlines()]
+    except OSError:
+        return None
+    # 1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE START END; one that waits has `->` before its kind
+    held = (row for row in rows if len(row) > _INODE and row[1] == b"FLOCK" and row[_INODE] == name)
+    return next((int(row[_PID]) for row in held if row[_PID].isdigit()), None)
 
 
 def _request(kind: int, start: int, length: int) -> bytes:
