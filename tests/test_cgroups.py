@@ -184,6 +184,17 @@ def test_the_kernels_own_threads_are_known() -> None:
     assert not processes.is_kernels(1 << 22)
 
 
+def test_who_may_not_look_at_them_asks_for_their_process_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "injected")
+
+    monkeypatch.setattr("builtins.open", denied)
+    assert processes.is_kernels(2)
+    assert not processes.is_kernels(os.getpid())
+    monkeypatch.setattr(os, "getpgid", denied)
+    assert not processes.is_kernels(2)
+
+
 def test_only_a_vms_group_is_removed_whatever_a_journal_says(tree: Path) -> None:
     kept = [tree / "other", tree.parent.parent.parent / "confined-qemu-3", tree / "confined-qemu-2"]
     for path in kept:

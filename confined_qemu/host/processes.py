@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 _START_TICKS = 22
 """The field of /proc/PID/stat (proc(5)): start time after boot in clock ticks; unlike a date it never moves."""
 
+_FLAGS = 9
+_KERNELS = 0x00200000
+"""PF_KTHREAD (include/linux/sched.h)."""
+
 
 def boot_id() -> str:
     """Return the identity of this boot of the kernel."""
@@ -64,10 +68,17 @@ def _is_shown_as_ended(pid: int) -> bool:
 
 
 def is_kernels(pid: int) -> bool:
-    """Tell whether a process is a thread of the kernel's own: these are in no process group (getpgid(2) says 0).
+    """Tell whether a process is a thread of the kernel's own (proc(5), `flags`; PF_KTHREAD).
 
-    That is asked for as the launcher's domain may not look at them in /proc: each launch looks at all processes there.
+    The launcher's domain may not look at these in /proc, as each launch looks at all processes there. It may ask for
+    the process group of these alone, and they are in none (getpgid(2) says 0).
     """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b") ")[2].split()
+        return bool(int(fields[_FLAGS - 3]) & _KERNELS)
+    except OSError:
+        pass
     try:
         return os.getpgid(pid) == 0
     except OSError:
