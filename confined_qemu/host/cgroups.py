@@ -66,7 +66,7 @@ def end(group: str, context: str) -> None:
     context.
     """
     try:
-        members = [pid for one in _with_those_below(group) for pid in _members(one)]
+        members = _members(group)
         if any(_is_anothers(pid, context) for pid in members):
             return
         _write(f"{group}/cgroup.kill", "1")
@@ -103,7 +103,7 @@ def _running(group: str, context: str) -> list[int]:
     """Return a pidfd of each live member that runs in a context; the caller closes them."""
     found = []
     try:
-        members = [pid for one in _with_those_below(group) for pid in _members(one)]
+        members = _members(group)
     except OSError:
         return []  # it is gone
     for pid in members:
@@ -165,6 +165,15 @@ def _with_those_below(group: str) -> list[str]:
 
 
 def _members(group: str) -> list[int]:
+    """Return the pids of who is in a group or in one below it.
+
+    Raises:
+        OSError: there is none.
+    """
+    return [pid for one in _with_those_below(group) for pid in _members_alone(one)]
+
+
+def _members_alone(group: str) -> list[int]:
     try:
         return [int(pid) for pid in _read(f"{group}/cgroup.procs").split()]
     except OSError as error:

@@ -10,7 +10,7 @@ from confined_qemu.launch import collect, conflicts, execute, pairs, performing,
 from confined_qemu.model.errors import ConfinedQemuError, JournalError, LabelError, descriptor_for
 from confined_qemu.model.lean import TYPE_CHECKING, ExitStack
 from confined_qemu.model.record import Record
-from confined_qemu.model.steps import JournalStep, LabelTree, OwnGroup, Relabel, StartHelper, Sweep
+from confined_qemu.model.steps import JournalStep, LabelTree, Relabel, StartHelper, Sweep
 from confined_qemu.plan.planner import plan as make_plan
 
 if TYPE_CHECKING:
@@ -42,7 +42,9 @@ def become(invocation: Invocation, caller: Caller, warn: Callable[[str], None], 
             mine, its = _leash(plan)
             hold = journal.hold(path, plan.live) if plan.live is not None else None
             live = hold.watched if hold is not None else -1
-            channels = spawn.Channels(caller.report, its, live, files, leaves=_leaves(plan), group=_group(plan))
+            channels = spawn.Channels(
+                caller.report, its, live, files, leaves=_leaves(plan), group=performing.own_group(plan)
+            )
             watcher = spawn.watcher(path, str(plan.process), (record, *registry.descriptors), channels)
             done = performing.perform(plan, mine, hold, performing.Trees(path, progress))
             watcher.await_ready()
@@ -79,11 +81,6 @@ def _opened(plan: Plan) -> tuple[int, ...]:
         if descriptor is None or not inodes.identity_of(descriptor).same(step.identity):
             raise LabelError("changed during launch", where=step.path, hint="run again")
     return tuple(found)
-
-
-def _group(plan: Plan) -> str:
-    """Return the VM's own control group, empty without one."""
-    return next((step.path for step in plan.steps if isinstance(step, OwnGroup)), "")
 
 
 def _leaves(plan: Plan) -> bool:

@@ -112,11 +112,16 @@ def _perform(plan: Plan, done: Performed, leash: socket | None, trees: Trees | N
 
 def _enter_group(plan: Plan) -> None:
     """Enter the VM's control group, last, as what runs beside QEMU stays out; the VM starts without one as well."""
-    for step in plan.steps:
-        if isinstance(step, OwnGroup):
-            from confined_qemu.host import cgroups
+    group = own_group(plan)
+    if group:
+        from confined_qemu.host import cgroups
 
-            cgroups.enter(step.path)
+        cgroups.enter(group)
+
+
+def own_group(plan: Plan) -> str:
+    """Return the VM's own control group, empty without one."""
+    return next((step.path for step in plan.steps if isinstance(step, OwnGroup)), "")
 
 
 def lasts(step: Step) -> TypeGuard[Create | KeepFolder]:
